@@ -1,0 +1,13 @@
+//! The pure domain of CyxCloud: ids and units, striping, sealing, erasure coding, proofs, placement,
+//! and the life of a node.
+//!
+//! Nothing here reads a clock, draws randomness of its own, or does I/O: callers pass plain data, a `now` and
+//! an `rng`. So every decision can be tested by property and simulated at any scale.
+
+pub mod geometry;
+pub mod id;
+pub mod units;
+
+pub use geometry::{Geometry, ShardIndex};
+pub use id::{BucketId, ChunkId, FileId, Generation, NodeId, OwnerId, SegmentId, UploadId};
+pub use units::{ByteCount, Timestamp};

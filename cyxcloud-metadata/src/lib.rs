@@ -1,0 +1,154 @@
+//! The metadata store: what objects exist, what they are made of, where the pieces are, and which nodes there are.
+//!
+//! One interface, [`MetadataStore`], two engines: [`postgres`] for clusters and [`sqlite`] inside one process. The
+//! promises of the interface are written down as tests in [`conformance`], which run against both.
+//!
+//! Times are the database's: leases and grace never depend on the clock of a gateway.
+
+pub mod conformance;
+pub mod error;
+mod listing;
+pub mod model;
+pub mod postgres;
+pub mod sqlite;
+
+use std::ops::Range;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cyxcloud_core::name::{BucketName, ObjectKey};
+use cyxcloud_core::{BucketId, ByteCount, NodeId, OwnerId, SegmentId, Timestamp, UploadId};
+
+pub use error::{Error, Result};
+use model::{
+    AccessKey, Assemble, BadLocation, Bucket, CommitObject, CommitPart, CompleteMultipart, ListMultiparts, ListObjects,
+    ListPage, Multipart, MultipartPage, NewUpload, Node, NodeHeartbeat, NodeStep, Object, ObjectLayout, Owner, Part,
+    Precondition, RegisterNode, StripeLayout, Usage,
+};
+
+/// The metadata store. Every method is one transaction unless it says otherwise: all of it happens, or nothing.
+#[async_trait]
+pub trait MetadataStore: Send + Sync + std::fmt::Debug {
+    /// Which engine this is, for logs and `/ready`: `postgres` or `sqlite`.
+    fn engine(&self) -> &'static str;
+
+    /// Fails if the database cannot answer.
+    async fn ping(&self) -> Result<()>;
+
+    /// The database's clock.
+    async fn now(&self) -> Result<Timestamp>;
+
+    /// Keeps `value` under `name` unless there is one already; answers with the one kept. For the cluster's own
+    /// constants, such as its id and the check value of its master key.
+    async fn keep_constant(&self, name: &str, value: &[u8]) -> Result<Vec<u8>>;
+
+    // Owners and keys.
+
+    /// Makes an owner, or returns the one that has this id already, unchanged.
+    async fn ensure_owner(&self, owner: &Owner) -> Result<Owner>;
+    /// One owner.
+    async fn owner(&self, id: OwnerId) -> Result<Option<Owner>>;
+    /// What the owner stores now.
+    async fn owner_usage(&self, id: OwnerId) -> Result<Usage>;
+    /// Makes or replaces an access key of the same owner; `Stale` if the id belongs to another owner.
+    async fn put_access_key(&self, key: &AccessKey) -> Result<()>;
+    /// One access key, also if expired or revoked.
+    async fn access_key(&self, id: &str) -> Result<Option<AccessKey>>;
+
+    // Buckets.
+
+    /// Makes a bucket. `BucketExists` if the name is taken.
+    async fn create_bucket(&self, bucket: &Bucket) -> Result<Bucket>;
+    /// One bucket.
+    async fn bucket(&self, name: &BucketName) -> Result<Option<Bucket>>;
+    /// The owner's buckets in byte order of name.
+    async fn list_buckets(&self, owner: OwnerId) -> Result<Vec<Bucket>>;
+    /// Deletes an empty bucket. `BucketNotEmpty`, `NoSuchBucket`.
+    async fn delete_bucket(&self, id: BucketId) -> Result<()>;
+    /// What the bucket holds now.
+    async fn bucket_usage(&self, id: BucketId) -> Result<Usage>;
+
+    // Objects.
+
+    /// Records that an upload is under way, before any byte reaches a node.
+    async fn begin_upload(&self, upload: &NewUpload) -> Result<()>;
+    /// Extends the lease from now. `UploadGone` if it ran out and was collected.
+    async fn renew_upload(&self, id: UploadId, lease: Duration) -> Result<()>;
+    /// Ends an upload that failed. Never an error if it is gone already.
+    async fn cancel_upload(&self, id: UploadId) -> Result<()>;
+    /// Makes an object visible and the one it replaces garbage. Checks bucket, precondition, quota, intent and
+    /// liveness of referenced segments under the key's lock. If the answer to COMMIT is lost, finds out what
+    /// happened and answers accordingly.
+    async fn commit_object(&self, commit: &CommitObject) -> Result<Object>;
+    /// The current object under the key.
+    async fn object(&self, bucket: BucketId, key: &ObjectKey) -> Result<Option<Object>>;
+    /// The current object and where its bytes are; `range` limits the extents to those that overlap it.
+    async fn object_layout(
+        &self,
+        bucket: BucketId,
+        key: &ObjectKey,
+        range: Option<Range<u64>>,
+    ) -> Result<Option<ObjectLayout>>;
+    /// The stripes of a segment, in order, those that exist of the range.
+    async fn stripes(&self, segment: SegmentId, range: Range<u32>) -> Result<Vec<StripeLayout>>;
+    /// Deletes current objects; one answer per key, in order: the object deleted, or `None` if there was none.
+    /// With a precondition that does not hold the whole call fails and nothing is deleted.
+    async fn delete_objects(
+        &self,
+        bucket: BucketId,
+        keys: &[ObjectKey],
+        precondition: &Precondition,
+    ) -> Result<Vec<Option<Object>>>;
+    /// A page of current objects in byte order. Does not read what it folds.
+    async fn list_objects(&self, query: &ListObjects) -> Result<ListPage>;
+
+    // Multipart uploads.
+
+    /// Opens a multipart upload.
+    async fn create_multipart(&self, upload: &Multipart) -> Result<Multipart>;
+    /// One open multipart upload.
+    async fn multipart(&self, id: UploadId) -> Result<Option<Multipart>>;
+    /// Records a part; the one it replaces becomes garbage. `NoSuchUpload` unless the upload is open.
+    async fn commit_part(&self, part: &CommitPart) -> Result<Part>;
+    /// Parts after a number, in order, at most `limit`. `NoSuchUpload` unless the upload is open.
+    async fn list_parts(&self, id: UploadId, after: u32, limit: usize) -> Result<Vec<Part>>;
+    /// Makes an object of the parts named; the others become garbage. O(parts). Called again with the same parts
+    /// after success, it answers as it did then.
+    async fn complete_multipart(&self, complete: &CompleteMultipart, assemble: &Assemble<'_>) -> Result<Object>;
+    /// Drops an open multipart upload and its parts. `NoSuchUpload` unless it is open.
+    async fn abort_multipart(&self, bucket: BucketId, key: &ObjectKey, id: UploadId) -> Result<()>;
+    /// Open multipart uploads of a bucket.
+    async fn list_multiparts(&self, query: &ListMultiparts) -> Result<MultipartPage>;
+
+    // Nodes.
+
+    /// Makes a node known or updates it; the public key is its identity. A node that was offline or draining
+    /// comes back as `recovering`, a new one starts `online`.
+    async fn register_node(&self, node: &RegisterNode) -> Result<Node>;
+    /// Records heartbeats; answers per heartbeat whether the node is known.
+    async fn record_heartbeats(&self, beats: &[NodeHeartbeat]) -> Result<Vec<bool>>;
+    /// All nodes, in order of id.
+    async fn nodes(&self) -> Result<Vec<Node>>;
+    /// Carries out one step of a node's life cycle. `Stale` if it is elsewhere by now. Going offline counts a
+    /// failure and starts `first_offline_at`; coming online ends it.
+    async fn step_node(&self, step: &NodeStep) -> Result<()>;
+    /// Forgets a node and its locations. `Stale` unless it is `draining`.
+    async fn remove_node(&self, id: NodeId) -> Result<()>;
+    /// Marks locations lost or corrupt and queues the repair of their stripes. Idempotent.
+    async fn report_bad_locations(&self, bad: &[BadLocation]) -> Result<()>;
+
+    // Upkeep.
+
+    /// Folds at most `limit` usage deltas into their totals; answers how many there were.
+    async fn fold_usage(&self, limit: usize) -> Result<usize>;
+    /// Collects at most `limit` intents whose lease ran out; answers how many there were.
+    async fn expire_uploads(&self, limit: usize) -> Result<usize>;
+}
+
+/// What keeps an owner's quota: refuses if `used` and `more` go beyond it.
+pub fn check_quota(quota: Option<ByteCount>, used: ByteCount, more: ByteCount) -> Result<()> {
+    match quota {
+        Some(quota) if used.saturating_add(more) > quota => Err(Error::QuotaExceeded { quota: quota.get() }),
+        _ => Ok(()),
+    }
+}
