@@ -8,7 +8,9 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GeometryError {
     /// Reed–Solomon over GF(2^8) has 256 points.
-    #[error("a geometry has 1 to 255 shards and at least one of data and of copies, not {data}+{parity} x{copies}")]
+    #[error(
+        "a geometry has 1 to 255 shards and at least one of data and of copies, not {data}+{parity} x{copies}"
+    )]
     OutOfRange {
         /// data shards asked for
         data: u8,

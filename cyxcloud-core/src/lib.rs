@@ -4,8 +4,20 @@
 //! Nothing here reads a clock, draws randomness of its own, or does I/O: callers pass plain data, a `now` and
 //! an `rng`. So every decision can be tested by property and simulated at any scale.
 
+pub mod address;
+pub mod erasure;
 pub mod geometry;
 pub mod id;
+pub mod name;
+pub mod node;
+pub mod placement;
+pub mod profile;
+pub mod proof;
+pub mod receipt;
+pub mod reservation;
+pub mod seal;
+pub mod sigv4;
+pub mod stripe;
 pub mod units;
 
 pub use geometry::{Geometry, ShardIndex};

@@ -13,7 +13,9 @@ pub enum BucketNameError {
     #[error("a bucket name has lower-case letters, digits, dots and hyphens only, not {0:?}")]
     Character(char),
     /// The ends, or two neighbours.
-    #[error("a bucket name starts and ends with a letter or digit and has no two dots, or dot and hyphen, side by side")]
+    #[error(
+        "a bucket name starts and ends with a letter or digit and has no two dots, or dot and hyphen, side by side"
+    )]
     Shape,
     /// S3's rule against confusion with addresses.
     #[error("a bucket name is not written like an IP address")]
@@ -150,8 +152,21 @@ mod tests {
             assert!(good.parse::<BucketName>().is_ok(), "{good}");
         }
         for bad in [
-            "", "ab", &"x".repeat(64), "Abc", "a_b", "-abc", "abc-", "a..b", "a.-b", "192.168.5.4", "api",
-            "console", "xn--abc", "ab/c", "äbc",
+            "",
+            "ab",
+            &"x".repeat(64),
+            "Abc",
+            "a_b",
+            "-abc",
+            "abc-",
+            "a..b",
+            "a.-b",
+            "192.168.5.4",
+            "api",
+            "console",
+            "xn--abc",
+            "ab/c",
+            "äbc",
         ] {
             assert!(bad.parse::<BucketName>().is_err(), "{bad}");
         }

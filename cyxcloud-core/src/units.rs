@@ -3,13 +3,17 @@
 use std::fmt;
 
 /// A number of bytes. (`bytes::Bytes` is the buffer.)
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 #[serde(transparent)]
 pub struct ByteCount(u64);
 
 /// Why a text is not a size.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a size; write a number of bytes, or one with KiB, MiB, GiB, KB, MB or GB, such as 4MiB")]
+#[error(
+    "{0:?} is not a size; write a number of bytes, or one with KiB, MiB, GiB, KB, MB or GB, such as 4MiB"
+)]
 pub struct ParseByteCountError(String);
 
 impl ByteCount {
@@ -137,7 +141,9 @@ impl std::iter::Sum for ByteCount {
 }
 
 /// Milliseconds since the Unix epoch. Core never reads a clock; whoever calls it says what time it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 #[serde(transparent)]
 pub struct Timestamp(i64);
 

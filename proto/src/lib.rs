@@ -3,6 +3,8 @@
 //!
 //! Both packages have a `DataService`: the gateway's streams data sets, the node's replicates and verifies chunks.
 
+pub mod convert;
+
 /// Package `cyxcloud.node.v1`: what a storage node offers.
 #[allow(missing_debug_implementations, unreachable_pub, clippy::all)]
 pub mod node {

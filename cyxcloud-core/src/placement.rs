@@ -1,0 +1,303 @@
+//! Which node gets which shard, and what the result survives.
+//!
+//! Pure: the caller brings the nodes that may take new chunks (status, quarantine and headroom judged already, `free` being
+//! what is above the headroom) and carries the plan out. The guarantee: from two nodes up, losing any one of
+//! them leaves enough shards, if need be by a few extra copies.
+//! Not here: what tolerance a write waits for (`profile`), and repair's order of urgency.
+
+mod tolerance;
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+use rand::{Rng, RngExt};
+
+pub use tolerance::tolerance;
+
+use crate::profile::ACK_TOLERANCE_MAX;
+use crate::{ByteCount, Geometry, NodeId, ShardIndex};
+
+/// A node that may take new chunks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Which.
+    pub node: NodeId,
+    /// Space above the headroom.
+    pub free: ByteCount,
+    /// Who runs it; empty: nobody else's.
+    pub operator: String,
+    /// Its network; empty: not shared.
+    pub subnet: String,
+    /// Its region or site; empty: not shared.
+    pub region: String,
+    /// Recently failing: used only where the others are too few.
+    pub weight_penalty: bool,
+}
+
+/// Where a stripe's shards go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// Every wanted location, extra copies included; no (shard, node) twice.
+    pub assignments: Vec<(ShardIndex, NodeId)>,
+    /// Node losses that all of them together survive.
+    pub tolerance: u8,
+}
+
+/// Why a stripe cannot be placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlacementError {
+    /// There is nobody.
+    #[error("no storage node can take new data; start nodes, or free space on them")]
+    NoNodes,
+    /// Not enough of them have room for the guarantee.
+    #[error(
+        "the {nodes} storage nodes have no room for a stripe of {shards} shards of {shard_len} that survives the loss of one"
+    )]
+    NoRoom {
+        /// nodes offered
+        nodes: usize,
+        /// shards to be placed
+        shards: usize,
+        /// length of each
+        shard_len: ByteCount,
+    },
+}
+
+/// Places a new stripe.
+///
+/// Shards are spread evenly over nodes, then as evenly as they go over operators, subnets and regions; among
+/// equals by chance, weighted by free space. From two nodes up the result tolerates at least one loss (unless the
+/// geometry is a single copy), and as many as an even spread over the nodes with room can.
+pub fn place(
+    candidates: &[Candidate],
+    geometry: Geometry,
+    shard_len: ByteCount,
+    rng: &mut impl Rng,
+) -> Result<Placement, PlacementError> {
+    if candidates.is_empty() {
+        return Err(PlacementError::NoNodes);
+    }
+    let no_room = PlacementError::NoRoom { nodes: candidates.len(), shards: geometry.shards(), shard_len };
+    let everyone: Vec<&Candidate> = candidates.iter().collect();
+    let reliable: Vec<&Candidate> = candidates.iter().filter(|candidate| !candidate.weight_penalty).collect();
+    let first = place_on(&reliable, geometry, shard_len, rng);
+    let enough = first.as_ref().is_some_and(|placement| placement.tolerance >= ACK_TOLERANCE_MAX);
+    // Recently failing nodes only where they make a difference.
+    let second =
+        (!enough && reliable.len() < everyone.len()).then(|| place_on(&everyone, geometry, shard_len, rng));
+    let best = match (first, second.flatten()) {
+        (Some(first), Some(second)) if second.tolerance > first.tolerance => Some(second),
+        (first, second) => first.or(second),
+    };
+    let promised = u8::from(candidates.len() > 1 && geometry.locations() > 1);
+    best.filter(|placement| placement.tolerance >= promised).ok_or(no_room)
+}
+
+/// Plans again for shards whose store failed: over the `candidates` that are left, given what `held` holds of the stripe.
+///
+/// Never gives a node a shard it holds; prefers nodes with the fewest shards of the stripe, then other domains. Where
+/// nodes have become so few that one of them holds too much, extra copies of shards that are not missing are planned as well.
+/// What cannot be placed is left out.
+pub fn replace(
+    candidates: &[Candidate],
+    geometry: Geometry,
+    shard_len: ByteCount,
+    held: &[(ShardIndex, NodeId)],
+    missing: &[ShardIndex],
+    rng: &mut impl Rng,
+) -> Vec<(ShardIndex, NodeId)> {
+    let mut field = Field::new(candidates.iter().collect(), geometry, shard_len, rng);
+    field.hold(held);
+    for &shard in missing {
+        if let Some(node) = field.best(|node| !field.holds(node, shard)) {
+            field.assign(shard, node);
+        }
+    }
+    if geometry.copies() == 1 {
+        field.share();
+    }
+    field.assignments()
+}
+
+/// Fewest locations with which `nodes` equal nodes keep the guarantee: all shards once, and a second copy of what would
+/// otherwise be too much on one node. 0 where there are no nodes.
+pub fn target_locations(geometry: Geometry, nodes: usize) -> usize {
+    match nodes {
+        0 => 0,
+        1 => geometry.shards(),
+        _ if geometry.copies() > 1 || geometry.locations() == 1 => geometry.copies().min(nodes),
+        _ => geometry.shards() + geometry.shards().saturating_sub(nodes * geometry.parity()),
+    }
+}
+
+/// One attempt over exactly these nodes; `None` where there is no room.
+fn place_on(
+    nodes: &[&Candidate],
+    geometry: Geometry,
+    shard_len: ByteCount,
+    rng: &mut impl Rng,
+) -> Option<Placement> {
+    let mut field = Field::new(nodes.to_vec(), geometry, shard_len, rng);
+    let mut shards: Vec<ShardIndex> = geometry.indices().collect();
+    // Whoever is picked first has the most room or a domain of its own; it must not always get the data shards.
+    for last in (1..shards.len()).rev() {
+        shards.swap(last, rng.random_range(0..=last));
+    }
+    for shard in shards {
+        for copy in 0..geometry.copies() {
+            match field.best(|node| !field.holds(node, shard)) {
+                Some(node) => field.assign(shard, node),
+                None if copy > 0 => break,
+                None => return None,
+            }
+        }
+    }
+    if geometry.copies() == 1 && geometry.locations() > 1 {
+        field.share();
+    }
+    let assignments = field.assignments();
+    let tolerance = tolerance(geometry, &assignments)?;
+    Some(Placement { assignments, tolerance })
+}
+
+/// The nodes of one planning, with what each has been given.
+struct Field<'a> {
+    geometry: Geometry,
+    nodes: Vec<Slot<'a>>,
+    /// Shards per operator, subnet and region.
+    domains: [Vec<usize>; 3],
+    /// Holders of each shard: places in `nodes`, or `None` for a node that is no candidate.
+    holders: Vec<Vec<Option<usize>>>,
+    planned: Vec<(ShardIndex, usize)>,
+}
+
+struct Slot<'a> {
+    candidate: &'a Candidate,
+    domains: [usize; 3],
+    /// Shards of the stripe that it holds or is to hold.
+    load: usize,
+    /// Chunks that still fit.
+    room: u64,
+    /// Smaller is drawn first.
+    draw: f64,
+}
+
+impl<'a> Field<'a> {
+    fn new(
+        candidates: Vec<&'a Candidate>,
+        geometry: Geometry,
+        shard_len: ByteCount,
+        rng: &mut impl Rng,
+    ) -> Self {
+        let mut names: [HashMap<&str, usize>; 3] = Default::default();
+        let mut counts = [0; 3];
+        let nodes = candidates
+            .into_iter()
+            .map(|candidate| {
+                let texts = [&candidate.operator, &candidate.subnet, &candidate.region];
+                let mut domains = [0; 3];
+                for level in 0..3 {
+                    let fresh = counts[level];
+                    domains[level] = match texts[level].as_str() {
+                        "" => fresh,
+                        name => *names[level].entry(name).or_insert(fresh),
+                    };
+                    counts[level] += usize::from(domains[level] == fresh);
+                }
+                let room = candidate.free.get() / shard_len.get().max(1);
+                Slot { candidate, domains, load: 0, room, draw: draw(candidate.free, rng) }
+            })
+            .collect();
+        Self {
+            geometry,
+            nodes,
+            domains: counts.map(|count| vec![0; count]),
+            holders: vec![Vec::new(); geometry.shards()],
+            planned: Vec::new(),
+        }
+    }
+
+    /// Takes note of what is already there.
+    fn hold(&mut self, held: &[(ShardIndex, NodeId)]) {
+        let places: HashMap<NodeId, usize> =
+            self.nodes.iter().enumerate().map(|(place, slot)| (slot.candidate.node, place)).collect();
+        for (shard, node) in held {
+            let place = places.get(node).copied();
+            if let Some(holders) = self.holders.get_mut(shard.get()) {
+                holders.push(place);
+            }
+            if let Some(place) = place {
+                self.count(place);
+            }
+        }
+    }
+
+    fn count(&mut self, place: usize) {
+        let slot = &mut self.nodes[place];
+        slot.load += 1;
+        for (level, &domain) in slot.domains.iter().enumerate() {
+            self.domains[level][domain] += 1;
+        }
+    }
+
+    fn holds(&self, place: usize, shard: ShardIndex) -> bool {
+        self.holders[shard.get()].contains(&Some(place))
+    }
+
+    /// The node to be given the next shard, of those with room that pass.
+    fn best(&self, pass: impl Fn(usize) -> bool) -> Option<usize> {
+        (0..self.nodes.len())
+            .filter(|&place| self.nodes[place].room > 0 && pass(place))
+            .min_by(|&a, &b| self.order(a, b))
+    }
+
+    fn order(&self, a: usize, b: usize) -> Ordering {
+        let rank = |place: usize| {
+            let slot = &self.nodes[place];
+            let [operator, subnet, region] = slot.domains;
+            let shared = [self.domains[0][operator], self.domains[1][subnet], self.domains[2][region]];
+            (slot.load, slot.candidate.weight_penalty, shared)
+        };
+        let (slot_a, slot_b) = (&self.nodes[a], &self.nodes[b]);
+        rank(a)
+            .cmp(&rank(b))
+            .then_with(|| slot_a.draw.total_cmp(&slot_b.draw))
+            .then_with(|| slot_a.candidate.node.cmp(&slot_b.candidate.node))
+    }
+
+    fn assign(&mut self, shard: ShardIndex, place: usize) {
+        self.holders[shard.get()].push(Some(place));
+        self.nodes[place].room -= 1;
+        self.count(place);
+        self.planned.push((shard, place));
+    }
+
+    /// Adds second copies until no candidate alone holds more shards than there is parity: the guarantee.
+    fn share(&mut self) {
+        let mut alone: Vec<Vec<ShardIndex>> = vec![Vec::new(); self.nodes.len()];
+        for shard in self.geometry.indices() {
+            if let [Some(place)] = self.holders[shard.get()][..] {
+                alone[place].push(shard);
+            }
+        }
+        for (place, mine) in alone.into_iter().enumerate() {
+            for &shard in mine.iter().skip(self.geometry.parity()) {
+                let Some(other) = self.best(|other| other != place) else { return };
+                self.assign(shard, other);
+            }
+        }
+    }
+
+    fn assignments(&self) -> Vec<(ShardIndex, NodeId)> {
+        self.planned.iter().map(|&(shard, place)| (shard, self.nodes[place].candidate.node)).collect()
+    }
+}
+
+/// Efraimidis–Spirakis: taking the smallest first draws without replacement, weighted by free space.
+fn draw(free: ByteCount, rng: &mut impl Rng) -> f64 {
+    let chance: f64 = rng.random_range(f64::MIN_POSITIVE..1.0);
+    -chance.ln() / (free.get().max(1) as f64)
+}
+
+#[cfg(test)]
+mod tests;
