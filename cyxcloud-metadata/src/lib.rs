@@ -10,6 +10,7 @@ pub mod error;
 mod listing;
 pub mod model;
 pub mod postgres;
+mod rows;
 pub mod sqlite;
 
 use std::ops::Range;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cyxcloud_core::name::{BucketName, ObjectKey};
-use cyxcloud_core::{BucketId, ByteCount, NodeId, OwnerId, SegmentId, Timestamp, UploadId};
+use cyxcloud_core::{BucketId, ByteCount, ChunkId, NodeId, OwnerId, SegmentId, Timestamp, UploadId};
 
 pub use error::{Error, Result};
 use model::{
@@ -136,6 +137,10 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
     async fn remove_node(&self, id: NodeId) -> Result<()>;
     /// Marks locations lost or corrupt and queues the repair of their stripes. Idempotent.
     async fn report_bad_locations(&self, bad: &[BadLocation]) -> Result<()>;
+
+    /// Marks every location of these chunks on this node corrupt and queues repairs, as the node itself asked;
+    /// answers how many locations that were. Idempotent.
+    async fn report_corrupt_chunks(&self, node: NodeId, chunks: &[ChunkId]) -> Result<usize>;
 
     // Upkeep.
 

@@ -240,7 +240,8 @@ CREATE TABLE multipart_uploads (
     initiated_at       TIMESTAMPTZ NOT NULL DEFAULT now(),
     ended_at           TIMESTAMPTZ
 );
-CREATE INDEX multipart_uploads_open ON multipart_uploads (bucket_id, key, id) WHERE status = 'open';
+CREATE INDEX multipart_uploads_open ON multipart_uploads (bucket_id, key, initiated_at, id) WHERE status = 'open';
+CREATE INDEX multipart_uploads_bucket ON multipart_uploads (bucket_id);
 
 CREATE TABLE multipart_parts (
     multipart_id UUID NOT NULL REFERENCES multipart_uploads (id) ON DELETE CASCADE,

@@ -1,6 +1,7 @@
 -- Tables and views that operators query keep the names and columns they know (users, buckets, files, chunks,
 -- chunk_locations, nodes, repair_jobs; chunk_replication_status, node_storage_summary). Keys of objects are bytes.
 -- Times are milliseconds since the Unix epoch; ids of type UUID are 16 bytes; JSON is text; BOOLEAN is 0 or 1.
+-- One writer has it all to itself: no table of keys to lock, no usage_deltas; totals of usage are exact at every commit.
 
 CREATE TABLE constants (
     name  TEXT PRIMARY KEY,
@@ -14,8 +15,8 @@ CREATE TABLE users (
     username       TEXT UNIQUE,
     role           TEXT NOT NULL DEFAULT 'user' CHECK (role IN ('user', 'admin')),
     storage_quota  INTEGER,                        -- bytes; NULL is no limit
-    storage_used   INTEGER NOT NULL DEFAULT 0,     -- bytes folded so far; usage_deltas holds the rest
-    object_count   INTEGER NOT NULL DEFAULT 0,     -- folded so far
+    storage_used   INTEGER NOT NULL DEFAULT 0,     -- bytes
+    object_count   INTEGER NOT NULL DEFAULT 0,
     status         TEXT NOT NULL DEFAULT 'active',
     sealing_secret BLOB NOT NULL,                -- wrapped under the server's master key
     created_at     INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER))
@@ -37,18 +38,11 @@ CREATE TABLE buckets (
     owner_id     BLOB NOT NULL REFERENCES users (id),
     profile      TEXT NOT NULL DEFAULT 'standard',
     versioning   TEXT NOT NULL DEFAULT 'off' CHECK (versioning IN ('off', 'enabled', 'suspended')),
-    storage_used INTEGER NOT NULL DEFAULT 0,       -- folded so far
-    object_count INTEGER NOT NULL DEFAULT 0,       -- folded so far
+    storage_used INTEGER NOT NULL DEFAULT 0,       -- bytes
+    object_count INTEGER NOT NULL DEFAULT 0,
     created_at   INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER))
 );
 CREATE INDEX buckets_owner ON buckets (owner_id, name);
-
--- Locked first by every mutation of the key, present or not.
-CREATE TABLE keys (
-    bucket_id BLOB NOT NULL REFERENCES buckets (id) ON DELETE CASCADE,
-    key       BLOB NOT NULL,
-    PRIMARY KEY (bucket_id, key)
-) WITHOUT ROWID;
 
 -- One version of a key in a bucket. version_seq orders the versions of a key by commit.
 CREATE TABLE files (
@@ -83,7 +77,6 @@ CREATE UNIQUE INDEX files_latest ON files (bucket_id, key) WHERE is_latest;
 -- What listings walk: current and visible.
 CREATE INDEX files_visible ON files (bucket_id, key) WHERE is_latest AND NOT is_delete_marker;
 CREATE INDEX files_versions ON files (bucket_id, key, version_seq DESC);
-CREATE INDEX files_owner ON files (owner_id);
 
 CREATE TABLE segments (
     id               BLOB PRIMARY KEY,
@@ -190,7 +183,7 @@ CREATE TABLE chunk_locations (
 CREATE INDEX chunk_locations_node ON chunk_locations (node_id, chunk_id);
 
 CREATE TABLE repair_jobs (
-    id             BLOB PRIMARY KEY ,
+    id             BLOB PRIMARY KEY,
     segment_id     BLOB NOT NULL,
     stripe_index   INTEGER NOT NULL,
     chunk_id       BLOB,
@@ -234,7 +227,7 @@ CREATE TABLE multipart_uploads (
     initiated_at       INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER)),
     ended_at           INTEGER
 );
-CREATE INDEX multipart_uploads_open ON multipart_uploads (bucket_id, key, id) WHERE status = 'open';
+CREATE INDEX multipart_uploads_open ON multipart_uploads (bucket_id, key, initiated_at, id) WHERE status = 'open';
 
 CREATE TABLE multipart_parts (
     multipart_id BLOB NOT NULL REFERENCES multipart_uploads (id) ON DELETE CASCADE,
@@ -266,18 +259,6 @@ CREATE TABLE gc_candidates (
     created_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER))
 ) WITHOUT ROWID;
 CREATE INDEX gc_candidates_age ON gc_candidates (created_at);
-
--- What commits changed, folded into users and buckets later so that commits do not meet on hot rows.
-CREATE TABLE usage_deltas (
-    id         BLOB PRIMARY KEY ,
-    owner_id   BLOB NOT NULL,
-    bucket_id  BLOB NOT NULL,
-    bytes      INTEGER NOT NULL,
-    objects    INTEGER NOT NULL,
-    created_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('subsec') * 1000 AS INTEGER))
-);
-CREATE INDEX usage_deltas_owner ON usage_deltas (owner_id);
-CREATE INDEX usage_deltas_bucket ON usage_deltas (bucket_id);
 
 CREATE VIEW chunk_replication_status AS
 SELECT

@@ -1,0 +1,331 @@
+//! What every metadata store promises, one test per promise.
+//!
+//! An engine runs them all with [`conformance_suite!`](crate::conformance_suite). Each test makes owners, buckets and
+//! nodes of its own and looks at nothing else, so that a database may be shared and used before.
+
+pub mod buckets;
+pub mod intents;
+pub mod listing;
+pub mod multipart;
+pub mod nodes;
+pub mod objects;
+pub mod owners;
+pub mod segments;
+pub mod usage;
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cyxcloud_core::name::ObjectKey;
+use cyxcloud_core::{
+    BucketId, ByteCount, ChunkId, Generation, Geometry, NodeId, OwnerId, ShardIndex, Timestamp,
+};
+use uuid::Uuid;
+
+use crate::MetadataStore;
+use crate::model::{
+    Attributes, Bucket, CommitObject, Content, NewLocation, NewSegment, NewShard, NewStripe, Object, Owner,
+    Precondition, RegisterNode, SegmentBody, SegmentRange,
+};
+
+/// A store opened for one test, and what must live as long as it (a directory, say).
+pub struct Opened {
+    store: Arc<dyn MetadataStore>,
+    _keep: Box<dyn Any + Send>,
+}
+
+impl Opened {
+    /// A store that needs nothing beside it.
+    pub fn new(store: impl MetadataStore + 'static) -> Self {
+        Self::with(store, ())
+    }
+
+    /// A store, and what is dropped after it.
+    pub fn with(store: impl MetadataStore + 'static, keep: impl Any + Send) -> Self {
+        Self { store: Arc::new(store), _keep: Box::new(keep) }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &dyn MetadataStore {
+        self.store.as_ref()
+    }
+}
+
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opened").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+/// Makes a `#[tokio::test]` of every promise; `open` is an `async fn() -> Opened`, or `-> Option<Opened>` where
+/// `None` leaves the test out.
+#[macro_export]
+macro_rules! conformance_suite {
+    ($open:expr) => {
+        $crate::conformance_suite! { @each $open;
+            buckets::a_bucket_name_is_taken_once,
+            buckets::buckets_are_listed_by_name_for_their_owner_only,
+            buckets::a_bucket_in_use_stays,
+            buckets::a_deleted_bucket_takes_nothing_more,
+            intents::a_commit_asked_again_answers_the_same,
+            intents::a_failed_commit_leaves_its_intent,
+            intents::a_renewed_upload_stays,
+            intents::a_cancelled_upload_is_gone,
+            intents::an_upload_that_ran_out_is_gone,
+            listing::pages_never_repeat_or_miss,
+            listing::keys_are_listed_in_byte_order,
+            listing::a_prefix_is_taken_literally,
+            listing::a_common_prefix_stands_for_all_it_folds,
+            listing::a_big_folder_is_one_entry,
+            listing::listings_show_what_clients_ask_for,
+            listing::a_listing_goes_on_after_what_was_deleted,
+            multipart::a_multipart_upload_becomes_an_object,
+            multipart::a_part_replaces_the_one_of_its_number,
+            multipart::parts_are_listed_in_pages,
+            multipart::complete_asked_again_answers_the_same,
+            multipart::parts_that_are_not_there_are_refused,
+            multipart::what_assemble_refuses_changes_nothing,
+            multipart::an_aborted_upload_is_gone,
+            multipart::an_upload_is_known_by_bucket_and_key_too,
+            multipart::complete_twice_at_once_makes_one_object,
+            multipart::complete_and_abort_at_once_have_one_outcome,
+            multipart::a_part_can_refer_to_an_object,
+            multipart::a_part_whose_intent_is_gone_is_refused,
+            multipart::complete_keeps_preconditions_and_quota,
+            multipart::open_uploads_are_listed_in_pages,
+            nodes::a_node_is_known_by_its_public_key,
+            nodes::a_taken_identity_is_a_conflict,
+            nodes::a_node_that_comes_back_is_recovering,
+            nodes::heartbeats_tell_who_is_known,
+            nodes::a_step_from_elsewhere_is_stale,
+            nodes::going_offline_is_counted,
+            nodes::only_a_draining_node_can_be_removed,
+            nodes::a_bad_location_is_not_read_again,
+            nodes::corrupt_chunks_are_marked_wherever_they_are,
+            objects::an_object_reads_back_as_committed,
+            objects::keys_hold_anything,
+            objects::a_body_of_no_bytes_is_an_object,
+            objects::an_overwrite_replaces_the_object,
+            objects::preconditions_are_judged,
+            objects::of_many_creators_of_a_key_one_wins,
+            objects::of_many_overwriters_of_a_version_one_wins,
+            objects::commits_of_many_keys_at_once_all_stand,
+            objects::deletes_answer_per_key_in_order,
+            objects::a_delete_refused_deletes_nothing,
+            owners::an_owner_is_made_once,
+            owners::a_constant_keeps_its_first_value,
+            owners::an_access_key_stays_with_its_owner,
+            owners::the_store_answers_and_has_a_clock,
+            segments::stripes_read_back_in_any_geometry,
+            segments::a_range_finds_only_what_overlaps_it,
+            segments::a_copy_outlives_its_source,
+            segments::a_reference_to_nothing_is_refused,
+            segments::a_node_that_left_holds_nothing,
+            usage::usage_adds_up_folded_or_not,
+            usage::a_quota_is_kept,
+        }
+    };
+    (@each $open:expr; $($module:ident :: $name:ident),* $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let opened: Option<$crate::conformance::Opened> = ($open)().await.into();
+                let Some(opened) = opened else { return };
+                $crate::conformance::$module::$name(opened.store()).await;
+            }
+        )*
+    };
+}
+
+/// An owner and a bucket of one test.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) owner: OwnerId,
+    pub(crate) bucket: BucketId,
+}
+
+/// A v4 id of its own.
+pub(crate) fn fresh<T: From<Uuid>>() -> T {
+    T::from(Uuid::new_v4())
+}
+
+fn key(text: &str) -> ObjectKey {
+    ObjectKey::new(text).expect("tests name keys well")
+}
+
+fn new_owner(quota: Option<ByteCount>) -> Owner {
+    Owner {
+        id: fresh(),
+        username: None,
+        email: None,
+        wallet_address: None,
+        admin: false,
+        storage_quota: quota,
+        wrapped_secret: vec![7; 60],
+        created_at: Timestamp::default(),
+    }
+}
+
+fn new_bucket(owner: OwnerId) -> Bucket {
+    Bucket {
+        id: fresh(),
+        name: format!("t-{}", Uuid::new_v4().simple()).parse().expect("tests name buckets well"),
+        owner,
+        profile: "standard".to_owned(),
+        created_at: Timestamp::default(),
+    }
+}
+
+pub(crate) async fn place(store: &dyn MetadataStore) -> Place {
+    place_with_quota(store, None).await
+}
+
+async fn place_with_quota(store: &dyn MetadataStore, quota: Option<ByteCount>) -> Place {
+    let owner = store.ensure_owner(&new_owner(quota)).await.expect("make an owner");
+    let bucket = store.create_bucket(&new_bucket(owner.id)).await.expect("make a bucket");
+    Place { owner: owner.id, bucket: bucket.id }
+}
+
+impl Place {
+    /// A segment that lives in its row.
+    pub(crate) fn inline(self, body: &[u8]) -> NewSegment {
+        NewSegment {
+            id: fresh(),
+            owner: self.owner,
+            length: ByteCount::bytes(body.len() as u64),
+            stripe_size: ByteCount::mib(4),
+            geometry: Geometry::STANDARD_SMALL,
+            format: 1,
+            content_hash: *ChunkId::of(body).as_bytes(),
+            body: SegmentBody::Inline {
+                plain_hash: *ChunkId::of(body).as_bytes(),
+                sealed: Bytes::copy_from_slice(&[body, &[0; 16]].concat()),
+            },
+            acked_tolerance: 4,
+            target_tolerance: 4,
+        }
+    }
+
+    /// A segment of `stripes` stripes (the last one short), shard `i` on node `i` modulo their number, and so on
+    /// for copies.
+    pub(crate) fn striped(self, geometry: Geometry, stripes: u32, nodes: &[NodeId]) -> NewSegment {
+        let stripe_size = 1000;
+        let short = u64::from(stripes.saturating_sub(1)) * stripe_size + 137;
+        NewSegment {
+            length: ByteCount::bytes(if stripes == 0 { 0 } else { short }),
+            stripe_size: ByteCount::bytes(stripe_size),
+            geometry,
+            body: SegmentBody::Stripes((0..stripes).map(|n| stripe(geometry, n, nodes)).collect()),
+            acked_tolerance: 0,
+            target_tolerance: 0,
+            ..self.inline(&stripes.to_be_bytes())
+        }
+    }
+
+    /// A commit under a key, of a new upload without an intent. Its ETag is random.
+    pub(crate) fn commit(self, key: &str, content: Content) -> CommitObject {
+        let size = match &content {
+            Content::New(segment) => segment.length,
+            Content::References(ranges) => ByteCount::bytes(ranges.iter().map(|range| range.length).sum()),
+        };
+        CommitObject {
+            upload: fresh(),
+            has_intent: false,
+            file: fresh(),
+            owner: self.owner,
+            bucket: self.bucket,
+            key: self::key(key),
+            precondition: Precondition::None,
+            size,
+            etag: Uuid::new_v4().simple().to_string(),
+            content_hash: *ChunkId::of(key.as_bytes()).as_bytes(),
+            attributes: Attributes::default(),
+            content,
+        }
+    }
+
+    /// Puts a few bytes under a key.
+    pub(crate) async fn put(self, store: &dyn MetadataStore, key: &str, body: &[u8]) -> Object {
+        let commit = self.commit(key, Content::New(self.inline(body)));
+        store.commit_object(&commit).await.expect("commit a small object")
+    }
+
+    async fn get(self, store: &dyn MetadataStore, key: &str) -> Option<Object> {
+        store.object(self.bucket, &self::key(key)).await.expect("read an object")
+    }
+
+    async fn delete(self, store: &dyn MetadataStore, keys: &[&str]) -> Vec<Option<Object>> {
+        let keys: Vec<ObjectKey> = keys.iter().map(|key| self::key(key)).collect();
+        store.delete_objects(self.bucket, &keys, &Precondition::None).await.expect("delete objects")
+    }
+
+    /// What refers to all of an object, as a copy of it does.
+    async fn references(self, store: &dyn MetadataStore, key: &str) -> Content {
+        let layout = store.object_layout(self.bucket, &self::key(key), None).await.expect("read a layout");
+        let extents = layout.expect("the source is there").extents;
+        let range = |extent: &crate::model::Extent| SegmentRange {
+            segment: extent.segment.id,
+            offset: extent.segment_offset,
+            length: extent.length,
+        };
+        Content::References(extents.iter().map(range).collect())
+    }
+}
+
+fn stripe(geometry: Geometry, number: u32, nodes: &[NodeId]) -> NewStripe {
+    let shard = |index: ShardIndex| {
+        let at = |copy: usize| NewLocation {
+            node: nodes[(index.get() + copy) % nodes.len()],
+            generation: Generation { incarnation: Uuid::from_u128(9), counter: u64::from(number) + 1 },
+            receipt_signature: vec![index.get() as u8; 64],
+            stored_at: Timestamp::from_unix_millis(1_700_000_000_123),
+        };
+        let copies = if nodes.is_empty() { 0 } else { geometry.copies() };
+        NewShard {
+            index,
+            chunk: ChunkId::of(Uuid::new_v4().as_bytes()),
+            size: ByteCount::bytes(64 + u64::from(number)),
+            locations: (0..copies).map(at).collect(),
+        }
+    };
+    NewStripe {
+        plain_hash: *ChunkId::of(&number.to_be_bytes()).as_bytes(),
+        plain_len: ByteCount::bytes(if number == 0 { 1000 } else { 137 }),
+        shards: geometry.indices().map(shard).collect(),
+        tolerance: 0,
+    }
+}
+
+fn new_node() -> RegisterNode {
+    let id: NodeId = fresh();
+    let secret = Uuid::new_v4();
+    RegisterNode {
+        id,
+        public_key: *ChunkId::of(secret.as_bytes()).as_bytes(),
+        peer_id: format!("peer-{secret}"),
+        label: "node-1".to_owned(),
+        name: "A node".to_owned(),
+        grpc_address: "http://203.0.113.7:50051".to_owned(),
+        metrics_address: "http://203.0.113.7:9090".to_owned(),
+        incarnation: Uuid::new_v4(),
+        storage_total: ByteCount::gib(100),
+        storage_reserved: ByteCount::gib(2),
+        storage_used: ByteCount::gib(1),
+        region: "eu".to_owned(),
+        operator: "op".to_owned(),
+        subnet: "203.0.113.0/24".to_owned(),
+        version: "0.1.0".to_owned(),
+        wire_version: 1,
+    }
+}
+
+/// Registers `count` nodes that are online.
+pub(crate) async fn online_nodes(store: &dyn MetadataStore, count: usize) -> Vec<NodeId> {
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        ids.push(store.register_node(&new_node()).await.expect("register a node").id);
+    }
+    ids
+}

@@ -1,0 +1,206 @@
+//! Storage nodes: who they are, how they come and go, and what is known to be wrong on them.
+
+use cyxcloud_core::node::NodeStatus::{self, Draining, Offline, Online, Recovering};
+use cyxcloud_core::{ByteCount, Geometry, NodeId};
+use uuid::Uuid;
+
+use super::segments::{expected, stripes};
+use super::{fresh, new_node, online_nodes, place};
+use crate::model::{BadLocation, Content, Fault, Node, NodeHeartbeat, NodeStep, RegisterNode, SegmentBody};
+use crate::{Error, MetadataStore};
+
+async fn node(store: &dyn MetadataStore, id: NodeId) -> Option<Node> {
+    store.nodes().await.expect("list nodes").into_iter().find(|node| node.id == id)
+}
+
+async fn step(store: &dyn MetadataStore, node: NodeId, from: NodeStatus, to: NodeStatus) {
+    store.step_node(&NodeStep { node, from, to }).await.expect("step");
+}
+
+/// Registered again with another id, name or address, it is the same node.
+pub async fn a_node_is_known_by_its_public_key(store: &dyn MetadataStore) {
+    let new = new_node();
+    let made = store.register_node(&new).await.expect("register");
+    assert_eq!((made.id, made.status, made.failure_count, made.first_offline_at), (new.id, Online, 0, None));
+    assert_eq!((made.public_key, &made.peer_id), (new.public_key, &new.peer_id));
+    assert_eq!((&made.label, &made.name), (&new.label, &new.name));
+    assert_eq!((&made.grpc_address, &made.metrics_address), (&new.grpc_address, &new.metrics_address));
+    assert_eq!((&made.region, &made.operator, &made.subnet), (&new.region, &new.operator, &new.subnet));
+    assert_eq!((made.incarnation, &made.version, made.wire_version), (new.incarnation, &new.version, 1));
+    assert_eq!((made.storage_total, made.storage_reserved), (new.storage_total, new.storage_reserved));
+    assert_eq!((made.maintenance, made.read_only, made.quarantined), (false, false, false));
+    assert_eq!(node(store, made.id).await, Some(made.clone()));
+    let moved = RegisterNode {
+        id: fresh(),
+        name: "Another name".to_owned(),
+        grpc_address: "http://198.51.100.9:50051".to_owned(),
+        incarnation: Uuid::new_v4(),
+        storage_total: ByteCount::gib(200),
+        wire_version: 2,
+        ..new.clone()
+    };
+    let again = store.register_node(&moved).await.expect("register again");
+    assert_eq!((again.id, again.status), (made.id, Online));
+    assert_eq!((&again.name, &again.grpc_address), (&moved.name, &moved.grpc_address));
+    assert_eq!((again.incarnation, again.storage_total), (moved.incarnation, ByteCount::gib(200)));
+    assert_eq!(node(store, moved.id).await, None);
+    let ids: Vec<NodeId> = store.nodes().await.expect("list nodes").iter().map(|node| node.id).collect();
+    assert!(ids.is_sorted_by(|a, b| a.as_uuid() < b.as_uuid()));
+}
+
+/// Nobody registers over somebody else's id or peer id.
+pub async fn a_taken_identity_is_a_conflict(store: &dyn MetadataStore) {
+    let first = new_node();
+    let made = store.register_node(&first).await.expect("register");
+    let thefts = [
+        RegisterNode { id: first.id, ..new_node() },
+        RegisterNode { peer_id: first.peer_id.clone(), ..new_node() },
+    ];
+    for theft in thefts {
+        let refused = store.register_node(&theft).await;
+        assert!(matches!(refused, Err(Error::NodeConflict)), "{refused:?}");
+    }
+    assert_eq!(node(store, first.id).await, Some(made));
+}
+
+/// From offline as from draining; one that is online or recovering stays so.
+pub async fn a_node_that_comes_back_is_recovering(store: &dyn MetadataStore) {
+    let new = new_node();
+    let id = store.register_node(&new).await.expect("register").id;
+    step(store, id, Online, Offline).await;
+    assert_eq!(store.register_node(&new).await.expect("register").status, Recovering);
+    assert_eq!(store.register_node(&new).await.expect("register").status, Recovering);
+    step(store, id, Recovering, Online).await;
+    assert_eq!(store.register_node(&new).await.expect("register").status, Online);
+    step(store, id, Online, Draining).await;
+    let back = store.register_node(&new).await.expect("register");
+    assert_eq!((back.id, back.status), (id, Recovering));
+}
+
+/// And what they report is kept, by the database's clock; they change no status.
+pub async fn heartbeats_tell_who_is_known(store: &dyn MetadataStore) {
+    let ids = online_nodes(store, 2).await;
+    step(store, ids[1], Online, Offline).await;
+    let beat = |node: NodeId, used: u64| NodeHeartbeat {
+        node,
+        storage_used: ByteCount::bytes(used),
+        storage_available: ByteCount::bytes(1000 - used),
+        cpu_usage: 12.5,
+        memory_usage: f64::NAN,
+        active_connections: 7,
+        maintenance: used == 1,
+        read_only: used == 2,
+    };
+    let before = node(store, ids[0]).await.expect("known");
+    let beats = [beat(ids[0], 1), beat(fresh(), 5), beat(ids[1], 2)];
+    assert_eq!(store.record_heartbeats(&beats).await.expect("record"), [true, false, true]);
+    assert!(store.record_heartbeats(&[]).await.expect("record none").is_empty());
+    let first = node(store, ids[0]).await.expect("known");
+    assert_eq!((first.storage_used, first.storage_available), (ByteCount::bytes(1), ByteCount::bytes(999)));
+    assert_eq!((first.maintenance, first.read_only, first.status), (true, false, Online));
+    assert!(first.last_heartbeat >= before.last_heartbeat);
+    assert_eq!(first.status_changed_at, before.status_changed_at);
+    let second = node(store, ids[1]).await.expect("known");
+    assert_eq!((second.maintenance, second.read_only, second.status), (false, true, Offline));
+}
+
+/// Of many who see the same and act, one does.
+pub async fn a_step_from_elsewhere_is_stale(store: &dyn MetadataStore) {
+    let id = online_nodes(store, 1).await[0];
+    let away = NodeStep { node: id, from: Online, to: Offline };
+    let answers = futures::future::join_all((0..8).map(|_| store.step_node(&away))).await;
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
+    assert!(answers.iter().all(|answer| matches!(answer, Ok(()) | Err(Error::Stale { .. }))), "{answers:?}");
+    assert_eq!(node(store, id).await.expect("known").failure_count, 1);
+}
+
+/// The silence begins with the first step and ends when the node is online.
+pub async fn going_offline_is_counted(store: &dyn MetadataStore) {
+    let id = online_nodes(store, 1).await[0];
+    let registered = node(store, id).await.expect("known");
+    tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+    step(store, id, Online, Offline).await;
+    let offline = node(store, id).await.expect("known");
+    assert_eq!((offline.status, offline.failure_count), (Offline, 1));
+    assert!(offline.status_changed_at > registered.status_changed_at);
+    let since = offline.first_offline_at.expect("silent");
+    assert!(since > registered.status_changed_at);
+    step(store, id, Offline, Draining).await;
+    assert_eq!(node(store, id).await.expect("known").first_offline_at, Some(since));
+    step(store, id, Draining, Recovering).await;
+    step(store, id, Recovering, Online).await;
+    let back = node(store, id).await.expect("known");
+    assert_eq!((back.status, back.failure_count, back.first_offline_at), (Online, 1, None));
+    step(store, id, Online, Offline).await;
+    let again = node(store, id).await.expect("known");
+    assert_eq!((again.failure_count, again.first_offline_at.is_some()), (2, true));
+}
+
+/// With it go its locations, and only its.
+pub async fn only_a_draining_node_can_be_removed(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 3).await;
+    let segment = place.striped(Geometry::copied(3).expect("valid"), 2, &nodes);
+    store.commit_object(&place.commit("k", Content::New(segment.clone()))).await.expect("commit");
+    for from in [Online, Offline] {
+        let refused = store.remove_node(nodes[0]).await;
+        assert!(matches!(refused, Err(Error::Stale { .. })), "{refused:?}");
+        step(store, nodes[0], from, if from == Online { Offline } else { Draining }).await;
+    }
+    assert_eq!(stripes(store, &segment, 0..2).await, expected(&segment));
+    store.remove_node(nodes[0]).await.expect("remove");
+    assert_eq!(node(store, nodes[0]).await, None);
+    let mut left = expected(&segment);
+    for shard in left.iter_mut().flat_map(|stripe| &mut stripe.shards) {
+        shard.nodes.retain(|node| *node != nodes[0]);
+        assert_eq!(shard.nodes.len(), 2);
+    }
+    assert_eq!(stripes(store, &segment, 0..2).await, left);
+}
+
+/// Reported once or often, missing or corrupt, it is listed no more; others are.
+pub async fn a_bad_location_is_not_read_again(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    let segment = place.striped(Geometry::coded(3, 2).expect("valid"), 2, &nodes);
+    store.commit_object(&place.commit("k", Content::New(segment.clone()))).await.expect("commit");
+    let mut left = expected(&segment);
+    let bad = |stripe: u32, shard: usize, fault| BadLocation {
+        segment: segment.id,
+        stripe,
+        shard: segment.geometry.shard(shard).expect("exists"),
+        node: nodes[shard],
+        fault,
+    };
+    let bad = [bad(0, 1, Fault::Missing), bad(1, 4, Fault::Corrupt)];
+    let nowhere = [
+        BadLocation { node: nodes[0], ..bad[0].clone() },
+        BadLocation { segment: fresh(), ..bad[0].clone() },
+    ];
+    for _ in 0..3 {
+        store.report_bad_locations(&bad).await.expect("report");
+        store.report_bad_locations(&nowhere).await.expect("report what is not there");
+    }
+    left[0].shards[1].nodes.clear();
+    left[1].shards[4].nodes.clear();
+    assert_eq!(stripes(store, &segment, 0..2).await, left);
+}
+
+/// In every segment that names them on that node, and on no other node.
+pub async fn corrupt_chunks_are_marked_wherever_they_are(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 2).await;
+    let first = place.striped(Geometry::copied(2).expect("valid"), 1, &nodes);
+    let mut second = first.clone();
+    second.id = fresh();
+    for (name, segment) in [("a", &first), ("b", &second)] {
+        store.commit_object(&place.commit(name, Content::New(segment.clone()))).await.expect("commit");
+    }
+    let SegmentBody::Stripes(made) = &first.body else { panic!("made of stripes") };
+    let chunks = [made[0].shards[0].chunk, cyxcloud_core::ChunkId::of(b"unknown")];
+    assert_eq!(store.report_corrupt_chunks(nodes[0], &chunks).await.expect("report"), 2);
+    assert_eq!(store.report_corrupt_chunks(nodes[0], &chunks).await.expect("report again"), 0);
+    for segment in [&first, &second] {
+        assert_eq!(stripes(store, segment, 0..1).await[0].shards[0].nodes, [nodes[1]]);
+    }
+}

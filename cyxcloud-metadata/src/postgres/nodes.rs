@@ -1,0 +1,258 @@
+//! Storage nodes: known, heard, led through their life cycle, forgotten; and what they were found to hold wrongly.
+
+use chrono::{DateTime, Utc};
+use cyxcloud_core::{ChunkId, NodeId};
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::PostgresStore;
+use super::read;
+use super::transact::{self, BEGIN, Failure};
+use crate::error::{Error, Result};
+use crate::model::{BadLocation, Fault, Node, NodeHeartbeat, NodeStep, RegisterNode};
+use crate::rows;
+
+fn node(row: &PgRow) -> Result<Node, Failure> {
+    Ok(Node {
+        id: read::id(row, "id")?,
+        public_key: read::hash(row, "public_key")?,
+        peer_id: row.try_get("peer_id")?,
+        label: row.try_get("label")?,
+        name: row.try_get("name")?,
+        grpc_address: row.try_get("grpc_address")?,
+        metrics_address: row.try_get("metrics_address")?,
+        incarnation: row.try_get("incarnation")?,
+        storage_total: read::bytes(row, "storage_total")?,
+        storage_reserved: read::bytes(row, "storage_reserved")?,
+        storage_used: read::bytes(row, "storage_used")?,
+        storage_available: read::bytes(row, "storage_available")?,
+        status: row
+            .try_get::<&str, _>("status")?
+            .parse()
+            .map_err(|error| rows::corrupt("node status", error))?,
+        status_changed_at: read::time(row, "status_changed_at")?,
+        last_heartbeat: read::time(row, "last_heartbeat")?,
+        first_offline_at: row.try_get::<Option<DateTime<Utc>>, _>("first_offline_at")?.map(read::timestamp),
+        failure_count: read::count(row, "failure_count")?,
+        region: row.try_get("region")?,
+        operator: row.try_get("operator")?,
+        subnet: row.try_get("subnet")?,
+        version: row.try_get("version")?,
+        wire_version: read::count(row, "wire_version")?,
+        maintenance: row.try_get("maintenance")?,
+        read_only: row.try_get("read_only")?,
+        quarantined: row.try_get("quarantined")?,
+    })
+}
+
+impl PostgresStore {
+    pub(super) async fn register(&self, new: &RegisterNode) -> Result<Node> {
+        let free = new.storage_total.saturating_sub(new.storage_reserved).saturating_sub(new.storage_used);
+        transact::single(&self.pool, "register the node", |conn, _| {
+            Box::pin(async move {
+                let row = sqlx::query(include_str!("sql/register_node.sql"))
+                    .bind(new.id.as_uuid())
+                    .bind(new.public_key.as_slice())
+                    .bind(rows::shown(&new.peer_id))
+                    .bind(rows::shown(&new.label))
+                    .bind(rows::shown(&new.name))
+                    .bind(rows::shown(&new.grpc_address))
+                    .bind(rows::shown(&new.metrics_address))
+                    .bind(new.incarnation)
+                    .bind(new.storage_total.as_i64())
+                    .bind(new.storage_used.as_i64())
+                    .bind(new.storage_reserved.as_i64())
+                    .bind(free.as_i64())
+                    .bind(rows::shown(&new.region))
+                    .bind(rows::shown(&new.operator))
+                    .bind(rows::shown(&new.subnet))
+                    .bind(rows::shown(&new.version))
+                    .bind(i32::try_from(new.wire_version).unwrap_or(i32::MAX))
+                    .fetch_one(conn)
+                    .await?;
+                node(&row)
+            })
+        })
+        .await
+    }
+
+    /// Nodes are locked in order of id, so that gateways that hear the same nodes don't deadlock. Of several
+    /// heartbeats of one node the last counts.
+    pub(super) async fn hear(&self, beats: &[NodeHeartbeat]) -> Result<Vec<bool>> {
+        let last: std::collections::BTreeMap<Uuid, &NodeHeartbeat> =
+            beats.iter().map(|beat| (beat.node.as_uuid(), beat)).collect();
+        let column = |of: fn(&NodeHeartbeat) -> i64| last.values().map(|beat| of(beat)).collect::<Vec<_>>();
+        let ids: Vec<Uuid> = last.keys().copied().collect();
+        let used = column(|beat| beat.storage_used.as_i64());
+        let available = column(|beat| beat.storage_available.as_i64());
+        let connections = column(|beat| read::int(beat.active_connections));
+        let cpu: Vec<f64> = last.values().map(|beat| beat.cpu_usage).collect();
+        let memory: Vec<f64> = last.values().map(|beat| beat.memory_usage).collect();
+        let maintenance: Vec<bool> = last.values().map(|beat| beat.maintenance).collect();
+        let read_only: Vec<bool> = last.values().map(|beat| beat.read_only).collect();
+        let columns = &(ids, used, available, connections, cpu, memory, maintenance, read_only);
+        let known: Vec<Uuid> = transact::single(&self.pool, "record heartbeats", |conn, _| {
+            Box::pin(async move {
+                Ok(sqlx::query_scalar(include_str!("sql/heartbeats.sql"))
+                    .bind(&columns.0)
+                    .bind(&columns.1)
+                    .bind(&columns.2)
+                    .bind(&columns.3)
+                    .bind(&columns.4)
+                    .bind(&columns.5)
+                    .bind(&columns.6)
+                    .bind(&columns.7)
+                    .fetch_all(conn)
+                    .await?)
+            })
+        })
+        .await?;
+        let known: std::collections::HashSet<Uuid> = known.into_iter().collect();
+        Ok(beats.iter().map(|beat| known.contains(&beat.node.as_uuid())).collect())
+    }
+
+    pub(super) async fn all_nodes(&self) -> Result<Vec<Node>> {
+        transact::single(&self.pool, "read the nodes", |conn, _| {
+            Box::pin(async move {
+                let rows = sqlx::query("SELECT * FROM nodes ORDER BY id").fetch_all(conn).await?;
+                rows.iter().map(node).collect()
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn step(&self, step: &NodeStep) -> Result<()> {
+        const STEP: &str = "UPDATE nodes SET
+                status = $3,
+                status_changed_at = now(),
+                failure_count = failure_count + CASE WHEN $3 = 'offline' THEN 1 ELSE 0 END,
+                first_offline_at = CASE $3 WHEN 'offline' THEN coalesce(first_offline_at, now())
+                                           WHEN 'online' THEN NULL ELSE first_offline_at END
+            WHERE id = $1 AND status = $2";
+        transact::run_once(&self.pool, "record the node's step", BEGIN, |conn, _| {
+            Box::pin(async move {
+                let done = sqlx::query(STEP)
+                    .bind(step.node.as_uuid())
+                    .bind(step.from.as_str())
+                    .bind(step.to.as_str())
+                    .execute(&mut *conn)
+                    .await?;
+                if done.rows_affected() == 0 {
+                    return Err(why_not(conn, step.node).await);
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// What it held is looked at once more: draining should have left nothing that only it has.
+    pub(super) async fn forget(&self, id: NodeId) -> Result<()> {
+        const LOCK: &str = "SELECT id FROM nodes WHERE id = $1 AND status = 'draining' FOR UPDATE";
+        const FREE: &str = "WITH freed AS (
+                DELETE FROM chunk_locations WHERE node_id = $1 RETURNING segment_id, stripe_index, status
+            )
+            SELECT segment_id, stripe_index FROM freed WHERE status = 'stored'";
+        transact::run_once(&self.pool, "remove the node", BEGIN, |conn, _| {
+            Box::pin(async move {
+                if sqlx::query(LOCK).bind(id.as_uuid()).fetch_optional(&mut *conn).await?.is_none() {
+                    return Err(why_not(conn, id).await);
+                }
+                let freed: Vec<(Uuid, i32)> =
+                    sqlx::query_as(FREE).bind(id.as_uuid()).fetch_all(&mut *conn).await?;
+                queue_repairs(conn, freed, "node removed").await?;
+                sqlx::query("DELETE FROM nodes WHERE id = $1").bind(id.as_uuid()).execute(conn).await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn mark_bad(&self, bad: &[BadLocation]) -> Result<()> {
+        if bad.is_empty() {
+            return Ok(());
+        }
+        transact::run_idempotent(&self.pool, "record bad locations", BEGIN, |conn, _| {
+            Box::pin(async move {
+                let marked: Vec<(Uuid, i32)> = sqlx::query_as(include_str!("sql/bad_locations.sql"))
+                    .bind(bad.iter().map(|bad| bad.segment.as_uuid()).collect::<Vec<_>>())
+                    .bind(bad.iter().map(|bad| read::int(bad.stripe.into())).collect::<Vec<_>>())
+                    .bind(bad.iter().map(|bad| bad.shard.get() as i16).collect::<Vec<_>>())
+                    .bind(bad.iter().map(|bad| bad.node.as_uuid()).collect::<Vec<_>>())
+                    .bind(bad.iter().map(|bad| fault(bad.fault)).collect::<Vec<_>>())
+                    .fetch_all(&mut *conn)
+                    .await?;
+                queue_repairs(conn, marked, "bad location").await
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn mark_corrupt(&self, node: NodeId, chunks: &[ChunkId]) -> Result<usize> {
+        const MARK: &str = "WITH held AS MATERIALIZED (
+                SELECT segment_id, stripe_index, shard_index FROM chunk_locations
+                WHERE node_id = $1 AND chunk_id = ANY($2) AND status IN ('stored', 'leaving')
+                ORDER BY segment_id, stripe_index, shard_index FOR UPDATE
+            )
+            UPDATE chunk_locations l SET status = 'corrupt', last_verified = now(),
+                verification_failures = verification_failures + 1
+            FROM held h
+            WHERE l.segment_id = h.segment_id AND l.stripe_index = h.stripe_index
+                AND l.shard_index = h.shard_index AND l.node_id = $1
+            RETURNING l.segment_id, l.stripe_index";
+        if chunks.is_empty() {
+            return Ok(0);
+        }
+        transact::run_idempotent(&self.pool, "record corrupt chunks", BEGIN, |conn, _| {
+            Box::pin(async move {
+                let marked: Vec<(Uuid, i32)> = sqlx::query_as(MARK)
+                    .bind(node.as_uuid())
+                    .bind(chunks.iter().map(|chunk| chunk.as_bytes().as_slice()).collect::<Vec<_>>())
+                    .fetch_all(&mut *conn)
+                    .await?;
+                let count = marked.len();
+                queue_repairs(conn, marked, "corrupt chunk").await?;
+                Ok(count)
+            })
+        })
+        .await
+    }
+}
+
+/// Why a guarded change of a node touched no row.
+async fn why_not(conn: &mut PgConnection, id: NodeId) -> Failure {
+    let known =
+        sqlx::query("SELECT 1 FROM nodes WHERE id = $1").bind(id.as_uuid()).fetch_optional(conn).await;
+    match known {
+        Ok(Some(_)) => Error::Stale { what: "status of the node" }.into(),
+        Ok(None) => Error::NoSuchNode.into(),
+        Err(error) => error.into(),
+    }
+}
+
+fn fault(fault: Fault) -> &'static str {
+    match fault {
+        Fault::Missing => "missing",
+        Fault::Corrupt => "corrupt",
+    }
+}
+
+/// Queues the repair of stripes that lost locations. A new statement: it counts what is left.
+async fn queue_repairs(
+    conn: &mut PgConnection,
+    stripes: Vec<(Uuid, i32)>,
+    reason: &'static str,
+) -> Result<(), Failure> {
+    if stripes.is_empty() {
+        return Ok(());
+    }
+    let (segments, indices): (Vec<Uuid>, Vec<i32>) = stripes.into_iter().unzip();
+    sqlx::query(include_str!("sql/queue_repairs.sql"))
+        .bind(segments)
+        .bind(indices)
+        .bind(reason)
+        .execute(conn)
+        .await?;
+    Ok(())
+}

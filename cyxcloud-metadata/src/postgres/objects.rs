@@ -1,0 +1,304 @@
+//! Reads objects and where their bytes are, and deletes objects.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use bytes::Bytes;
+use cyxcloud_core::name::ObjectKey;
+use cyxcloud_core::{BucketId, ChunkId, FileId, NodeId, SegmentId, ShardIndex};
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::PostgresStore;
+use super::read::{self, object_columns};
+use super::transact::{self, BEGIN, Failure};
+use crate::error::Result;
+use crate::model::{Extent, Object, ObjectLayout, Precondition, SegmentInfo, ShardLayout, StripeLayout};
+use crate::rows;
+
+/// The columns of [`extent`], of tables `e` (`file_segments`) and `s` (`segments`).
+macro_rules! extent_columns {
+    () => {
+        "e.object_offset, e.segment_offset, e.length AS extent_length, s.id AS segment_id, \
+         s.owner_id AS segment_owner, s.length AS segment_length, s.stripe_size, s.data_shards, s.parity_shards, \
+         s.copies, s.format, s.content_hash AS segment_hash, s.acked_tolerance, s.target_tolerance, s.inline_hash, \
+         s.inline_data"
+    };
+}
+
+/// Bytes of an object that a read touches, as SQL compares them; without a range also extents of no bytes.
+struct Window {
+    start: i64,
+    end: i64,
+}
+
+impl Window {
+    fn of(range: Option<Range<u64>>) -> Self {
+        match range {
+            None => Self { start: -1, end: i64::MAX },
+            Some(range) if range.is_empty() => Self { start: i64::MAX, end: -1 },
+            Some(range) => Self { start: read::int(range.start), end: read::int(range.end) },
+        }
+    }
+}
+
+impl PostgresStore {
+    pub(super) async fn current(&self, bucket: BucketId, key: &ObjectKey) -> Result<Option<Object>> {
+        const CURRENT: &str = concat!(
+            "SELECT ",
+            object_columns!(),
+            " FROM files f WHERE f.bucket_id = $1 AND f.key = $2 AND f.is_latest AND NOT f.is_delete_marker"
+        );
+        transact::single(&self.pool, "read the object", |conn, _| {
+            Box::pin(async move {
+                let row = sqlx::query(CURRENT)
+                    .bind(bucket.as_uuid())
+                    .bind(key.as_bytes())
+                    .fetch_optional(conn)
+                    .await?;
+                row.as_ref().map(read::object).transpose()
+            })
+        })
+        .await
+    }
+
+    /// One statement where there is one extent. Otherwise a second one reads all extents of that version, which
+    /// never change; if they went with the version in between, the key is looked up again.
+    pub(super) async fn layout(
+        &self,
+        bucket: BucketId,
+        key: &ObjectKey,
+        range: Option<Range<u64>>,
+    ) -> Result<Option<ObjectLayout>> {
+        let window = &Window::of(range);
+        transact::single(&self.pool, "read the object's layout", |conn, _| {
+            Box::pin(async move {
+                loop {
+                    let Some((object, mut extents, count)) = first_extent(conn, bucket, key, window).await?
+                    else {
+                        return Ok(None);
+                    };
+                    if count > 1 {
+                        extents = all_extents(conn, object.file, window).await?;
+                        if extents.is_empty() {
+                            continue;
+                        }
+                    }
+                    return Ok(Some(ObjectLayout { object, extents }));
+                }
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn read_stripes(
+        &self,
+        segment: SegmentId,
+        range: Range<u32>,
+    ) -> Result<Vec<StripeLayout>> {
+        let (from, to) = (read::int(range.start.into()), read::int(range.end.into()));
+        transact::single(&self.pool, "read stripes", |conn, _| {
+            Box::pin(async move {
+                let rows = sqlx::query(include_str!("sql/stripes.sql"))
+                    .bind(segment.as_uuid())
+                    .bind(from)
+                    .bind(to)
+                    .fetch_all(conn)
+                    .await?;
+                fold_stripes(&rows)
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn delete(
+        &self,
+        bucket: BucketId,
+        keys: &[ObjectKey],
+        precondition: &Precondition,
+    ) -> Result<Vec<Option<Object>>> {
+        const DELETING: &str = "delete objects";
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        match precondition {
+            // What is gone already may be deleted again.
+            Precondition::None => {
+                transact::run_idempotent(&self.pool, DELETING, BEGIN, |conn, _| {
+                    Box::pin(delete_in(conn, bucket, keys, precondition))
+                })
+                .await
+            }
+            _ => {
+                transact::run_once(&self.pool, DELETING, BEGIN, |conn, _| {
+                    Box::pin(delete_in(conn, bucket, keys, precondition))
+                })
+                .await
+            }
+        }
+    }
+}
+
+async fn first_extent(
+    conn: &mut PgConnection,
+    bucket: BucketId,
+    key: &ObjectKey,
+    window: &Window,
+) -> Result<Option<(Object, Vec<Extent>, i64)>, Failure> {
+    const FIRST: &str = concat!(
+        "SELECT ",
+        object_columns!(),
+        ", x.n, ",
+        extent_columns!(),
+        " FROM files f
+        LEFT JOIN LATERAL (
+            SELECT count(*) AS n, min(position) AS first FROM file_segments
+            WHERE file_id = f.id AND object_offset < $4 AND object_offset + length > $3
+        ) x ON TRUE
+        LEFT JOIN file_segments e ON e.file_id = f.id AND e.position = x.first
+        LEFT JOIN segments s ON s.id = e.segment_id
+        WHERE f.bucket_id = $1 AND f.key = $2 AND f.is_latest AND NOT f.is_delete_marker"
+    );
+    let row = sqlx::query(FIRST)
+        .bind(bucket.as_uuid())
+        .bind(key.as_bytes())
+        .bind(window.start)
+        .bind(window.end)
+        .fetch_optional(conn)
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    let count = row.try_get("n")?;
+    let extents = if count == 1 { vec![extent(&row)?] } else { Vec::new() };
+    Ok(Some((read::object(&row)?, extents, count)))
+}
+
+async fn all_extents(conn: &mut PgConnection, file: FileId, window: &Window) -> Result<Vec<Extent>, Failure> {
+    const ALL: &str = concat!(
+        "SELECT ",
+        extent_columns!(),
+        " FROM file_segments e JOIN segments s ON s.id = e.segment_id
+        WHERE e.file_id = $1 AND e.object_offset < $3 AND e.object_offset + e.length > $2
+        ORDER BY e.position"
+    );
+    let rows =
+        sqlx::query(ALL).bind(file.as_uuid()).bind(window.start).bind(window.end).fetch_all(conn).await?;
+    rows.iter().map(extent).collect()
+}
+
+fn extent(row: &PgRow) -> Result<Extent, Failure> {
+    let inline = match row.try_get::<Option<Vec<u8>>, _>("inline_data")? {
+        Some(sealed) => Some((read::hash(row, "inline_hash")?, Bytes::from(sealed))),
+        None => None,
+    };
+    Ok(Extent {
+        object_offset: read::offset(row, "object_offset")?,
+        segment_offset: read::offset(row, "segment_offset")?,
+        length: read::offset(row, "extent_length")?,
+        segment: SegmentInfo {
+            id: read::id(row, "segment_id")?,
+            owner: read::id(row, "segment_owner")?,
+            length: read::bytes(row, "segment_length")?,
+            stripe_size: read::bytes(row, "stripe_size")?,
+            geometry: read::geometry(row)?,
+            format: read::small(row, "format")?,
+            content_hash: read::hash(row, "segment_hash")?,
+            acked_tolerance: read::small(row, "acked_tolerance")?,
+            target_tolerance: read::small(row, "target_tolerance")?,
+            inline,
+        },
+    })
+}
+
+/// Rows of one node each, in order of stripe, shard and node.
+fn fold_stripes(rows: &[PgRow]) -> Result<Vec<StripeLayout>, Failure> {
+    let mut stripes: Vec<StripeLayout> = Vec::new();
+    for row in rows {
+        let index = read::count(row, "stripe_index")?;
+        if stripes.last().is_none_or(|stripe| stripe.index != index) {
+            stripes.push(StripeLayout {
+                index,
+                plain_hash: read::hash(row, "plain_hash")?,
+                plain_len: read::bytes(row, "plain_len")?,
+                shards: Vec::new(),
+            });
+        }
+        let Some(stripe) = stripes.last_mut() else { continue };
+        let place = shard_index(row)?;
+        if stripe.shards.last().is_none_or(|shard| shard.index != place) {
+            stripe.shards.push(ShardLayout {
+                index: place,
+                chunk: ChunkId::from_bytes(read::hash(row, "chunk_id")?),
+                size: read::bytes(row, "size_bytes")?,
+                nodes: Vec::new(),
+            });
+        }
+        if let (Some(shard), Some(node)) =
+            (stripe.shards.last_mut(), row.try_get::<Option<Uuid>, _>("node_id")?)
+        {
+            shard.nodes.push(NodeId::from_uuid(node));
+        }
+    }
+    Ok(stripes)
+}
+
+fn shard_index(row: &PgRow) -> Result<ShardIndex, Failure> {
+    let index = usize::from(read::small(row, "shard_index")?);
+    let geometry = read::geometry(row)?;
+    geometry.shard(index).ok_or_else(|| rows::corrupt("shard index", format!("{index} in {geometry}")).into())
+}
+
+/// Locks in order of key. A key without a row has no object: whoever makes one comes after us.
+async fn delete_in(
+    conn: &mut PgConnection,
+    bucket: BucketId,
+    keys: &[ObjectKey],
+    precondition: &Precondition,
+) -> Result<Vec<Option<Object>>, Failure> {
+    const LOCK: &str = "SELECT key FROM keys WHERE bucket_id = $1 AND key = ANY($2) ORDER BY key FOR UPDATE";
+    let wanted: Vec<&[u8]> = keys.iter().map(ObjectKey::as_bytes).collect();
+    let locked: Vec<Vec<u8>> =
+        sqlx::query_scalar(LOCK).bind(bucket.as_uuid()).bind(&wanted).fetch_all(&mut *conn).await?;
+    if *precondition != Precondition::None {
+        judge(conn, bucket, keys, precondition).await?;
+    }
+    if locked.is_empty() {
+        PostgresStore::require_bucket(conn, bucket).await?;
+        return Ok(keys.iter().map(|_| None).collect());
+    }
+    let rows = sqlx::query(include_str!("sql/delete_files.sql"))
+        .bind(bucket.as_uuid())
+        .bind(&locked)
+        .fetch_all(conn)
+        .await?;
+    let mut deleted = HashMap::new();
+    for row in &rows {
+        if !row.try_get::<bool, _>("is_delete_marker")? {
+            let object = read::object(row)?;
+            deleted.insert(object.key.clone(), object);
+        }
+    }
+    Ok(keys.iter().map(|key| deleted.remove(key)).collect())
+}
+
+async fn judge(
+    conn: &mut PgConnection,
+    bucket: BucketId,
+    keys: &[ObjectKey],
+    precondition: &Precondition,
+) -> Result<(), Failure> {
+    const ETAGS: &str = "SELECT key, etag FROM files
+        WHERE bucket_id = $1 AND key = ANY($2) AND is_latest AND NOT is_delete_marker";
+    let wanted: Vec<&[u8]> = keys.iter().map(ObjectKey::as_bytes).collect();
+    let etags: HashMap<Vec<u8>, String> = sqlx::query_as(ETAGS)
+        .bind(bucket.as_uuid())
+        .bind(&wanted)
+        .fetch_all(conn)
+        .await?
+        .into_iter()
+        .collect();
+    for key in keys {
+        precondition.judge(etags.get(key.as_bytes()).map(String::as_str))?;
+    }
+    Ok(())
+}

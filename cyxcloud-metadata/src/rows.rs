@@ -1,0 +1,313 @@
+//! What rows are made of, whichever the engine: JSON columns, shown names, the stored answer of a Complete, and
+//! what a file's shape and a stripe's repair follow from.
+//!
+//! Pure. Not here: SQL (`postgres`, `sqlite`), paging (`listing`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cyxcloud_core::name::ObjectKey;
+use cyxcloud_core::{ByteCount, ChunkId, FileId, Geometry, NodeId, Timestamp};
+
+use crate::model::{
+    Attributes, Content, Multipart, NewSegment, NewStripe, Object, SegmentBody, SegmentRange, StoredChecksum,
+};
+use crate::{Error, Result};
+
+/// A row that no version of this program wrote.
+pub(crate) fn corrupt(what: &'static str, detail: impl ToString) -> Error {
+    Error::Corrupt { what, detail: detail.to_string() }
+}
+
+/// As it stands in a JSON column.
+pub(crate) fn to_json<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("plain data with text keys is JSON")
+}
+
+/// The columns `headers` and `metadata`.
+pub(crate) fn texts_from_json(what: &'static str, json: &str) -> Result<BTreeMap<String, String>> {
+    if json == "{}" {
+        return Ok(BTreeMap::new());
+    }
+    serde_json::from_str(json).map_err(|e| corrupt(what, e))
+}
+
+/// The column `checksums`.
+pub(crate) fn checksums_from_json(json: &str) -> Result<Vec<StoredChecksum>> {
+    if json == "[]" {
+        return Ok(Vec::new());
+    }
+    serde_json::from_str(json).map_err(|e| corrupt("checksum", e))
+}
+
+/// A Blake3 hash.
+pub(crate) fn hash(what: &'static str, bytes: &[u8]) -> Result<[u8; 32]> {
+    bytes.try_into().map_err(|_| corrupt(what, format!("{} bytes instead of 32", bytes.len())))
+}
+
+/// The column `key`.
+pub(crate) fn object_key(bytes: Vec<u8>) -> Result<ObjectKey> {
+    let text = String::from_utf8(bytes).map_err(|e| corrupt("key", e))?;
+    ObjectKey::new(text).map_err(|e| corrupt("key", e))
+}
+
+/// A geometry from its three columns.
+pub(crate) fn geometry(data: i64, parity: i64, copies: i64) -> Result<Geometry> {
+    let small = |n: i64| u8::try_from(n).map_err(|e| corrupt("geometry", e));
+    Geometry::new(small(data)?, small(parity)?, small(copies)?).map_err(|e| corrupt("geometry", e))
+}
+
+/// A key as people see it in `files.path` and `files.name`: text columns hold no U+0000.
+pub(crate) fn shown(text: &str) -> String {
+    text.replace('\0', "\u{FFFD}")
+}
+
+/// What a body consists of, in order. A body of no bytes consists of nothing: it has no segment at all.
+pub(crate) fn ranges(content: &Content) -> Vec<SegmentRange> {
+    match content {
+        Content::New(new) if new.length == ByteCount::ZERO => Vec::new(),
+        Content::New(new) => vec![SegmentRange { segment: new.id, offset: 0, length: new.length.get() }],
+        Content::References(ranges) => ranges.iter().copied().filter(|range| range.length > 0).collect(),
+    }
+}
+
+/// Refuses content that is not `size` bytes long: our mistake, caught before it is visible.
+pub(crate) fn check_size(ranges: &[SegmentRange], size: ByteCount) -> Result<()> {
+    let sum = ranges.iter().try_fold(0u64, |sum, range| sum.checked_add(range.length));
+    if sum == Some(size.get()) {
+        return Ok(());
+    }
+    let source = format!("the content has {sum:?} bytes and not {}", size.get());
+    Err(Error::Database { doing: "record content", source: source.into() })
+}
+
+/// Rows of `chunks` that a segment has; one that lives in its row has none.
+pub(crate) fn chunk_count(segment: &NewSegment) -> i32 {
+    match &segment.body {
+        SegmentBody::Inline { .. } => 0,
+        SegmentBody::Stripes(stripes) => {
+            let chunks: usize = stripes.iter().map(|stripe| stripe.shards.len()).sum();
+            i32::try_from(chunks).unwrap_or(i32::MAX)
+        }
+    }
+}
+
+/// What a segment adds to the shape of a file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SegmentShape {
+    pub(crate) geometry: Geometry,
+    pub(crate) stripe_size: ByteCount,
+    pub(crate) chunk_count: i32,
+    pub(crate) inline: bool,
+}
+
+impl From<&NewSegment> for SegmentShape {
+    fn from(new: &NewSegment) -> Self {
+        Self {
+            geometry: new.geometry,
+            stripe_size: new.stripe_size,
+            chunk_count: chunk_count(new),
+            inline: matches!(new.body, SegmentBody::Inline { .. }),
+        }
+    }
+}
+
+/// The columns of `files` that tell operators how it is cut: those of its first segment, and the sum of chunks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FileShape {
+    pub(crate) chunk_count: i32,
+    pub(crate) data_shards: i16,
+    pub(crate) parity_shards: i16,
+    pub(crate) chunk_size: i64,
+}
+
+impl FileShape {
+    /// One shape per range of the file, in order.
+    pub(crate) fn of(segments: impl IntoIterator<Item = SegmentShape>) -> Self {
+        let mut segments = segments.into_iter();
+        let Some(first) = segments.next() else { return Self::default() };
+        let (data, parity) =
+            if first.inline { (1, 0) } else { (first.geometry.data(), first.geometry.parity()) };
+        Self {
+            chunk_count: segments
+                .fold(first.chunk_count, |sum, segment| sum.saturating_add(segment.chunk_count)),
+            data_shards: i16::try_from(data).unwrap_or(i16::MAX),
+            parity_shards: i16::try_from(parity).unwrap_or(i16::MAX),
+            chunk_size: first.stripe_size.as_i64(),
+        }
+    }
+}
+
+/// How a node stands when a commit names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// `online`.
+    Online,
+    /// Known, in any other state.
+    Elsewhere,
+    /// Removed since: there can be no location on it.
+    Unknown,
+}
+
+/// A repair that a commit owes, in the columns of `repair_jobs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owed {
+    /// Node losses still tolerated.
+    pub(crate) priority: i32,
+    pub(crate) reason: &'static str,
+}
+
+/// Whether a stripe that is being committed needs repair: it is below its target, or a node that holds a part of it
+/// is not online any more. Refuses (`Stale`) if nodes were removed and too few shards are left to read it.
+pub(crate) fn owed(
+    stripe: &NewStripe,
+    data: usize,
+    target: u8,
+    standing: impl Fn(NodeId) -> Standing,
+) -> Result<Option<Owed>> {
+    let locations = || stripe.shards.iter().flat_map(|shard| &shard.locations);
+    let doubtful: BTreeSet<NodeId> =
+        locations().map(|at| at.node).filter(|node| standing(*node) != Standing::Online).collect();
+    if doubtful.is_empty() {
+        let short = stripe.tolerance < target;
+        return Ok(short.then_some(Owed { priority: stripe.tolerance.into(), reason: "below target" }));
+    }
+    let removed = |node: NodeId| standing(node) == Standing::Unknown;
+    if doubtful.iter().any(|node| removed(*node)) {
+        let held =
+            stripe.shards.iter().filter(|shard| shard.locations.iter().any(|at| !removed(at.node))).count();
+        if held < data {
+            return Err(Error::Stale { what: "set of nodes" });
+        }
+    }
+    let priority = i32::from(stripe.tolerance) - i32::try_from(doubtful.len()).unwrap_or(i32::MAX);
+    Ok(Some(Owed { priority: priority.max(0), reason: "node not online" }))
+}
+
+/// What Complete answered, and to which parts: the column `multipart_uploads.result`.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Completed {
+    file: FileId,
+    version_id: String,
+    size: ByteCount,
+    etag: String,
+    content_hash: [u8; 32],
+    checksums: Vec<StoredChecksum>,
+    part_sizes: Vec<u64>,
+    modified_at: Timestamp,
+    /// Blake3 of the list of parts.
+    parts: String,
+}
+
+impl Completed {
+    /// Keeps the answer `object` to the request that named `parts`.
+    pub(crate) fn new(object: &Object, parts: &[(u32, String)]) -> Self {
+        Self {
+            file: object.file,
+            version_id: object.version_id.clone(),
+            size: object.size,
+            etag: object.etag.clone(),
+            content_hash: object.content_hash,
+            checksums: object.attributes.checksums.clone(),
+            part_sizes: object.part_sizes.clone(),
+            modified_at: object.modified_at,
+            parts: fingerprint(parts),
+        }
+    }
+
+    /// As it was stored.
+    pub(crate) fn from_json(json: &str) -> Result<Self> {
+        serde_json::from_str(json).map_err(|e| corrupt("result of a multipart upload", e))
+    }
+
+    /// The answer once more; `NoSuchUpload` if other parts are named now.
+    pub(crate) fn answer(self, upload: &Multipart, parts: &[(u32, String)]) -> Result<Object> {
+        if self.parts != fingerprint(parts) {
+            return Err(Error::NoSuchUpload);
+        }
+        Ok(Object {
+            file: self.file,
+            bucket: upload.bucket,
+            key: upload.key.clone(),
+            owner: upload.owner,
+            version_id: self.version_id,
+            size: self.size,
+            etag: self.etag,
+            content_hash: self.content_hash,
+            attributes: Attributes { checksums: self.checksums, ..upload.attributes.clone() },
+            part_sizes: self.part_sizes,
+            modified_at: self.modified_at,
+        })
+    }
+}
+
+fn fingerprint(parts: &[(u32, String)]) -> String {
+    use std::fmt::Write;
+    let mut list = String::with_capacity(parts.len() * 40);
+    for (number, etag) in parts {
+        writeln!(list, "{number} {etag}").expect("text takes any text");
+    }
+    ChunkId::of(list.as_bytes()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use cyxcloud_core::{Generation, SegmentId};
+
+    use super::*;
+    use crate::model::{NewLocation, NewShard};
+
+    fn node(n: u8) -> NodeId {
+        NodeId::from_random([n; 16])
+    }
+
+    fn stripe(geometry: Geometry, tolerance: u8) -> NewStripe {
+        let shard = |index: cyxcloud_core::ShardIndex| NewShard {
+            index,
+            chunk: ChunkId::of(&[index.get() as u8]),
+            size: ByteCount::bytes(64),
+            locations: vec![NewLocation {
+                node: node(index.get() as u8),
+                generation: Generation { incarnation: uuid::Uuid::nil(), counter: 1 },
+                receipt_signature: vec![0; 64],
+                stored_at: Timestamp::default(),
+            }],
+        };
+        let shards = geometry.indices().map(shard).collect();
+        NewStripe { plain_hash: [1; 32], plain_len: ByteCount::bytes(9), shards, tolerance }
+    }
+
+    #[test]
+    fn a_whole_stripe_on_online_nodes_owes_nothing() {
+        let geometry = Geometry::coded(3, 2).expect("valid");
+        let online = |_| Standing::Online;
+        assert_eq!(owed(&stripe(geometry, 2), 3, 2, online).expect("readable"), None);
+        let short = owed(&stripe(geometry, 1), 3, 2, online).expect("readable").expect("owed");
+        assert_eq!(short.priority, 1);
+    }
+
+    #[test]
+    fn nodes_that_left_make_a_repair_urgent_or_refuse_the_commit() {
+        let geometry = Geometry::coded(3, 2).expect("valid");
+        let gone = |how: Standing, n: u8| {
+            move |id: NodeId| if id.as_bytes()[0] < n { how } else { Standing::Online }
+        };
+        // The version bits of a UUID are elsewhere than in its first byte.
+        let two =
+            owed(&stripe(geometry, 2), 3, 2, gone(Standing::Elsewhere, 2)).expect("readable").expect("owed");
+        assert_eq!(two.priority, 0);
+        assert!(owed(&stripe(geometry, 2), 3, 2, gone(Standing::Unknown, 2)).expect("readable").is_some());
+        assert!(matches!(
+            owed(&stripe(geometry, 2), 3, 2, gone(Standing::Unknown, 3)),
+            Err(Error::Stale { .. })
+        ));
+    }
+
+    #[test]
+    fn content_must_add_up() {
+        let range = |length| SegmentRange { segment: SegmentId::from_random([1; 16]), offset: 0, length };
+        assert!(check_size(&[range(3), range(4)], ByteCount::bytes(7)).is_ok());
+        assert!(check_size(&[range(3)], ByteCount::bytes(7)).is_err());
+        assert!(check_size(&[range(u64::MAX), range(8)], ByteCount::bytes(7)).is_err());
+        assert!(ranges(&Content::References(vec![range(0)])).is_empty());
+    }
+}
