@@ -1,1 +1,54 @@
-fn main() {}
+//! The node's process: configuration, log, signals. The node itself is [`cyxcloud_node::run`].
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use cyxcloud_node::config::ConfigError;
+use cyxcloud_node::{Config, Listeners};
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let config = match Config::load(std::env::args_os()) {
+        Ok(config) => config,
+        Err(ConfigError::Arguments(error)) => error.exit(),
+        Err(error) => return fail(&error.into(), 2),
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    match serve(config).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, 1),
+    }
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let stop = shutdown_signal()?;
+    let listeners = Listeners::bind(&config).await?;
+    cyxcloud_node::run(config, listeners, stop).await?;
+    Ok(())
+}
+
+fn shutdown_signal() -> anyhow::Result<impl Future<Output = ()> + Send> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// One line with the whole chain of causes.
+#[allow(clippy::print_stderr, reason = "this is what the operator reads when the node does not start")]
+fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+    eprintln!("cyxcloud-node: {error:#}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,296 @@
+//! The node's word with its gateway: it registers, says every now and then that it lives and how it is, and does what
+//! the answers ask.
+//!
+//! Nothing here ends while the node runs: a gateway that is away is waited for, with growing pauses, and said so once.
+//! The node serves chunks all the while.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cyxcloud_core::ByteCount;
+use cyxcloud_core::receipt::registration_message;
+use cyxcloud_core::reservation::StorageAccount;
+use cyxcloud_proto::WIRE_VERSION;
+use cyxcloud_proto::convert::chunk_id_bytes;
+use cyxcloud_proto::gateway::node_command::Kind;
+use cyxcloud_proto::gateway::node_service_client::NodeServiceClient;
+use cyxcloud_proto::gateway::{HeartbeatRequest, NodeCommand, RegisterNodeRequest, RegisterNodeResponse};
+use tokio::sync::Notify;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use tracing::{debug, info, warn};
+
+use crate::config::Config;
+use crate::corrupt::CorruptChunks;
+use crate::identity::Identity;
+use crate::metrics::Metrics;
+use crate::service::now;
+use crate::store::{ChunkStore, Condition, FORMAT_VERSION};
+use crate::vitals::Vitals;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The gateway calls back before it answers a registration.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// What the specification says, where neither operator nor gateway does.
+const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(30);
+const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+const HEARTBEAT_MAX: Duration = Duration::from_secs(600);
+const RETRY_MIN: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// Everything the gateway is told about this node.
+#[derive(Debug)]
+pub(crate) struct Membership {
+    pub(crate) config: Config,
+    pub(crate) identity: Identity,
+    pub(crate) store: Arc<dyn ChunkStore>,
+    pub(crate) corrupt: Arc<CorruptChunks>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) scrub: Arc<Notify>,
+    /// Where others reach this node: host (empty for the address that the gateway sees), gRPC and metrics ports.
+    pub(crate) host: String,
+    pub(crate) grpc_port: u16,
+    pub(crate) metrics_port: u16,
+}
+
+impl Membership {
+    /// Keeps the node registered, until it is dropped.
+    pub(crate) async fn keep(self, endpoint: Endpoint) {
+        let mut client = NodeServiceClient::new(endpoint.connect_lazy());
+        loop {
+            let answer = self.register(&mut client).await;
+            self.metrics.registered.set(1);
+            self.heartbeats(&mut client, &answer).await;
+            self.metrics.registered.set(0);
+        }
+    }
+
+    /// Registers, however long it takes.
+    async fn register(&self, client: &mut NodeServiceClient<Channel>) -> RegisterNodeResponse {
+        let mut pause = RETRY_MIN;
+        loop {
+            match client.register_node(self.registration()).await {
+                Ok(answer) => {
+                    let answer = answer.into_inner();
+                    self.welcome(&answer);
+                    return answer;
+                }
+                Err(status) => {
+                    let seconds = pause.as_secs_f64();
+                    let (code, why) = (status.code(), status.message());
+                    if hopeless(code) {
+                        warn!(?code, why, retry_secs = seconds, "the gateway refuses this node");
+                    } else {
+                        warn!(?code, why, retry_secs = seconds, "could not register with the gateway");
+                    }
+                }
+            }
+            // Up to half again, so that nodes which lost one gateway do not return as one.
+            tokio::time::sleep(pause.mul_f64(1.0 + rand::random::<f64>() / 2.0)).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+
+    fn registration(&self) -> RegisterNodeRequest {
+        let config = &self.config;
+        let account = self.account();
+        let incarnation = self.store.incarnation();
+        let key = self.identity.key();
+        let signed_at = now();
+        let signed = registration_message(
+            &key.public(),
+            &incarnation,
+            signed_at,
+            &self.host,
+            self.grpc_port,
+            self.metrics_port,
+        );
+        RegisterNodeRequest {
+            public_key: Bytes::copy_from_slice(&key.public()),
+            peer_id: self.identity.peer_id().to_owned(),
+            label: config.node_id.clone().unwrap_or_else(|| self.identity.default_label().to_string()),
+            name: config.node_name.clone(),
+            advertise_host: self.host.clone(),
+            grpc_port: u32::from(self.grpc_port),
+            metrics_port: u32::from(self.metrics_port),
+            storage_total: account.total.get(),
+            storage_used: account.used.get(),
+            region: config.node_region.clone(),
+            operator: config.node_operator.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            wire_version: WIRE_VERSION,
+            format_version: FORMAT_VERSION,
+            incarnation: Bytes::copy_from_slice(incarnation.as_bytes()),
+            signed_at_ms: signed_at.unix_millis(),
+            signature: Bytes::copy_from_slice(&key.sign(&signed)),
+            storage_reserved: account.reserved.get(),
+            has_reserved: config.storage_reserved_bytes.is_some(),
+        }
+    }
+
+    fn account(&self) -> StorageAccount {
+        StorageAccount { used: self.store.usage().used, ..self.config.account() }
+    }
+
+    fn welcome(&self, answer: &RegisterNodeResponse) {
+        let node = hex::encode(&answer.node_id);
+        info!(node, status = answer.status, "registered with the gateway");
+        if answer.wire_version != WIRE_VERSION {
+            warn!(
+                ours = WIRE_VERSION,
+                gateways = answer.wire_version,
+                "gateway and node speak different versions"
+            );
+        }
+        print(&summary(
+            self.config.account().total,
+            ByteCount::bytes(answer.storage_reserved),
+            ByteCount::bytes(answer.storage_allocatable),
+        ));
+    }
+
+    /// Sends heartbeats until the gateway wants a registration instead.
+    async fn heartbeats(
+        &self,
+        client: &mut NodeServiceClient<Channel>,
+        answer: &RegisterNodeResponse,
+    ) -> Ended {
+        let mut vitals = Vitals::default();
+        vitals.look();
+        let mut silent = false;
+        let mut timer = tokio::time::interval(self.interval(answer.heartbeat_interval_ms));
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            // The first comes at once: registration and life are two things to the gateway.
+            timer.tick().await;
+            let corrupt = self.corrupt.next();
+            let request = self.heartbeat(answer, &mut vitals, corrupt.iter().map(chunk_id_bytes).collect());
+            match client.heartbeat(request).await {
+                Ok(response) => {
+                    self.metrics.heartbeats.with_label_values(&["ok"]).inc();
+                    self.corrupt.reported(&corrupt);
+                    let response = response.into_inner();
+                    debug!(status = response.status, "heartbeat");
+                    if std::mem::take(&mut silent) {
+                        info!("the gateway answers again");
+                    }
+                    if self.obey(&response.commands) {
+                        return;
+                    }
+                }
+                Err(status) if must_register(&status) => {
+                    self.metrics.heartbeats.with_label_values(&["unknown"]).inc();
+                    info!(
+                        why = status.message(),
+                        "the gateway does not know this node and wants a registration"
+                    );
+                    return;
+                }
+                Err(status) => {
+                    self.metrics.heartbeats.with_label_values(&["failed"]).inc();
+                    if !std::mem::replace(&mut silent, true) {
+                        warn!(code = ?status.code(), why = status.message(), "heartbeat failed");
+                    }
+                }
+            }
+        }
+    }
+
+    fn interval(&self, wanted_ms: u64) -> Duration {
+        let asked = if wanted_ms == 0 { HEARTBEAT_DEFAULT } else { Duration::from_millis(wanted_ms) };
+        self.config.heartbeat_interval().unwrap_or(asked).clamp(HEARTBEAT_MIN, HEARTBEAT_MAX)
+    }
+
+    fn heartbeat(
+        &self,
+        answer: &RegisterNodeResponse,
+        vitals: &mut Vitals,
+        corrupt_chunks: Vec<Bytes>,
+    ) -> HeartbeatRequest {
+        let usage = self.store.usage();
+        let (cpu_usage, memory_usage) = vitals.look();
+        // The gateway may reserve more than this node does; what is available is the smaller of both.
+        let allocatable = ByteCount::bytes(answer.storage_allocatable);
+        HeartbeatRequest {
+            node_id: answer.node_id.clone(),
+            storage_used: usage.used.get(),
+            storage_available: usage.available.min(allocatable.saturating_sub(usage.used)).get(),
+            cpu_usage,
+            memory_usage,
+            active_connections: u64::try_from(self.metrics.in_flight.get()).unwrap_or(0),
+            maintenance: self.config.maintenance,
+            read_only: matches!(self.store.condition(), Condition::ReadOnly(_)),
+            incarnation: Bytes::copy_from_slice(self.store.incarnation().as_bytes()),
+            corrupt_chunks,
+            token: answer.token.clone(),
+        }
+    }
+
+    /// Does what is asked; says whether that is a new registration.
+    fn obey(&self, commands: &[NodeCommand]) -> bool {
+        let mut register = false;
+        for command in commands {
+            match command.kind() {
+                Kind::Register => register = true,
+                Kind::Scrub => self.scrub.notify_one(),
+                Kind::Unspecified => debug!(kind = command.kind, "the gateway asks for something unknown"),
+            }
+        }
+        register
+    }
+}
+
+/// What the gateway is dialled by. The address is the operator's, so it is not judged.
+pub(crate) fn endpoint(url: &str) -> Result<Endpoint, tonic::transport::Error> {
+    Ok(Endpoint::from_shared(url.to_owned())?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(CALL_TIMEOUT)
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10)))
+}
+
+fn must_register(status: &Status) -> bool {
+    status.code() == Code::NotFound
+}
+
+/// Whether waiting alone will not help: somebody must change something first.
+fn hopeless(code: Code) -> bool {
+    matches!(
+        code,
+        Code::InvalidArgument | Code::PermissionDenied | Code::FailedPrecondition | Code::Unauthenticated
+    )
+}
+
+/// The box of specification section 4.6.
+fn summary(total: ByteCount, reserved: ByteCount, available: ByteCount) -> String {
+    const LINE: &str = "========================================";
+    let gb = |count: ByteCount| format!("{:.1} GB", count.get() as f64 / (1u64 << 30) as f64);
+    format!(
+        "{LINE}\n  Storage Reservation Summary\n{LINE}\n  Total Capacity:  {}\n  System Reserved: {}\n  Available:       {}\n{LINE}",
+        gb(total),
+        gb(reserved),
+        gb(available)
+    )
+}
+
+#[allow(clippy::print_stdout, reason = "the specification has the node show this to its operator")]
+fn print(text: &str) {
+    println!("{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_is_the_specification_s() {
+        let text = summary(ByteCount::gib(100), ByteCount::gib(2), ByteCount::gib(98));
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[1], "  Storage Reservation Summary");
+        assert_eq!(
+            lines[3..6],
+            ["  Total Capacity:  100.0 GB", "  System Reserved: 2.0 GB", "  Available:       98.0 GB"]
+        );
+    }
+}

@@ -1,0 +1,216 @@
+//! `ChunkService`: chunks in, chunks and proofs out.
+
+use std::ops::Range;
+use std::pin::Pin;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use cyxcloud_core::proof::{ProofError, prove};
+use cyxcloud_core::receipt::Receipt;
+use cyxcloud_core::{ByteCount, Generation, Timestamp};
+use cyxcloud_proto::convert::{chunk_id, chunk_id_bytes, required};
+use cyxcloud_proto::node::chunk_service_server::ChunkService;
+use cyxcloud_proto::node::delete_chunk_response::Outcome;
+use cyxcloud_proto::node::{
+    ChunkEntry, DeleteChunkRequest, DeleteChunkResponse, GetChunkRequest, GetChunkResponse, HasChunkRequest,
+    HasChunkResponse, ListChunksRequest, ListChunksResponse, Slice, StoreChunkRequest, StoreChunkResponse,
+};
+use futures::Stream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::Service;
+use crate::store::{DESCRIPTOR_BYTES_MAX, Deleted, Entry};
+
+/// Slices in one request.
+const SLICES_MAX: usize = 1024;
+/// Entries in one page of the inventory, without and with descriptors (up to 4 KiB each).
+const PAGE: usize = 4096;
+const PAGE_WITH_DESCRIPTORS: usize = 512;
+
+type Pages = Pin<Box<dyn Stream<Item = Result<ListChunksResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl ChunkService for Service {
+    type ListChunksStream = Pages;
+
+    async fn store_chunk(
+        &self,
+        request: Request<StoreChunkRequest>,
+    ) -> Result<Response<StoreChunkResponse>, Status> {
+        let measured = self.metrics.begin("StoreChunk");
+        measured.end(self.store_one(request.into_inner()).await.map(Response::new))
+    }
+
+    async fn get_chunk(
+        &self,
+        request: Request<GetChunkRequest>,
+    ) -> Result<Response<GetChunkResponse>, Status> {
+        let measured = self.metrics.begin("GetChunk");
+        measured.end(self.get_one(request.into_inner()).await.map(Response::new))
+    }
+
+    async fn delete_chunk(
+        &self,
+        request: Request<DeleteChunkRequest>,
+    ) -> Result<Response<DeleteChunkResponse>, Status> {
+        let measured = self.metrics.begin("DeleteChunk");
+        measured.end(self.delete_one(request.into_inner()).await.map(Response::new))
+    }
+
+    async fn has_chunk(
+        &self,
+        request: Request<HasChunkRequest>,
+    ) -> Result<Response<HasChunkResponse>, Status> {
+        let measured = self.metrics.begin("HasChunk");
+        measured.end(self.has_one(request.into_inner()).await.map(Response::new))
+    }
+
+    async fn list_chunks(&self, request: Request<ListChunksRequest>) -> Result<Response<Pages>, Status> {
+        let measured = self.metrics.begin("ListChunks");
+        measured.end(self.list_all(request.into_inner()).map(Response::new))
+    }
+}
+
+impl Service {
+    async fn store_one(&self, request: StoreChunkRequest) -> Result<StoreChunkResponse, Status> {
+        let id = chunk_id("chunk_id", &request.chunk_id)?;
+        let StoreChunkRequest { data, descriptor, .. } = request;
+        if descriptor.len() > DESCRIPTOR_BYTES_MAX {
+            return Err(Status::invalid_argument(format!(
+                "a descriptor has at most {DESCRIPTOR_BYTES_MAX} bytes, not {}",
+                descriptor.len()
+            )));
+        }
+        self.change(move |service| {
+            let length = data.len() as u64;
+            let stored = service.store.put(id, data, descriptor).map_err(|error| service.status(error))?;
+            service.metrics.received.inc_by(length);
+            service.metrics.stored_chunk_bytes.observe(length as f64);
+            let receipt = Receipt::sign(&service.key, id, ByteCount::bytes(length), stored.generation, now());
+            Ok(StoreChunkResponse { receipt: Some(receipt.into()), existed: stored.existed })
+        })
+        .await
+    }
+
+    async fn get_one(&self, request: GetChunkRequest) -> Result<GetChunkResponse, Status> {
+        let id = chunk_id("chunk_id", &request.chunk_id)?;
+        let slices = ranges(&request.slices)?;
+        self.read(move |service| {
+            let data = service.load(id)?;
+            let response = if slices.is_empty() {
+                GetChunkResponse { data, proof: Bytes::new() }
+            } else {
+                let proof = prove(&data, &slices).map_err(|error| match error {
+                    ProofError::BadSlice { .. } | ProofError::NoSlices => {
+                        Status::invalid_argument(error.to_string())
+                    }
+                    ProofError::Wrong => Status::internal(error.to_string()),
+                })?;
+                GetChunkResponse { data: Bytes::new(), proof: proof.into() }
+            };
+            service.metrics.sent.inc_by((response.data.len() + response.proof.len()) as u64);
+            Ok(response)
+        })
+        .await
+    }
+
+    async fn delete_one(&self, request: DeleteChunkRequest) -> Result<DeleteChunkResponse, Status> {
+        let id = chunk_id("chunk_id", &request.chunk_id)?;
+        let generation = Generation::try_from(required("generation", request.generation)?)?;
+        self.change(move |service| {
+            let deleted = service.store.delete(id, generation).map_err(|error| service.status(error))?;
+            let (outcome, held) = match deleted {
+                Deleted::Gone => (Outcome::Deleted, None),
+                Deleted::Absent => (Outcome::Absent, None),
+                Deleted::KeptNewer(held) => (Outcome::KeptNewer, Some(held.into())),
+            };
+            Ok(DeleteChunkResponse { outcome: outcome.into(), held })
+        })
+        .await
+    }
+
+    async fn has_one(&self, request: HasChunkRequest) -> Result<HasChunkResponse, Status> {
+        let id = chunk_id("chunk_id", &request.chunk_id)?;
+        self.read(move |service| {
+            let entry = service.store.entry(id).map_err(|error| service.status(error))?;
+            Ok(match entry.filter(|entry| !entry.quarantined) {
+                Some(entry) => HasChunkResponse {
+                    held: true,
+                    length: entry.length.get(),
+                    generation: Some(entry.generation.into()),
+                },
+                None => HasChunkResponse::default(),
+            })
+        })
+        .await
+    }
+
+    /// Answers at once; pages follow as fast as the caller takes them. No page holds on to the store while it waits.
+    fn list_all(&self, request: ListChunksRequest) -> Result<Pages, Status> {
+        let mut after = match request.after.is_empty() {
+            true => None,
+            false => Some(chunk_id("after", &request.after)?),
+        };
+        let mut left = if request.limit == 0 { u64::MAX } else { request.limit };
+        let with_descriptors = request.with_descriptors;
+        let page = if with_descriptors { PAGE_WITH_DESCRIPTORS } else { PAGE };
+        let (pages, stream) = mpsc::channel(1);
+        let service = self.clone();
+        tokio::spawn(async move {
+            while left > 0 {
+                let want = page.min(usize::try_from(left).unwrap_or(usize::MAX));
+                let entries = service
+                    .read(move |service| {
+                        service.store.list(after, want).map_err(|error| service.status(error))
+                    })
+                    .await;
+                let last_page = entries.as_ref().is_ok_and(|entries| entries.len() < want);
+                let failed = entries.is_err();
+                if let Ok(entries) = &entries {
+                    after = entries.last().map(|entry| entry.id);
+                    left -= entries.len() as u64;
+                }
+                let message = entries.map(|entries| ListChunksResponse {
+                    chunks: entries.into_iter().map(|entry| listed(entry, with_descriptors)).collect(),
+                });
+                // An empty page says nothing, and a caller that is gone wants no more.
+                let silent = message.as_ref().is_ok_and(|page| page.chunks.is_empty());
+                if silent || pages.send(message).await.is_err() || last_page || failed {
+                    return;
+                }
+            }
+        });
+        Ok(Box::pin(ReceiverStream::new(stream)))
+    }
+}
+
+fn listed(entry: Entry, with_descriptors: bool) -> ChunkEntry {
+    ChunkEntry {
+        chunk_id: chunk_id_bytes(&entry.id),
+        length: entry.length.get(),
+        generation: Some(entry.generation.into()),
+        quarantined: entry.quarantined,
+        descriptors: if with_descriptors { entry.descriptors } else { Vec::new() },
+    }
+}
+
+/// Slices as ranges. Whether they lie within the chunk is seen once its length is known.
+fn ranges(slices: &[Slice]) -> Result<Vec<Range<u64>>, Status> {
+    if slices.len() > SLICES_MAX {
+        return Err(Status::invalid_argument(format!("at most {SLICES_MAX} slices fit one request")));
+    }
+    let range = |slice: &Slice| {
+        let end = slice.offset.checked_add(slice.length).filter(|_| slice.length > 0);
+        end.map(|end| slice.offset..end)
+            .ok_or_else(|| Status::invalid_argument("a slice is empty or too long"))
+    };
+    slices.iter().map(range).collect()
+}
+
+/// The node's clock: evidence in receipts and signatures, never a decision.
+pub(crate) fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,482 @@
+//! The one thread that writes: it gathers the requests that wait and makes them durable with one synced batch.
+//!
+//! Being alone, it decides on what is there without locks, and its sums are exact. Nothing is acknowledged before the
+//! sync. A failed write is final: what the disk kept of it is unknown and a later sync that succeeds proves nothing
+//! about it, so no more writes are taken until the process starts anew and RocksDB has read its log back. Only a full
+//! disk is no failure: RocksDB recovers from it by itself (its file manager polls the free space, flushes to a new log
+//! and clears the error), and meanwhile stores are refused with [`Error::Full`].
+
+use std::collections::{HashMap, HashSet};
+#[cfg(test)]
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cyxcloud_core::{ByteCount, ChunkId, Generation};
+use rocksdb::{BoundColumnFamily, DB, WriteBatch, WriteOptions};
+use tracing::{error, info, warn};
+
+use super::life::Life;
+use super::record::{Account, Meta};
+use super::rocks::{ACCOUNT, BYTES, CHUNKS, quarantine_key};
+use super::space::{HEADROOM, Space};
+use super::{Condition, Deleted, Error, Result, Stored, Usage};
+
+/// A batch ends at this many bytes: about what a small node's memtable holds in half.
+const BATCH_BYTES_MAX: u64 = 8 << 20;
+const BATCH_REQUESTS_MAX: usize = 256;
+/// How often a delete is tried on a full disk, and how long apart: RocksDB looks for space every 5 s.
+const DELETE_TRIES: u32 = 24;
+const DELETE_PAUSE: Duration = Duration::from_millis(500);
+/// So many bytes deleted are worth reclaiming from the disk.
+const RECLAIM_BYTES: u64 = 1 << 30;
+
+/// One request, and where its answer goes.
+pub(crate) enum Request {
+    Put {
+        id: ChunkId,
+        bytes: Bytes,
+        descriptor: Bytes,
+        intact: bool,
+        reply: SyncSender<Result<Stored>>,
+    },
+    Delete {
+        id: ChunkId,
+        generation: Generation,
+        reply: SyncSender<Result<Deleted>>,
+    },
+    /// Only if this is still the generation held: a newer one has healed it.
+    Quarantine {
+        id: ChunkId,
+        generation: Generation,
+        reply: SyncSender<Result<()>>,
+    },
+}
+
+impl Request {
+    fn weight(&self) -> u64 {
+        match self {
+            Self::Put { bytes, .. } => bytes.len() as u64 + 512,
+            Self::Delete { .. } | Self::Quarantine { .. } => 512,
+        }
+    }
+
+    /// Whether it needs no space to speak of.
+    fn frees(&self) -> bool {
+        match self {
+            Self::Put { .. } => false,
+            Self::Delete { .. } | Self::Quarantine { .. } => true,
+        }
+    }
+
+    fn refuse(self, reason: &str) {
+        let error = Error::ReadOnly { reason: reason.to_owned() };
+        match self {
+            Self::Put { reply, .. } => drop(reply.send(Err(error))),
+            Self::Delete { reply, .. } => drop(reply.send(Err(error))),
+            Self::Quarantine { reply, .. } => drop(reply.send(Err(error))),
+        }
+    }
+}
+
+/// An answer that waits for the sync.
+enum Answer {
+    Put(SyncSender<Result<Stored>>, Stored),
+    Delete(SyncSender<Result<Deleted>>, Deleted),
+    Quarantine(SyncSender<Result<()>>),
+}
+
+impl Answer {
+    /// Whoever asked may have gone; the write stands all the same.
+    fn good(self) {
+        match self {
+            Self::Put(reply, stored) => drop(reply.send(Ok(stored))),
+            Self::Delete(reply, deleted) => drop(reply.send(Ok(deleted))),
+            Self::Quarantine(reply) => drop(reply.send(Ok(()))),
+        }
+    }
+
+    fn bad(self, error: Error) {
+        match self {
+            Self::Put(reply, _) => drop(reply.send(Err(error))),
+            Self::Delete(reply, _) => drop(reply.send(Err(error))),
+            Self::Quarantine(reply) => drop(reply.send(Err(error))),
+        }
+    }
+}
+
+/// What the writer tells the readers.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) allocatable: ByteCount,
+    pub(crate) space: Space,
+    pub(crate) used: AtomicU64,
+    pub(crate) chunks: AtomicU64,
+    pub(crate) syncs: AtomicU64,
+    /// Why no more writes are taken.
+    pub(crate) failed: OnceLock<String>,
+    pub(crate) full: AtomicBool,
+    pub(crate) quarantined: RwLock<HashSet<ChunkId>>,
+    /// Bytes deleted since space was last reclaimed.
+    pub(crate) garbage: AtomicU64,
+    #[cfg(test)]
+    pub(crate) fault: Mutex<Option<&'static str>>,
+}
+
+impl Shared {
+    pub(crate) fn new(allocatable: ByteCount, space: Space, account: &Account) -> Self {
+        Self {
+            allocatable,
+            space,
+            used: AtomicU64::new(account.used.get()),
+            chunks: AtomicU64::new(account.chunks),
+            syncs: AtomicU64::new(0),
+            failed: OnceLock::new(),
+            full: AtomicBool::new(false),
+            quarantined: RwLock::default(),
+            garbage: AtomicU64::new(0),
+            #[cfg(test)]
+            fault: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        let used = ByteCount::bytes(self.used.load(Ordering::Relaxed));
+        let offered = self.allocatable.saturating_sub(used);
+        Usage {
+            used,
+            chunks: self.chunks.load(Ordering::Relaxed),
+            available: offered.min(self.space.free().saturating_sub(HEADROOM)),
+            syncs: self.syncs.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) fn condition(&self) -> Condition {
+        if let Some(reason) = self.failed.get() {
+            return Condition::ReadOnly(reason.clone());
+        }
+        let full = self.full.load(Ordering::Relaxed) || self.usage().available == ByteCount::ZERO;
+        if full { Condition::Full } else { Condition::Writable }
+    }
+
+    pub(crate) fn is_quarantined(&self, id: &ChunkId) -> bool {
+        self.quarantined.read().unwrap_or_else(PoisonError::into_inner).contains(id)
+    }
+
+    pub(crate) fn set_quarantined(&self, id: ChunkId, quarantined: bool) {
+        let mut set = self.quarantined.write().unwrap_or_else(PoisonError::into_inner);
+        if quarantined {
+            set.insert(id)
+        } else {
+            set.remove(&id)
+        };
+    }
+
+    /// Whether it is time to make RocksDB drop what was deleted: a lot of it, or all there is when the disk is full.
+    fn should_reclaim(&self) -> bool {
+        let garbage = self.garbage.load(Ordering::Relaxed);
+        let worth = RECLAIM_BYTES.min(self.allocatable.get() / 10).max(16 << 20);
+        garbage > worth || (garbage > 0 && self.space.free() < HEADROOM + HEADROOM)
+    }
+}
+
+/// The writer's own state.
+pub(crate) struct Committer {
+    pub(crate) db: Arc<DB>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) life: Life,
+    pub(crate) account: Account,
+    /// Asked to reclaim space; another thread does it.
+    pub(crate) reclaim: SyncSender<()>,
+}
+
+/// What one batch is going to change, beside the batch itself.
+struct Draft {
+    batch: WriteBatch,
+    account: Account,
+    /// Chunks as they will be; `None` is deleted.
+    after: HashMap<ChunkId, Option<Meta>>,
+    /// Chunks whose bytes this batch already carries.
+    carried: HashSet<ChunkId>,
+    answers: Vec<Answer>,
+    garbage: u64,
+    /// How much of the disk it takes: once in the log and once in a table.
+    weight: u64,
+}
+
+impl Committer {
+    /// Works until all senders are gone; then everything that was asked has been answered.
+    pub(crate) fn run(mut self, requests: &Receiver<Request>) {
+        let mut left_over = None;
+        while let Some(first) = left_over.take().or_else(|| requests.recv().ok()) {
+            let frees = first.frees();
+            let mut weight = first.weight();
+            let mut gathered = vec![first];
+            while weight < BATCH_BYTES_MAX && gathered.len() < BATCH_REQUESTS_MAX {
+                let Ok(next) = requests.try_recv() else { break };
+                // What frees space is never in one batch with what takes it: a full disk refuses only the latter.
+                if next.frees() != frees {
+                    left_over = Some(next);
+                    break;
+                }
+                weight += next.weight();
+                gathered.push(next);
+            }
+            self.commit(gathered, frees);
+        }
+        if self.shared.failed.get().is_none()
+            && let Err(error) = self.life.settle(self.account.counter)
+        {
+            warn!(%error, "could not write the counter down at the end");
+        }
+    }
+
+    fn commit(&mut self, requests: Vec<Request>, frees: bool) {
+        if let Some(reason) = self.shared.failed.get() {
+            return requests.into_iter().for_each(|request| request.refuse(reason));
+        }
+        let mut draft = Draft {
+            batch: WriteBatch::default(),
+            account: self.account,
+            after: HashMap::new(),
+            carried: HashSet::new(),
+            answers: Vec::new(),
+            garbage: 0,
+            weight: 0,
+        };
+        for request in requests {
+            self.plan(&mut draft, request);
+        }
+        if draft.answers.is_empty() {
+            return;
+        }
+        self.write(draft, frees);
+        if self.shared.should_reclaim() {
+            // Full means that it has been asked already.
+            let _ = self.reclaim.try_send(());
+        }
+    }
+
+    /// Adds one request to the batch, or answers it at once.
+    fn plan(&mut self, draft: &mut Draft, request: Request) {
+        match request {
+            Request::Put { id, bytes, descriptor, intact, reply } => {
+                match self.plan_put(draft, id, &bytes, &descriptor, intact) {
+                    Ok(stored) => draft.answers.push(Answer::Put(reply, stored)),
+                    Err(error) => drop(reply.send(Err(error))),
+                }
+            }
+            Request::Delete { id, generation, reply } => match self.plan_delete(draft, id, generation) {
+                Ok(Deleted::Gone) => draft.answers.push(Answer::Delete(reply, Deleted::Gone)),
+                done => drop(reply.send(done)),
+            },
+            Request::Quarantine { id, generation, reply } => {
+                match self.plan_quarantine(draft, id, generation) {
+                    Ok(true) => draft.answers.push(Answer::Quarantine(reply)),
+                    done => drop(reply.send(done.map(|_| ()))),
+                }
+            }
+        }
+    }
+
+    fn held(&self, draft: &Draft, id: ChunkId) -> Result<Option<Meta>> {
+        match draft.after.get(&id) {
+            Some(meta) => Ok(meta.clone()),
+            None => read_meta(&self.db, id),
+        }
+    }
+
+    fn plan_put(
+        &mut self,
+        draft: &mut Draft,
+        id: ChunkId,
+        bytes: &Bytes,
+        descriptor: &Bytes,
+        intact: bool,
+    ) -> Result<Stored> {
+        let held = self.held(draft, id)?;
+        let length = ByteCount::bytes(bytes.len() as u64);
+        let existed = held.as_ref().is_some_and(|meta| !meta.quarantined);
+        let carry = !(existed && (intact || draft.carried.contains(&id)));
+        if held.is_none() && draft.account.used + length > self.shared.allocatable {
+            return Err(super::full(self.shared.allocatable, draft.account.used, length));
+        }
+        if carry {
+            self.disk_has(draft.weight + 2 * length.get())?;
+        }
+        let counter = self.life.next(self.account.counter).map_err(|error| self.lease_failed(error))?;
+        let generation = Generation { incarnation: self.life.incarnation(), counter };
+        draft.account.counter = counter;
+        let mut meta = match held {
+            Some(meta) => Meta { generation, quarantined: false, ..meta },
+            None => {
+                draft.account.add(length);
+                Meta::new(length, generation)
+            }
+        };
+        meta.remember(descriptor);
+        if carry {
+            draft.batch.put_cf(&cf(&self.db, BYTES), id.as_bytes(), bytes);
+            draft.batch.delete(quarantine_key(&id));
+            draft.carried.insert(id);
+            draft.weight += 2 * length.get();
+        }
+        draft.batch.put_cf(&cf(&self.db, CHUNKS), id.as_bytes(), meta.encode());
+        draft.after.insert(id, Some(meta));
+        Ok(Stored { generation, existed })
+    }
+
+    fn plan_delete(&self, draft: &mut Draft, id: ChunkId, generation: Generation) -> Result<Deleted> {
+        let Some(held) = self.held(draft, id)? else { return Ok(Deleted::Absent) };
+        if !held.may_be_deleted_by(generation) {
+            return Ok(Deleted::KeptNewer(held.generation));
+        }
+        draft.batch.delete_cf(&cf(&self.db, BYTES), id.as_bytes());
+        draft.batch.delete_cf(&cf(&self.db, CHUNKS), id.as_bytes());
+        draft.batch.delete(quarantine_key(&id));
+        draft.account.remove(held.length);
+        draft.garbage += held.length.get();
+        draft.carried.remove(&id);
+        draft.after.insert(id, None);
+        Ok(Deleted::Gone)
+    }
+
+    fn plan_quarantine(&self, draft: &mut Draft, id: ChunkId, generation: Generation) -> Result<bool> {
+        match self.held(draft, id)? {
+            Some(held) if held.generation == generation && !held.quarantined => {
+                let meta = Meta { quarantined: true, ..held };
+                draft.batch.put_cf(&cf(&self.db, CHUNKS), id.as_bytes(), meta.encode());
+                draft.batch.put(quarantine_key(&id), []);
+                draft.after.insert(id, Some(meta));
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn disk_has(&self, more: u64) -> Result<()> {
+        let free = self.shared.space.free();
+        if free < HEADROOM + ByteCount::bytes(more) {
+            self.shared.full.store(true, Ordering::Relaxed);
+            return Err(Error::Full {
+                why: format!("the disk has {free} left, and {HEADROOM} must stay free"),
+            });
+        }
+        Ok(())
+    }
+
+    fn lease_failed(&self, error: std::io::Error) -> Error {
+        if error.kind() == std::io::ErrorKind::StorageFull {
+            self.shared.full.store(true, Ordering::Relaxed);
+            return Error::Full { why: error.to_string() };
+        }
+        self.fail(format!("could not lease generations: {error}"))
+    }
+
+    fn fail(&self, reason: String) -> Error {
+        error!(%reason, "a write failed, so this node takes no more of them");
+        let reason = self.shared.failed.get_or_init(|| reason).clone();
+        Error::ReadOnly { reason }
+    }
+
+    fn write(&mut self, draft: Draft, frees: bool) {
+        let Draft { mut batch, account, after, answers, garbage, .. } = draft;
+        // A lease that failed half-way through the planning failed the whole batch.
+        if let Some(reason) = self.shared.failed.get() {
+            let refuse = |answer: Answer| answer.bad(Error::ReadOnly { reason: reason.clone() });
+            return answers.into_iter().for_each(refuse);
+        }
+        batch.put(ACCOUNT, account.encode());
+        let again = frees.then(|| batch.data().to_vec());
+        match self.sync(batch) {
+            Ok(()) => self.acknowledge(account, after, answers, garbage),
+            Err(reason) if is_full(&reason) => {
+                self.out_of_space(&reason);
+                if again.is_some_and(|batch| self.retry(&batch)) {
+                    return self.acknowledge(account, after, answers, garbage);
+                }
+                answers.into_iter().for_each(|answer| answer.bad(Error::Full { why: reason.clone() }));
+            }
+            Err(reason) => {
+                self.fail(reason.clone());
+                answers.into_iter().for_each(|answer| answer.bad(Error::ReadOnly { reason: reason.clone() }));
+            }
+        }
+    }
+
+    /// Writes and syncs one batch. An error is RocksDB's own words: it tells a full disk from a broken one no other way.
+    fn sync(&self, batch: WriteBatch) -> std::result::Result<(), String> {
+        #[cfg(test)]
+        if let Some(fault) = *self.shared.fault.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Err(fault.to_owned());
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        self.db.write_opt(batch, &options).map_err(rocksdb::Error::into_string)
+    }
+
+    fn acknowledge(
+        &mut self,
+        account: Account,
+        after: HashMap<ChunkId, Option<Meta>>,
+        answers: Vec<Answer>,
+        garbage: u64,
+    ) {
+        self.account = account;
+        self.shared.used.store(account.used.get(), Ordering::Relaxed);
+        self.shared.chunks.store(account.chunks, Ordering::Relaxed);
+        self.shared.syncs.fetch_add(1, Ordering::Relaxed);
+        self.shared.garbage.fetch_add(garbage, Ordering::Relaxed);
+        if self.shared.full.swap(false, Ordering::Relaxed) {
+            info!("the disk takes writes again");
+            // Best effort; the next time it is needed it may not be there.
+            let _ = self.shared.space.keep_reserve();
+        }
+        for (id, meta) in after {
+            self.shared.set_quarantined(id, meta.is_some_and(|meta| meta.quarantined));
+        }
+        // Before any answer: whoever is told of a store must find it missing if it is ever missing.
+        if let Err(error) = self.life.acknowledge(account.counter) {
+            warn!(%error, "could not note how far stores were acknowledged");
+        }
+        answers.into_iter().for_each(Answer::good);
+    }
+
+    fn out_of_space(&self, reason: &str) {
+        self.shared.space.give_up_reserve();
+        if !self.shared.full.swap(true, Ordering::Relaxed) {
+            warn!(%reason, "the disk is full, so stores are refused until there is space");
+        }
+    }
+
+    /// Tries a batch that only frees space until RocksDB has recovered. Writing it twice does no harm: deletes are
+    /// idempotent and the account holds sums, not differences.
+    fn retry(&self, batch: &[u8]) -> bool {
+        (0..DELETE_TRIES).any(|_| {
+            std::thread::sleep(DELETE_PAUSE);
+            self.sync(WriteBatch::from_data(batch)).is_ok()
+        })
+    }
+}
+
+/// Whether RocksDB's words are those of a full disk.
+pub(crate) fn is_full(reason: &str) -> bool {
+    reason.contains("No space left on device")
+}
+
+/// What is known of a chunk, from the database. A record that cannot be read is damage that nobody expected: it is an
+/// error here, and never taken for an absent chunk.
+pub(crate) fn read_meta(db: &DB, id: ChunkId) -> Result<Option<Meta>> {
+    let doing = "read what is known of a chunk";
+    let found = db.get_pinned_cf(&cf(db, CHUNKS), id.as_bytes()).map_err(|error| Error::io(doing, error))?;
+    let damaged = || Error::io(doing, std::io::Error::other(format!("the record of chunk {id} is damaged")));
+    found.map(|bytes| Meta::decode(&bytes).ok_or_else(damaged)).transpose()
+}
+
+/// A column family that `open` made sure of.
+pub(crate) fn cf<'a>(db: &'a DB, name: &str) -> Arc<BoundColumnFamily<'a>> {
+    db.cf_handle(name).expect("opened with all column families")
+}

@@ -1,0 +1,5 @@
+//! A whole node from outside: real servers on loopback, a stand-in for the gateway, restarts in between.
+
+mod cluster;
+mod membership;
+mod services;
