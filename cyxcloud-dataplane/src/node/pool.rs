@@ -1,0 +1,377 @@
+//! The pool of node connections and the calls that are made on them.
+//!
+//! What comes back was checked: a chunk hashes to its id, slices lead to it, a receipt is signed by the node's own key. Every
+//! outcome is remembered with the node. Not here: which node is asked for what (`write`, `read`).
+
+use std::ops::Range;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use cyxcloud_core::address::AddressPolicy;
+use cyxcloud_core::proof;
+use cyxcloud_core::receipt::Receipt;
+use cyxcloud_core::{ByteCount, ChunkId, Generation, NodeId};
+use cyxcloud_metadata::model::Node;
+use cyxcloud_proto::convert::{self, FieldError};
+use cyxcloud_proto::node as wire;
+use cyxcloud_proto::node::chunk_service_client::ChunkServiceClient;
+use futures::{Stream, StreamExt, TryStreamExt};
+use prost::Message;
+use tonic::Status;
+use tonic::transport::Channel;
+use tracing::debug;
+
+use super::connect;
+use super::raw::{self, Pieces};
+use super::view::{NodeClient, View};
+use crate::config::Config;
+use crate::cpu::Cpu;
+use crate::error::NodeError;
+use crate::latency::LatencyBySize;
+use crate::metrics::Metrics;
+
+const STORE_CHUNK: &str = "/cyxcloud.node.v1.ChunkService/StoreChunk";
+const GET_CHUNK: &str = "/cyxcloud.node.v1.ChunkService/GetChunk";
+/// Room for what surrounds a chunk in an answer.
+const ENVELOPE: usize = 1024;
+
+/// Connections to all nodes that are known, one each, made when first used.
+#[derive(Debug)]
+pub struct NodePool {
+    view: RwLock<Arc<View>>,
+    policy: Arc<AddressPolicy>,
+    config: Config,
+    cpu: Cpu,
+    pub(crate) metrics: Metrics,
+    pub(crate) store_times: LatencyBySize,
+    pub(crate) fetch_times: LatencyBySize,
+}
+
+/// One entry of a node's inventory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedChunk {
+    /// Which.
+    pub chunk: ChunkId,
+    /// Its length, as the node says.
+    pub length: ByteCount,
+    /// The newest generation.
+    pub generation: Generation,
+    /// Whether the node found it corrupt and holds it back.
+    pub quarantined: bool,
+    /// Sealed descriptors, if they were asked for.
+    pub descriptors: Vec<Bytes>,
+}
+
+/// What became of a delete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deleted {
+    /// It was held and is gone.
+    Gone,
+    /// It was not held.
+    Absent,
+    /// A newer counter or another incarnation is held and was kept.
+    KeptNewer,
+}
+
+impl NodePool {
+    pub(crate) fn new(config: Config, policy: AddressPolicy, cpu: Cpu, metrics: Metrics) -> Self {
+        Self {
+            view: RwLock::default(),
+            policy: Arc::new(policy),
+            config,
+            cpu,
+            metrics,
+            store_times: LatencyBySize::default(),
+            fetch_times: LatencyBySize::default(),
+        }
+    }
+
+    /// Takes over a new list of nodes.
+    pub(crate) fn update(&self, nodes: &[Node]) {
+        let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        *view = Arc::new(view.next(nodes, self.config.headroom));
+    }
+
+    /// The nodes as they are known now.
+    pub(crate) fn view(&self) -> Arc<View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Stores a chunk and answers with the node's receipt, which was verified.
+    pub async fn store_chunk(
+        &self,
+        node: NodeId,
+        chunk: ChunkId,
+        data: Bytes,
+        descriptor: Bytes,
+    ) -> Result<Receipt, NodeError> {
+        let began = Instant::now();
+        let length = data.len();
+        let client = self.client(node)?;
+        let request = wire::StoreChunkRequest {
+            chunk_id: convert::chunk_id_bytes(&chunk),
+            data: Bytes::new(),
+            descriptor,
+            token: Bytes::new(),
+        };
+        let timeout = self.config.write_timeout;
+        let answer = match self.channel(&client) {
+            Ok(channel) => raw::unary(&channel, STORE_CHUNK, &request, Some((2, data)), ENVELOPE, timeout)
+                .await
+                .map_err(|status| NodeError::from_status(&status)),
+            Err(error) => Err(error),
+        };
+        let receipt = answer.and_then(|answer| receipt_of(answer, &client, &chunk, length));
+        self.note(&client, "store", &receipt);
+        if receipt.is_ok() {
+            self.metrics.stores.inc();
+            self.store_times.of(length).record(began.elapsed());
+        }
+        receipt
+    }
+
+    /// Fetches a chunk of this length and checks it against its id.
+    pub async fn get_chunk(&self, node: NodeId, chunk: ChunkId, length: ByteCount) -> Result<Bytes, NodeError> {
+        self.fetch(node, chunk, length.as_usize()).await.map(Pieces::into_bytes)
+    }
+
+    pub(crate) async fn fetch(&self, node: NodeId, chunk: ChunkId, length: usize) -> Result<Pieces, NodeError> {
+        let began = Instant::now();
+        let client = self.client(node)?;
+        let fetched = match self.get(&client, &chunk, &[], length + ENVELOPE).await {
+            Ok(answer) => self.check_chunk(answer, chunk, length).await,
+            Err(error) => Err(error),
+        };
+        self.note(&client, "get", &fetched);
+        if fetched.is_ok() {
+            self.metrics.fetches.inc();
+            self.fetch_times.of(length).record(began.elapsed());
+        }
+        fetched
+    }
+
+    /// Fetches slices of a chunk of this length and verifies that they belong to it. In the order asked for.
+    pub async fn get_slices(
+        &self,
+        node: NodeId,
+        chunk: ChunkId,
+        length: ByteCount,
+        slices: &[Range<u64>],
+    ) -> Result<Vec<Bytes>, NodeError> {
+        let began = Instant::now();
+        let client = self.client(node)?;
+        let wanted: usize = slices.iter().map(|slice| slice.end.saturating_sub(slice.start) as usize).sum();
+        // A slice grows to whole groups of 16 KiB at both ends, the last group comes too, and the paths are 64 bytes a step.
+        let limit = wanted + (slices.len() + 1) * (40 << 10) + ENVELOPE;
+        let verified = self.get(&client, &chunk, slices, limit).await.and_then(|answer| {
+            let proof = raw::bytes_field(answer, 2).map_err(|status| NodeError::from_status(&status))?.into_bytes();
+            proof::verify(&chunk, length.get(), slices, &proof).map_err(|_| NodeError::Corrupt)
+        });
+        self.note(&client, "slice", &verified);
+        if verified.is_ok() {
+            self.metrics.fetches.inc();
+            self.fetch_times.of(wanted).record(began.elapsed());
+        }
+        verified
+    }
+
+    /// Asks the node to forget one generation of a chunk, or an older one of the same incarnation.
+    pub async fn delete_chunk(
+        &self,
+        node: NodeId,
+        chunk: ChunkId,
+        generation: Generation,
+    ) -> Result<Deleted, NodeError> {
+        use wire::delete_chunk_response::Outcome;
+        let request = wire::DeleteChunkRequest {
+            chunk_id: convert::chunk_id_bytes(&chunk),
+            generation: Some(generation.into()),
+            token: Bytes::new(),
+        };
+        let client = self.client(node)?;
+        let mut service = self.service(&client)?;
+        let answer = with_timeout(self.config.write_timeout, service.delete_chunk(request)).await;
+        let deleted = answer.and_then(|answer| match answer.outcome() {
+            Outcome::Deleted => Ok(Deleted::Gone),
+            Outcome::Absent => Ok(Deleted::Absent),
+            Outcome::KeptNewer => Ok(Deleted::KeptNewer),
+            Outcome::Unspecified => {
+                let got = answer.outcome.to_string();
+                Err(malformed(FieldError { field: "outcome", want: "an outcome", got }))
+            }
+        });
+        self.note(&client, "delete", &deleted);
+        deleted
+    }
+
+    /// Length and newest generation of a chunk, if the node says that it holds it.
+    pub async fn has_chunk(
+        &self,
+        node: NodeId,
+        chunk: ChunkId,
+    ) -> Result<Option<(ByteCount, Generation)>, NodeError> {
+        let request = wire::HasChunkRequest { chunk_id: convert::chunk_id_bytes(&chunk), token: Bytes::new() };
+        let client = self.client(node)?;
+        let mut service = self.service(&client)?;
+        let answer = with_timeout(self.config.read_timeout, service.has_chunk(request)).await;
+        let held = answer.and_then(|answer| {
+            if !answer.held {
+                return Ok(None);
+            }
+            let generation = convert::required("generation", answer.generation).and_then(Generation::try_from);
+            Ok(Some((ByteCount::bytes(answer.length), generation.map_err(malformed)?)))
+        });
+        self.note(&client, "has", &held);
+        held
+    }
+
+    /// The node's inventory after `after`, in ascending order of id, at most `limit` entries (0: all).
+    pub async fn list_chunks(
+        &self,
+        node: NodeId,
+        after: Option<ChunkId>,
+        limit: u64,
+        with_descriptors: bool,
+    ) -> Result<impl Stream<Item = Result<ListedChunk, NodeError>> + Send + 'static, NodeError> {
+        let request = wire::ListChunksRequest {
+            after: after.as_ref().map(convert::chunk_id_bytes).unwrap_or_default(),
+            limit,
+            with_descriptors,
+            token: Bytes::new(),
+        };
+        let client = self.client(node)?;
+        let mut service = self.service(&client)?;
+        let pages = with_timeout(self.config.read_timeout, service.list_chunks(request)).await;
+        self.note(&client, "list", &pages);
+        let entries = pages?
+            .map_err(|status| NodeError::from_status(&status))
+            .map_ok(|page| futures::stream::iter(page.chunks.into_iter().map(|entry| listed(entry).map_err(malformed))))
+            .try_flatten();
+        Ok(entries.boxed())
+    }
+
+    fn client(&self, node: NodeId) -> Result<Arc<NodeClient>, NodeError> {
+        self.view().nodes.get(&node).map(|node| node.client.clone()).ok_or(NodeError::Unknown(node))
+    }
+
+    fn channel(&self, client: &NodeClient) -> Result<Channel, NodeError> {
+        if let Some(channel) = client.channel.get() {
+            return Ok(channel.clone());
+        }
+        let fresh = connect::channel(&client.address, self.policy.clone(), self.config.connect_timeout)?;
+        Ok(client.channel.get_or_init(|| fresh).clone())
+    }
+
+    /// The generated client, for calls that move little.
+    fn service(&self, client: &NodeClient) -> Result<ChunkServiceClient<Channel>, NodeError> {
+        Ok(ChunkServiceClient::new(self.channel(client)?)
+            .max_decoding_message_size(cyxcloud_proto::MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(cyxcloud_proto::MESSAGE_BYTES_MAX))
+    }
+
+    async fn get(
+        &self,
+        client: &NodeClient,
+        chunk: &ChunkId,
+        slices: &[Range<u64>],
+        limit: usize,
+    ) -> Result<Pieces, NodeError> {
+        let request = wire::GetChunkRequest {
+            chunk_id: convert::chunk_id_bytes(chunk),
+            slices: slices
+                .iter()
+                .map(|slice| wire::Slice { offset: slice.start, length: slice.end.saturating_sub(slice.start) })
+                .collect(),
+            token: Bytes::new(),
+        };
+        let channel = self.channel(client)?;
+        raw::unary(&channel, GET_CHUNK, &request, None, limit, self.config.read_timeout)
+            .await
+            .map_err(|status| NodeError::from_status(&status))
+    }
+
+    async fn check_chunk(&self, answer: Pieces, chunk: ChunkId, length: usize) -> Result<Pieces, NodeError> {
+        let data = raw::bytes_field(answer, 1).map_err(|status| NodeError::from_status(&status))?;
+        if data.len() != length {
+            return Err(NodeError::Corrupt);
+        }
+        let check = move || {
+            let mut hasher = blake3::Hasher::new();
+            data.iter().for_each(|piece| {
+                hasher.update(piece);
+            });
+            (hasher.finalize().as_bytes() == chunk.as_bytes()).then_some(data).ok_or(NodeError::Corrupt)
+        };
+        // A shard of usual size takes 70 µs, less than it takes to hand it over and to wait for it.
+        if length <= 1 << 20 { check() } else { self.cpu.run(length, check).await }
+    }
+
+    /// Remembers how a call went.
+    fn note<T>(&self, client: &NodeClient, operation: &'static str, outcome: &Result<T, NodeError>) {
+        let Err(error) = outcome else { return client.health.succeeded() };
+        self.metrics.failures.with_label_values(&[operation, error.reason()]).inc();
+        debug!(node = %client.id, operation, %error, "call to node failed");
+        match error {
+            NodeError::Full => client.health.full(),
+            // It answered well enough; it just does not have it.
+            NodeError::Missing => {}
+            NodeError::Unknown(_)
+            | NodeError::BadAddress { .. }
+            | NodeError::TimedOut
+            | NodeError::Corrupt
+            | NodeError::BadReceipt(_)
+            | NodeError::Status { .. } => client.health.failed(self.config.penalty),
+        }
+    }
+
+    /// Remembers that a node kept us waiting.
+    pub(crate) fn note_late(&self, node: NodeId) {
+        if let Ok(client) = self.client(node) {
+            client.health.failed(self.config.penalty);
+        }
+    }
+}
+
+async fn with_timeout<T>(
+    timeout: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, NodeError> {
+    match tokio::time::timeout(timeout, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(NodeError::from_status(&status)),
+        Err(_) => Err(NodeError::TimedOut),
+    }
+}
+
+fn malformed(error: FieldError) -> NodeError {
+    NodeError::Status { code: tonic::Code::Internal, message: format!("the answer is malformed: {error}") }
+}
+
+fn listed(entry: wire::ChunkEntry) -> Result<ListedChunk, FieldError> {
+    Ok(ListedChunk {
+        chunk: convert::chunk_id("chunks.chunk_id", &entry.chunk_id)?,
+        length: ByteCount::bytes(entry.length),
+        generation: convert::required("chunks.generation", entry.generation)?.try_into()?,
+        quarantined: entry.quarantined,
+        descriptors: entry.descriptors,
+    })
+}
+
+/// The receipt in an answer to a store, if it says what it must and is signed by the node.
+fn receipt_of(
+    answer: Pieces,
+    client: &NodeClient,
+    chunk: &ChunkId,
+    length: usize,
+) -> Result<Receipt, NodeError> {
+    let answer = wire::StoreChunkResponse::decode(answer.into_bytes())
+        .map_err(|_| NodeError::BadReceipt("the answer is malformed"))?;
+    let receipt = answer.receipt.ok_or(NodeError::BadReceipt("there is none"))?;
+    let receipt = Receipt::try_from(receipt).map_err(|_| NodeError::BadReceipt("a field is malformed"))?;
+    if receipt.chunk != *chunk || receipt.length != ByteCount::bytes(length as u64) {
+        return Err(NodeError::BadReceipt("it is for something else"));
+    }
+    receipt.verify(&client.public_key).map_err(|_| NodeError::BadReceipt("the signature does not fit"))?;
+    Ok(receipt)
+}

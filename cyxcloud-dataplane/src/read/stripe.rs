@@ -1,0 +1,123 @@
+//! Reads what is asked for of one stripe.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cyxcloud_core::seal::{self, FRAME, OwnerSecret, SealError, TAG};
+use cyxcloud_metadata::model::{SegmentInfo, StripeLayout};
+use tokio::sync::Semaphore;
+use tracing::debug;
+
+use super::open::Sealed;
+use super::plan::{self, Work};
+use super::{Opened, fetch, open, ranged};
+use crate::Plane;
+use crate::budget::Permit;
+use crate::error::ReadError;
+
+/// Before a stripe is given up it is looked up again, for it may have moved, and asked for again after this pause.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// Small ranges that need their whole stripe after all hold more than their permit: at most so many at a time.
+static WITHOUT_PERMIT: Semaphore = Semaphore::const_new(2);
+
+/// Fetches, verifies and opens one piece of a read.
+pub(super) async fn open(
+    plane: Arc<Plane>,
+    secret: Arc<OwnerSecret>,
+    work: Work,
+    permit: Permit,
+) -> Result<Opened, ReadError> {
+    let (segment, layout, span) = match work {
+        Work::Inline { segment, span } => return inline(&secret, &segment, &span),
+        Work::Stripe { segment, layout, span } => (segment, layout, span),
+    };
+    plane.fresh_view().await?;
+    if !plan::is_small(&layout, &span) {
+        return whole(&plane, secret, &segment, layout, span, permit).await;
+    }
+    match ranged::read(&plane, &secret, &segment, &layout, span.clone(), permit).await {
+        Ok(opened) => Ok(opened),
+        Err(permit) => {
+            let _turn = WITHOUT_PERMIT.acquire().await;
+            whole(&plane, secret, &segment, layout, span, permit).await
+        }
+    }
+}
+
+/// Opens a segment that lives in its row.
+fn inline(secret: &OwnerSecret, segment: &SegmentInfo, span: &Range<usize>) -> Result<Opened, ReadError> {
+    let does_not_open = |source| ReadError::Sealed { segment: segment.id, stripe: 0, source };
+    let Some((plain_hash, sealed)) = &segment.inline else {
+        return Err(ReadError::Layout { segment: segment.id, detail: "its row holds no bytes" });
+    };
+    let plain_len = segment.length.as_usize();
+    let key = seal::StripeKey::derive(secret, plain_hash, segment.format);
+    let mut opened = sealed.to_vec();
+    seal::open_in_place(&key, &mut opened, plain_len).map_err(does_not_open)?;
+    let mut hasher = blake3::Hasher::new();
+    for frame in seal::plain_frames(plain_len) {
+        hasher.update(&opened[frame]);
+    }
+    if hasher.finalize().as_bytes() != plain_hash {
+        return Err(does_not_open(SealError::DoesNotOpen));
+    }
+    let opened = Bytes::from(opened);
+    let slices = (span.start / FRAME..span.end.div_ceil(FRAME))
+        .map(|frame| {
+            let shift = frame * TAG;
+            opened.slice(span.start.max(frame * FRAME) + shift..span.end.min((frame + 1) * FRAME) + shift)
+        })
+        .collect();
+    Ok(Opened { slices, hold: std::sync::Weak::new() })
+}
+
+/// Reads a whole stripe and hands out what is asked for of it.
+async fn whole(
+    plane: &Arc<Plane>,
+    secret: Arc<OwnerSecret>,
+    segment: &SegmentInfo,
+    mut layout: StripeLayout,
+    span: Range<usize>,
+    permit: Permit,
+) -> Result<Opened, ReadError> {
+    let stripe = layout.index;
+    let shards = match fetch::fetch(plane, segment, &layout).await {
+        Ok(shards) => shards,
+        Err(have) => {
+            debug!(segment = %segment.id, stripe, have, "stripe could not be read at first");
+            tokio::time::sleep(RETRY_PAUSE).await;
+            layout = look_up(plane, segment, stripe).await?;
+            let need = segment.geometry.data();
+            fetch::fetch(plane, segment, &layout).await.map_err(|have| {
+                let (segment, have) = (segment.id, have);
+                ReadError::Unreadable { segment, stripe, have, need }
+            })?
+        }
+    };
+    if shards.iter().any(|(shard, _)| segment.geometry.is_parity(*shard)) {
+        plane.metrics.reconstructs.inc();
+    }
+    let sealed = Sealed {
+        geometry: segment.geometry,
+        format: segment.format,
+        plain_hash: layout.plain_hash,
+        plain_len: layout.plain_len.as_usize(),
+        secret,
+    };
+    let buffers = plane.buffers.clone();
+    let opened = plane.cpu.run(layout.plain_len.as_usize(), move || sealed.whole(&buffers, shards)).await;
+    let buffer = opened.map_err(|source| ReadError::Sealed { segment: segment.id, stripe, source })?;
+    Ok(open::slices(buffer, 0, span, permit))
+}
+
+/// The stripe as it is recorded now.
+async fn look_up(plane: &Plane, segment: &SegmentInfo, stripe: u32) -> Result<StripeLayout, ReadError> {
+    let found = plane.metadata.stripes(segment.id, stripe..stripe + 1).await?;
+    let layout = found.into_iter().find(|layout| layout.index == stripe);
+    let layout = layout.ok_or(ReadError::Layout { segment: segment.id, detail: "a stripe is missing" })?;
+    plan::check(segment, &layout)?;
+    Ok(layout)
+}

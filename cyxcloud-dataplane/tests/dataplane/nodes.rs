@@ -1,0 +1,93 @@
+//! Calls to single nodes.
+
+use cyxcloud_core::{ByteCount, ChunkId, Generation, NodeId};
+use cyxcloud_dataplane::{Deleted, NodeError};
+use futures::TryStreamExt;
+
+use crate::cluster::{Cluster, random};
+use crate::fake::Fault;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_are_stored_found_listed_and_deleted() {
+    let cluster = Cluster::start(2).await;
+    let (pool, node) = (cluster.plane.nodes(), cluster.nodes[0].id);
+    let mut chunks = Vec::new();
+    for seed in 0..10 {
+        let data = random(100_000, seed);
+        let chunk = ChunkId::of(&data);
+        let receipt = pool.store_chunk(node, chunk, data.clone(), vec![7; 9].into()).await.expect("store");
+        let length = ByteCount::bytes(100_000);
+        assert_eq!(pool.get_chunk(node, chunk, length).await.expect("get"), data);
+        assert_eq!(pool.has_chunk(node, chunk).await.expect("has"), Some((length, receipt.generation)));
+        let slices = pool.get_slices(node, chunk, length, &[5..6, 70_000..100_000]).await.expect("slices");
+        assert!(slices[0] == data[5..6] && slices[1] == data[70_000..]);
+        chunks.push((chunk, receipt.generation));
+    }
+    chunks.sort_by_key(|(chunk, _)| *chunk);
+    let list = pool.list_chunks(node, None, 0, true).await.expect("list");
+    let listed: Vec<_> = list.try_collect().await.expect("list");
+    assert_eq!(listed.iter().map(|entry| (entry.chunk, entry.generation)).collect::<Vec<_>>(), chunks);
+    assert_eq!(listed[0].descriptors, [&[7; 9][..]]);
+    let list = pool.list_chunks(node, Some(chunks[2].0), 4, false).await.expect("list");
+    let listed: Vec<_> = list.try_collect().await.expect("list");
+    assert_eq!(listed.iter().map(|entry| entry.chunk).collect::<Vec<_>>(), chunks[3..7].iter().map(|c| c.0).collect::<Vec<_>>());
+
+    let (chunk, generation) = chunks[0];
+    let older = Generation { counter: generation.counter.saturating_sub(1).max(1), ..generation };
+    let other = Generation { incarnation: uuid::Uuid::from_bytes([9; 16]), ..generation };
+    assert_eq!(pool.delete_chunk(node, chunk, other).await.expect("delete"), Deleted::KeptNewer);
+    if older.counter < generation.counter {
+        assert_eq!(pool.delete_chunk(node, chunk, older).await.expect("delete"), Deleted::KeptNewer);
+    }
+    assert_eq!(pool.delete_chunk(node, chunk, generation).await.expect("delete"), Deleted::Gone);
+    assert_eq!(pool.delete_chunk(node, chunk, generation).await.expect("delete"), Deleted::Absent);
+    assert_eq!(pool.has_chunk(node, chunk).await.expect("has"), None);
+    let missing = pool.get_chunk(node, chunk, ByteCount::bytes(100_000)).await;
+    assert!(matches!(missing, Err(NodeError::Missing)), "{missing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lies_are_found_out() {
+    let cluster = Cluster::start(1).await;
+    let (pool, node) = (cluster.plane.nodes(), cluster.nodes[0].id);
+    let data = random(500_000, 1);
+    let (chunk, length) = (ChunkId::of(&data), ByteCount::bytes(500_000));
+    for fault in [Fault::OtherKey, Fault::OtherLength] {
+        cluster.nodes[0].fault(fault);
+        let stored = pool.store_chunk(node, chunk, data.clone(), Default::default()).await;
+        assert!(matches!(stored, Err(NodeError::BadReceipt(_))), "{fault:?}: {stored:?}");
+    }
+    for fault in [Fault::WrongBytes, Fault::ShortBytes, Fault::Rotten] {
+        cluster.nodes[0].fault(fault);
+        let whole = pool.get_chunk(node, chunk, length).await.map(|bytes| bytes.len());
+        assert!(matches!(whole, Err(NodeError::Corrupt)), "{fault:?}: {whole:?}");
+        let slice = pool.get_slices(node, chunk, length, &[240_000..260_000]).await.map(|slices| slices.len());
+        assert!(matches!(slice, Err(NodeError::Corrupt)), "{fault:?}: {slice:?}");
+    }
+    cluster.nodes[0].fault(Fault::LongBytes);
+    let whole = pool.get_chunk(node, chunk, length).await.map(|bytes| bytes.len());
+    assert!(matches!(whole, Err(NodeError::Status { .. })), "it is not even taken in: {whole:?}");
+    let unknown = pool.has_chunk(NodeId::from_random([77; 16]), chunk).await;
+    assert!(matches!(unknown, Err(NodeError::Unknown(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_comes_back_is_dialled_again() {
+    let mut cluster = Cluster::start(1).await;
+    let node = cluster.nodes[0].id;
+    let data = random(1000, 1);
+    let chunk = ChunkId::of(&data);
+    cluster.plane.nodes().store_chunk(node, chunk, data.clone(), Default::default()).await.expect("store");
+    cluster.nodes[0].kill();
+    cluster.plane.nodes().has_chunk(node, chunk).await.expect_err("it is gone");
+    cluster.nodes[0].restart();
+    let mut answer = cluster.plane.nodes().has_chunk(node, chunk).await;
+    for _ in 0..50 {
+        if answer.is_ok() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        answer = cluster.plane.nodes().has_chunk(node, chunk).await;
+    }
+    assert!(answer.expect("it is back").is_some());
+}
