@@ -1,1 +1,20 @@
+//! The gateway: S3 and REST over HTTP, node and data services over gRPC, and the watch over the nodes.
+//!
+//! A request comes in through [`serve`], is verified once in [`auth`] whatever its scheme, and reaches either [`s3`]
+//! (translation) or [`rest`]; both speak to [`objects`], which gives an upload or a read its meaning.
+//! [`nodes`] is the other side: registration, heartbeats, life cycle. The gateway keeps no state that a restart would miss.
 
+pub mod auth;
+pub mod body;
+pub mod config;
+pub mod data_service;
+pub mod ephemeral;
+pub mod nodes;
+pub mod objects;
+pub mod rest;
+pub mod run;
+pub mod s3;
+pub mod serve;
+
+pub use config::Config;
+pub use run::{Error, Listeners, Options, run};

@@ -1,0 +1,173 @@
+//! `info`: what the account uses, what a bucket holds, how safe an object is.
+
+use std::io::Write;
+
+use cyxcloud_core::ByteCount;
+use cyxcloud_core::sigv4::uri_encode;
+use serde_json::Value;
+
+use crate::client::Error;
+use crate::progress::printable;
+use crate::{Context, args, keys};
+
+pub(crate) async fn run(context: &Context, args: args::Info) -> anyhow::Result<()> {
+    let (path, show): (String, fn(&Value) -> Vec<String>) = match (&args.bucket, &args.key) {
+        (None, _) => ("/api/v1/account".to_owned(), account),
+        (Some(bucket), None) => {
+            let bucket = context.config.bucket(Some(bucket.clone()))?;
+            (format!("/api/v1/buckets/{}", uri_encode(bucket, true)), self::bucket)
+        }
+        (Some(bucket), Some(key)) => {
+            keys::check(key)?;
+            let bucket = context.config.bucket(Some(bucket.clone()))?;
+            let path =
+                format!("/api/v1/buckets/{}/objects/{}", uri_encode(bucket, true), uri_encode(key, false));
+            (path, object)
+        }
+    };
+    let info = tokio::select! {
+        biased;
+        () = context.interrupt.cancelled() => return Err(Error::Interrupted.into()),
+        info = context.client.get_json(&path) => info?,
+    };
+    let lines = if args.json { vec![serde_json::to_string_pretty(&info)?] } else { show(&info) };
+    let mut out = std::io::stdout().lock();
+    for line in lines {
+        writeln!(out, "{line}")?;
+    }
+    Ok(out.flush()?)
+}
+
+/// A field as people read it; what is absent shows as a dash.
+fn text(value: &Value, name: &str) -> String {
+    match value.get(name) {
+        None | Some(Value::Null) => "-".to_owned(),
+        Some(Value::String(text)) => printable(text),
+        Some(other) => printable(&other.to_string()),
+    }
+}
+
+fn bytes(value: &Value, name: &str) -> String {
+    match value.get(name).and_then(Value::as_u64) {
+        Some(n) if n < 1024 => ByteCount::bytes(n).to_string(),
+        Some(n) => format!("{} ({n} B)", ByteCount::bytes(n)),
+        None => "-".to_owned(),
+    }
+}
+
+fn row(name: &str, value: &str) -> String {
+    format!("{name:<14}{value}")
+}
+
+fn account(info: &Value) -> Vec<String> {
+    let quota = match info.get("storage_quota_bytes") {
+        None | Some(Value::Null) => "none".to_owned(),
+        Some(_) => bytes(info, "storage_quota_bytes"),
+    };
+    let mut lines = vec![
+        row("Account", &text(info, "username")),
+        row("Id", &text(info, "owner_id")),
+        row("Stored", &bytes(info, "storage_used_bytes")),
+        row("Objects", &text(info, "object_count")),
+        row("Quota", &quota),
+    ];
+    let buckets = info.get("buckets").and_then(Value::as_array).cloned().unwrap_or_default();
+    if buckets.is_empty() {
+        lines.push(row("Buckets", "none"));
+        return lines;
+    }
+    let width = buckets.iter().map(|bucket| text(bucket, "name").chars().count()).max().unwrap_or(0).max(6);
+    lines.push(String::new());
+    lines.push(format!(
+        "{:<width$}  {:>10}  {:>12}  {:<10}  CREATED",
+        "BUCKET", "OBJECTS", "STORED", "PROFILE"
+    ));
+    for bucket in &buckets {
+        let stored = bucket.get("storage_used_bytes").and_then(Value::as_u64).unwrap_or(0);
+        lines.push(format!(
+            "{:<width$}  {:>10}  {:>12}  {:<10}  {}",
+            text(bucket, "name"),
+            text(bucket, "object_count"),
+            ByteCount::bytes(stored).to_string(),
+            text(bucket, "profile"),
+            text(bucket, "created_at"),
+        ));
+    }
+    lines
+}
+
+fn bucket(info: &Value) -> Vec<String> {
+    vec![
+        row("Bucket", &text(info, "name")),
+        row("Stored", &bytes(info, "storage_used_bytes")),
+        row("Objects", &text(info, "object_count")),
+        row("Profile", &text(info, "profile")),
+        row("Created", &text(info, "created_at")),
+    ]
+}
+
+fn object(info: &Value) -> Vec<String> {
+    let losses = |name: &str| match info.get("tolerance").and_then(|tolerance| tolerance.get(name)?.as_u64())
+    {
+        Some(1) => "1 node".to_owned(),
+        Some(n) => format!("{n} nodes"),
+        None => "-".to_owned(),
+    };
+    vec![
+        row("Object", &format!("{}/{}", text(info, "bucket"), text(info, "key"))),
+        row("Size", &bytes(info, "size_bytes")),
+        row("ETag", text(info, "etag").trim_matches('"')),
+        row("Blake3 hash", &text(info, "content_hash")),
+        row("Type", &text(info, "content_type")),
+        row("Modified", &text(info, "modified_at")),
+        row("Geometry", &text(info, "geometry")),
+        row(
+            "Tolerance",
+            &format!("loss of {} when stored, of {} once repaired", losses("acknowledged"), losses("target")),
+        ),
+        row("Stripes of", &bytes(info, "stripe_size_bytes")),
+        row("Segments", &text(info, "segments")),
+        row("Chunks", &text(info, "chunk_count")),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_object_shows_how_safe_it_is() {
+        let info = json!({
+            "bucket": "b", "key": "k\u{1b}", "size_bytes": 5_242_880, "etag": "e", "content_hash": "h",
+            "content_type": null, "modified_at": "t", "geometry": "10+4",
+            "tolerance": {"acknowledged": 1, "target": 4}, "stripe_size_bytes": 4_194_304, "segments": 1, "chunk_count": 28,
+        });
+        let lines = object(&info);
+        assert_eq!(lines[0], "Object        b/k\\u{1b}");
+        assert_eq!(lines[1], "Size          5.0 MiB (5242880 B)");
+        assert!(
+            lines.contains(&"Tolerance     loss of 1 node when stored, of 4 nodes once repaired".to_owned())
+        );
+        assert!(lines.contains(&"Type          -".to_owned()));
+    }
+
+    #[test]
+    fn an_account_shows_its_buckets() {
+        let info = json!({
+            "owner_id": "o", "username": "root", "storage_used_bytes": 10, "object_count": 1, "storage_quota_bytes": null,
+            "buckets": [{"name": "photos", "created_at": "t", "storage_used_bytes": 10, "object_count": 1, "profile": "standard"}],
+        });
+        let lines = account(&info);
+        assert!(lines.contains(&"Quota         none".to_owned()));
+        assert_eq!(lines.last().map(String::as_str), Some("photos           1          10 B  standard    t"));
+        assert!(account(&json!({})).contains(&"Buckets       none".to_owned()));
+    }
+
+    #[test]
+    fn a_bucket_shows_its_totals() {
+        let info = json!({"name": "b", "storage_used_bytes": 2048, "object_count": 3, "profile": "open"});
+        assert_eq!(bucket(&info)[1], "Stored        2.0 KiB (2048 B)");
+    }
+}

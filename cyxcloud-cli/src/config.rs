@@ -1,0 +1,312 @@
+//! Where the gateway is and who we are: command line, then environment, then the config file, then defaults.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use cyxcloud_core::sigv4::Signer;
+use serde::Deserialize;
+
+use crate::args::Args;
+
+/// Where the gateway is unless somebody says otherwise.
+const GATEWAY: &str = "http://localhost:8080";
+/// The region that signatures name unless somebody says otherwise.
+const REGION: &str = "us-east-1";
+
+/// A configuration that cannot be used; all of it is for people to correct.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("cannot read the config file {}: {reason}; correct its path or permissions, or use --config", path.display())]
+    Unreadable { path: PathBuf, reason: String },
+    #[error("the config file {} is not valid: {reason}", path.display())]
+    Invalid { path: PathBuf, reason: String },
+    #[error("{url:?} is not a gateway URL ({reason}); write it like {GATEWAY}")]
+    Gateway { url: String, reason: String },
+    #[error("{set} is set and {unset} is not; set both, or neither")]
+    HalfCredentials { set: &'static str, unset: &'static str },
+    #[error(
+        "no credentials; set CYXCLOUD_ACCESS_KEY and CYXCLOUD_SECRET_KEY, or access_key and secret_key under [auth] in {}",
+        path.display()
+    )]
+    NoCredentials { path: PathBuf },
+    #[error("the access token in {} expired at {at}; put a new one there, or use an access key", path.display())]
+    Expired { path: PathBuf, at: String },
+    #[error("no bucket; name one with --bucket, or set bucket under [defaults] in {}", path.display())]
+    NoBucket { path: PathBuf },
+    #[error("{0}")]
+    Usage(String),
+}
+
+/// The file, as it is written. Entries that we do not know are left alone: other versions may.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct File {
+    gateway: GatewayTable,
+    auth: AuthTable,
+    defaults: DefaultsTable,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct GatewayTable {
+    url: Option<String>,
+    region: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct AuthTable {
+    access_key: Option<String>,
+    secret_key: Option<String>,
+    access_token: Option<String>,
+    expires_at: Option<String>,
+}
+
+impl fmt::Debug for AuthTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AuthTable(..)")
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct DefaultsTable {
+    bucket: Option<String>,
+}
+
+/// Who we are.
+#[derive(Clone, Debug)]
+pub(crate) enum Credentials {
+    /// An access key, which signs requests.
+    Key(Signer),
+    /// A token, which is sent as it is.
+    Token(Token),
+}
+
+/// A bearer token; does not print.
+#[derive(Clone)]
+pub(crate) struct Token(pub(crate) String);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+/// What was decided.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// The gateway's URL, without a slash at its end.
+    pub(crate) gateway: reqwest::Url,
+    pub(crate) credentials: Credentials,
+    default_bucket: Option<String>,
+    path: PathBuf,
+}
+
+impl Config {
+    /// Puts together what the command line, the environment and the file say.
+    pub(crate) fn load(args: &Args) -> Result<Self, Error> {
+        let explicit = args.config.is_some();
+        let path = args.config.clone().unwrap_or_else(default_path);
+        let file = read(&path, explicit)?;
+        let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Self::resolve(args.gateway.clone(), path, file, env, chrono::Utc::now())
+    }
+
+    fn resolve(
+        gateway: Option<String>,
+        path: PathBuf,
+        file: File,
+        env: impl Fn(&str) -> Option<String>,
+        now: chrono::DateTime<chrono::Utc>,
+    ) -> Result<Self, Error> {
+        let url =
+            gateway.filter(|url| !url.is_empty()).or(file.gateway.url).unwrap_or_else(|| GATEWAY.to_owned());
+        let region = env("CYXCLOUD_REGION").or(file.gateway.region).unwrap_or_else(|| REGION.to_owned());
+        Ok(Self {
+            gateway: parse_gateway(&url)?,
+            credentials: credentials(file.auth, env, region, &path, now)?,
+            default_bucket: file.defaults.bucket,
+            path,
+        })
+    }
+
+    /// The bucket that was named, or else the file's.
+    pub(crate) fn bucket(&self, named: Option<String>) -> Result<String, Error> {
+        let bucket = named
+            .or_else(|| self.default_bucket.clone())
+            .ok_or_else(|| Error::NoBucket { path: self.path.clone() })?;
+        match bucket.parse::<cyxcloud_core::name::BucketName>() {
+            Ok(_) => Ok(bucket),
+            Err(error) => Err(Error::Usage(format!("{bucket:?} cannot be a bucket: {error}"))),
+        }
+    }
+}
+
+fn default_path() -> PathBuf {
+    std::env::home_dir().unwrap_or_default().join(".cyxcloud").join("config.toml")
+}
+
+/// The file; an empty one where there is none and nobody asked for it.
+fn read(path: &Path, explicit: bool) -> Result<File, Error> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !explicit => return Ok(File::default()),
+        Err(error) => return Err(Error::Unreadable { path: path.to_owned(), reason: error.to_string() }),
+    };
+    parse(&text).map_err(|reason| Error::Invalid { path: path.to_owned(), reason })
+}
+
+/// One line about what is wrong, without the lines around it: they may hold secrets.
+fn parse(text: &str) -> Result<File, String> {
+    toml::from_str(text).map_err(|error| {
+        let line = error.span().map(|span| text[..span.start.min(text.len())].lines().count().max(1));
+        match line {
+            Some(line) => format!("line {line}: {}", error.message()),
+            None => error.message().to_owned(),
+        }
+    })
+}
+
+fn parse_gateway(text: &str) -> Result<reqwest::Url, Error> {
+    // A password that somebody put there is not repeated.
+    let shown = text.rsplit('@').next().unwrap_or(text);
+    let error = |reason: &str| Error::Gateway { url: shown.to_owned(), reason: reason.to_owned() };
+    let mut url = reqwest::Url::parse(text).map_err(|reason| error(&reason.to_string()))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(error("neither http nor https"));
+    }
+    if url.host_str().is_none_or(str::is_empty) {
+        return Err(error("no host"));
+    }
+    if url.query().is_some()
+        || url.fragment().is_some()
+        || !url.username().is_empty()
+        || url.password().is_some()
+    {
+        return Err(error("it has more than a host, a port and a path"));
+    }
+    let path = url.path().trim_end_matches('/').to_owned();
+    url.set_path(&path);
+    Ok(url)
+}
+
+fn credentials(
+    auth: AuthTable,
+    env: impl Fn(&str) -> Option<String>,
+    region: String,
+    path: &Path,
+    now: chrono::DateTime<chrono::Utc>,
+) -> Result<Credentials, Error> {
+    let signer = |access_key, secret_key| {
+        Credentials::Key(Signer { access_key, secret_key, region: region.clone(), service: "s3".to_owned() })
+    };
+    match (env("CYXCLOUD_ACCESS_KEY"), env("CYXCLOUD_SECRET_KEY")) {
+        (Some(access), Some(secret)) => return Ok(signer(access, secret)),
+        (Some(_), None) => {
+            return Err(Error::HalfCredentials { set: "CYXCLOUD_ACCESS_KEY", unset: "CYXCLOUD_SECRET_KEY" });
+        }
+        (None, Some(_)) => {
+            return Err(Error::HalfCredentials { set: "CYXCLOUD_SECRET_KEY", unset: "CYXCLOUD_ACCESS_KEY" });
+        }
+        (None, None) => {}
+    }
+    match (auth.access_key, auth.secret_key, auth.access_token) {
+        (Some(access), Some(secret), _) => Ok(signer(access, secret)),
+        (Some(_), None, _) => Err(Error::HalfCredentials { set: "access_key", unset: "secret_key" }),
+        (None, Some(_), _) => Err(Error::HalfCredentials { set: "secret_key", unset: "access_key" }),
+        (None, None, None) => Err(Error::NoCredentials { path: path.to_owned() }),
+        (None, None, Some(token)) => match auth.expires_at {
+            Some(at) if chrono::DateTime::parse_from_rfc3339(&at).is_ok_and(|at| at <= now) => {
+                Err(Error::Expired { path: path.to_owned(), at })
+            }
+            _ => Ok(Credentials::Token(Token(token))),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Section 5.4 of the specification.
+    const EXAMPLE: &str = r#"
+        [gateway]
+        url = "http://files.example:8080/"
+        [auth]
+        access_token = "eyJ"
+        refresh_token = "eyK"
+        wallet_address = "5xK4gM..."
+        expires_at = "2024-12-29T00:00:00Z"
+        [defaults]
+        bucket = "default"
+    "#;
+
+    fn resolve(gateway: Option<&str>, text: &str, env: &[(&str, &str)], now: &str) -> Result<Config, Error> {
+        let env = |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        let now = now.parse().expect("a time");
+        Config::resolve(gateway.map(str::to_owned), "c.toml".into(), parse(text).expect("valid"), env, now)
+    }
+
+    const BEFORE: &str = "2024-12-28T00:00:00Z";
+    const KEYS: [(&str, &str); 2] = [("CYXCLOUD_ACCESS_KEY", "A"), ("CYXCLOUD_SECRET_KEY", "S")];
+
+    #[test]
+    fn the_specification_s_file_is_understood() {
+        let config = resolve(None, EXAMPLE, &[], BEFORE).expect("valid");
+        assert_eq!(config.gateway.as_str(), "http://files.example:8080/");
+        assert!(matches!(&config.credentials, Credentials::Token(token) if token.0 == "eyJ"));
+        assert_eq!(config.bucket(None).expect("the default"), "default");
+        assert_eq!(config.bucket(Some("other".into())).expect("named"), "other");
+        assert!(matches!(resolve(None, EXAMPLE, &[], "2025-01-01T00:00:00Z"), Err(Error::Expired { .. })));
+    }
+
+    #[test]
+    fn nearer_sources_win() {
+        let config =
+            resolve(Some("https://cli/base/"), EXAMPLE, &KEYS, "2030-01-01T00:00:00Z").expect("valid");
+        assert_eq!(config.gateway.as_str(), "https://cli/base");
+        assert!(matches!(&config.credentials, Credentials::Key(signer) if signer.access_key == "A"));
+        let config = resolve(None, "", &KEYS, BEFORE).expect("valid");
+        assert_eq!(config.gateway.as_str(), "http://localhost:8080/");
+        assert!(matches!(config.bucket(None), Err(Error::NoBucket { .. })));
+        assert!(matches!(config.bucket(Some("NO".into())), Err(Error::Usage(_))));
+    }
+
+    #[test]
+    fn half_and_missing_credentials_are_said() {
+        assert!(matches!(resolve(None, "", &[], BEFORE), Err(Error::NoCredentials { .. })));
+        assert!(matches!(resolve(None, "", &KEYS[..1], BEFORE), Err(Error::HalfCredentials { .. })));
+        assert!(matches!(resolve(None, "", &KEYS[1..], BEFORE), Err(Error::HalfCredentials { .. })));
+        assert!(matches!(
+            resolve(None, "[auth]\naccess_key = 'A'", &[], BEFORE),
+            Err(Error::HalfCredentials { .. })
+        ));
+    }
+
+    #[test]
+    fn wrong_gateways_are_refused() {
+        for url in ["localhost:8080", "ftp://h", "http://", "http://u:p@h", "http://h/?q", "not a url"] {
+            assert!(matches!(parse_gateway(url), Err(Error::Gateway { .. })), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_broken_file_is_one_line_and_tells_no_secret() {
+        let reason = parse("[auth]\nsecret_key = \"hush\nx = 1").expect_err("broken");
+        assert!(
+            reason.starts_with("line 2: ") && !reason.contains('\n') && !reason.contains("hush"),
+            "{reason}"
+        );
+        let reason = parse("[auth]\nsecret_key = 7").expect_err("broken");
+        assert!(!reason.contains('\n'), "{reason}");
+    }
+
+    #[test]
+    fn unreadable_files_are_refused_and_absent_ones_only_when_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert!(matches!(read(dir.path(), false), Err(Error::Unreadable { .. })));
+        assert!(matches!(read(&dir.path().join("none"), true), Err(Error::Unreadable { .. })));
+        assert!(read(&dir.path().join("none"), false).is_ok());
+    }
+}

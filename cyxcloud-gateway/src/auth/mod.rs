@@ -1,0 +1,289 @@
+//! The one door: every request is verified here, whatever its scheme, before any handler sees it.
+//!
+//! Default deny. [`Authenticator::authenticate`] verifies over the path, query and headers exactly as the client sent
+//! them, then hands on a plain request: root path, path style, no credentials, no `aws-chunked` framing, with a
+//! [`Principal`] in its extensions. What is verified and what is handed on come from the same decoded text, so that
+//! no handler can read another key than the one that was signed.
+//! A body fails before its end if it is not what was promised ([`crate::body`]).
+//! Not here: what a principal may do (`objects`), CORS preflights, public routes, issuing tokens and keys.
+
+mod credentials;
+mod error;
+mod jwt;
+mod keys;
+mod payload;
+mod query;
+mod rewrite;
+mod signature;
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cyxcloud_core::seal::MasterKey;
+use cyxcloud_core::sigv4;
+use cyxcloud_core::{OwnerId, Timestamp};
+use cyxcloud_metadata::MetadataStore;
+use http::Request;
+use http::request::Parts;
+use http_body::Body;
+
+pub use error::AuthError;
+pub use jwt::JwtConfig;
+pub use keys::{RootCredentials, access_key_context};
+pub use rewrite::virtual_host_bucket;
+
+use crate::body::{ChunkSigner, Framing, S3Body};
+use credentials::{Claim, Presented, only};
+use payload::{Announced, Payload};
+use query::Query;
+
+/// How a request proved who sends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// Signature in the `Authorization` header.
+    Header,
+    /// Signature in the query: a presigned URL.
+    Presigned,
+    /// JWT.
+    Bearer,
+}
+
+/// Who sends a request. In the extensions of every request that was let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    /// Whose rights it has.
+    pub owner: OwnerId,
+    /// Whether the owner is an administrator.
+    pub admin: bool,
+    /// The access key that signed, if one did.
+    pub access_key: Option<String>,
+    /// How it was proven.
+    pub scheme: Scheme,
+}
+
+/// Where a handler is mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mount {
+    /// S3 below a path, such as `/s3`, which is signed and then taken off.
+    Prefix(&'static str),
+    /// S3 at the root.
+    Root,
+    /// Not S3: the path stays as it was sent, and the host names no bucket.
+    Plain,
+}
+
+/// Verifies requests.
+pub struct Authenticator {
+    keys: keys::KeyRing,
+    jwt: Option<jwt::Verifier>,
+    region: String,
+    domains: Vec<String>,
+}
+
+impl fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authenticator")
+            .field("region", &self.region)
+            .field("domains", &self.domains)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is known once the credentials were found right.
+struct Verified {
+    principal: Principal,
+    payload: Payload,
+    signer: Option<ChunkSigner>,
+}
+
+impl Authenticator {
+    /// Without `jwt` no token opens anything; without `root` only stored access keys sign.
+    pub fn new(
+        metadata: Arc<dyn MetadataStore>,
+        master: MasterKey,
+        jwt: Option<JwtConfig>,
+        region: String,
+        root: Option<RootCredentials>,
+    ) -> Self {
+        let keys = keys::KeyRing::new(metadata, master, root);
+        Self { keys, jwt: jwt.map(jwt::Verifier::new), region, domains: Vec::new() }
+    }
+
+    /// Under these domains `bucket.DOMAIN` names a bucket.
+    #[must_use]
+    pub fn with_domains(mut self, domains: Vec<String>) -> Self {
+        self.domains = domains;
+        self
+    }
+
+    /// Lets a request in as what it proves to be, or says why not. Reads no byte of the body.
+    pub async fn authenticate<B>(
+        &self,
+        request: Request<B>,
+        mount: Mount,
+    ) -> Result<Request<S3Body>, AuthError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let now = Timestamp::from_unix_millis(chrono::Utc::now().timestamp_millis());
+        self.authenticate_at(request, mount, now).await
+    }
+
+    /// [`Self::authenticate`] at another time than now.
+    pub async fn authenticate_at<B>(
+        &self,
+        request: Request<B>,
+        mount: Mount,
+        now: Timestamp,
+    ) -> Result<Request<S3Body>, AuthError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (mut parts, body) = request.into_parts();
+        let query = query::parse(parts.uri.query())?;
+        signature::check_single(&parts.headers)?;
+        let verified = match credentials::find(&parts, &query, mount != Mount::Plain)? {
+            Presented::Nothing => {
+                return Err(AuthError::denied(
+                    "there are no credentials; sign the request, or send a token as Authorization: Bearer",
+                ));
+            }
+            Presented::Bearer(token) => self.bearer(&token, &parts, now).await?,
+            Presented::Signature(claim) => {
+                let hash =
+                    payload_hash(&parts, &query, claim.expires_secs.is_some(), body.size_hint().exact())?;
+                self.signature(&claim, &parts, &query, &hash, now).await?
+            }
+        };
+        let Verified { principal, payload, signer } = verified;
+        let announced = Announced {
+            exact: body.size_hint().exact(),
+            // Who signs a request knows its body; a token goes with anything, as from a pipe.
+            lengthless: principal.scheme == Scheme::Bearer,
+        };
+        let framing = payload::framing(payload, &parts.method, &parts.headers, signer, announced)?;
+        let length = match &framing {
+            Framing::Plain { length, .. } => *length,
+            Framing::Chunked(chunked) => {
+                parts.extensions.extend(extension(chunked.trailers.clone()));
+                Some(chunked.decoded_len)
+            }
+        };
+        let bucket = match mount {
+            Mount::Plain => None,
+            _ => signature::host(&parts)?.and_then(|host| virtual_host_bucket(host, &self.domains)),
+        };
+        let path = rewrite::plain_path(parts.uri.path(), mount, bucket.as_ref())?;
+        let presigned = principal.scheme == Scheme::Presigned;
+        rewrite::head(&mut parts, &path, &query, presigned, payload.is_chunked(), length)?;
+        parts.extensions.insert(principal);
+        Ok(Request::from_parts(parts, S3Body::new(body, framing)))
+    }
+
+    /// Whose a token is; for doors that are not HTTP, such as gRPC.
+    pub async fn authenticate_token(&self, token: &str) -> Result<Principal, AuthError> {
+        let now = Timestamp::from_unix_millis(chrono::Utc::now().timestamp_millis());
+        self.token(token, now).await
+    }
+
+    /// Looks an access key up anew on its next use: to be called where one is revoked.
+    pub async fn forget_access_key(&self, id: &str) {
+        self.keys.forget(id).await;
+    }
+
+    async fn token(&self, token: &str, now: Timestamp) -> Result<Principal, AuthError> {
+        let verifier = self.jwt.as_ref().ok_or_else(|| {
+            AuthError::bad_token("this server takes no tokens; sign the request with an access key")
+        })?;
+        let owner = verifier.verify(token, now)?;
+        let admin = self.keys.owner(owner).await?;
+        let admin = admin
+            .ok_or_else(|| AuthError::bad_token("the user of this token does not exist; log in again"))?;
+        Ok(Principal { owner, admin, access_key: None, scheme: Scheme::Bearer })
+    }
+
+    async fn bearer(&self, token: &str, parts: &Parts, now: Timestamp) -> Result<Verified, AuthError> {
+        let principal = self.token(token, now).await?;
+        let payload = match only(&parts.headers, "x-amz-content-sha256")? {
+            Some(text) => Payload::parse(text)?,
+            None => Payload::Unsigned,
+        };
+        Ok(Verified { principal, payload, signer: None })
+    }
+
+    async fn signature(
+        &self,
+        claim: &Claim,
+        parts: &Parts,
+        query: &Query,
+        hash: &str,
+        now: Timestamp,
+    ) -> Result<Verified, AuthError> {
+        let presigned = claim.expires_secs.is_some();
+        signature::check_region(claim, &self.region)?;
+        signature::check_time(claim, now)?;
+        let payload = Payload::parse(hash)?;
+        let token = query.iter().any(|(name, _)| name.eq_ignore_ascii_case("x-amz-security-token"));
+        if token || parts.headers.contains_key("x-amz-security-token") {
+            return Err(AuthError::invalid(
+                "InvalidToken",
+                "there are no session tokens here; sign with an access key and no x-amz-security-token",
+            ));
+        }
+        signature::check_coverage(claim, parts)?;
+        let key = self.keys.key(&claim.access_key, now).await?;
+        let signing_key = key.signing_key(&claim.scope);
+        signature::check(claim, &signing_key, parts, query, hash)?;
+        if presigned && payload.is_chunked() {
+            return Err(AuthError::new(
+                "NotImplemented",
+                http::StatusCode::NOT_IMPLEMENTED,
+                "a presigned URL takes plain bodies only; send the body without aws-chunked",
+            ));
+        }
+        let scheme = if presigned { Scheme::Presigned } else { Scheme::Header };
+        let principal =
+            Principal { owner: key.owner, admin: key.admin, access_key: Some(key.id.clone()), scheme };
+        let (date, scope, seed) = (claim.amz_date.clone(), claim.scope.clone(), claim.signature.clone());
+        let signer = Some(ChunkSigner::new(signing_key, date, scope, seed));
+        Ok(Verified { principal, payload, signer })
+    }
+}
+
+/// The payload hash as it stands in the canonical request.
+fn payload_hash(
+    parts: &Parts,
+    query: &Query,
+    presigned: bool,
+    length: Option<u64>,
+) -> Result<String, AuthError> {
+    if let Some(hash) = only(&parts.headers, "x-amz-content-sha256")? {
+        return Ok(hash.to_owned());
+    }
+    let in_query = query.iter().find(|(name, _)| name == "X-Amz-Content-Sha256");
+    match (presigned, in_query) {
+        (true, Some((_, hash))) => Ok(hash.clone()),
+        (true, None) => Ok(sigv4::UNSIGNED_PAYLOAD.to_owned()),
+        // As other services than S3 have it, and older curls everywhere; the body is then held to be empty.
+        (false, _) if length == Some(0) => Ok(sigv4::EMPTY_SHA256.to_owned()),
+        (false, _) => Err(AuthError::invalid(
+            "MissingSecurityHeader",
+            "the header x-amz-content-sha256 is missing; send the body's SHA-256 or UNSIGNED-PAYLOAD",
+        )),
+    }
+}
+
+/// A value as extensions, or none.
+fn extension<T: Clone + Send + Sync + 'static>(value: Option<T>) -> http::Extensions {
+    let mut extensions = http::Extensions::new();
+    if let Some(value) = value {
+        extensions.insert(value);
+    }
+    extensions
+}
+
+#[cfg(test)]
+mod tests;

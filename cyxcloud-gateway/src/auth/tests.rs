@@ -1,0 +1,97 @@
+use cyxcloud_core::name::BucketName;
+use proptest::prelude::*;
+
+use super::query::{decode, parse, render};
+use super::rewrite::plain_path;
+use super::*;
+
+#[test]
+fn queries_are_read_in_one_way() {
+    let pairs = parse(Some("a=1&b=x%20y%2Bz&flag&empty=&c=a+b&&d=%c3%a4")).expect("well formed");
+    let expected = [("a", "1"), ("b", "x y+z"), ("flag", ""), ("empty", ""), ("c", "a+b"), ("d", "ä")];
+    assert_eq!(pairs, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    assert_eq!(render(pairs.iter()), "a=1&b=x%20y%2Bz&flag&empty&c=a%2Bb&d=%C3%A4");
+    for bad in ["a=%", "a=%4", "a=%zz", "%ff=1", "a=%c3%28", "a=%+1"] {
+        assert_eq!(parse(Some(bad)).expect_err("malformed").code(), "InvalidURI", "{bad}");
+    }
+}
+
+#[test]
+fn adv_20_paths_have_one_decoded_key() {
+    let path = |raw, mount| plain_path(raw, mount, None);
+    let s3 = Mount::Prefix("/s3");
+    for (raw, mount, plain) in [
+        ("/s3", s3, "/"),
+        ("/s3/", s3, "/"),
+        ("/s3/b/k", s3, "/b/k"),
+        ("/b/k", Mount::Root, "/b/k"),
+        ("/b/../c/%2e%2e/%2E%2E%2fk", Mount::Root, "/b/../c/../../k"),
+        ("/b%2Fk", Mount::Root, "/b/k"),
+        ("/b//k//", Mount::Root, "/b//k//"),
+        ("/b/..%5Ck", Mount::Root, "/b/..%5Ck"),
+        ("/b/%00", Mount::Root, "/b/%00"),
+        ("/b/a+b c(1)'!*", Mount::Root, "/b/a%2Bb%20c%281%29%27%21%2A"),
+        ("/b/%c3%a4%25", Mount::Root, "/b/%C3%A4%25"),
+        ("/s3/../b", s3, "/../b"),
+        ("/s3//b", s3, "//b"),
+        ("/api/v1/x%2fy", Mount::Plain, "/api/v1/x%2fy"),
+    ] {
+        assert_eq!(path(raw, mount).as_deref(), Ok(plain), "{raw}");
+    }
+    // Overlong, surrogate, cut and stray encodings.
+    for raw in ["/b/%c0%af", "/b/%ed%a0%80", "/b/%f0%9f", "/b/%", "/b/%2", "/b/%2g"] {
+        assert_eq!(path(raw, Mount::Root).expect_err("malformed").code(), "InvalidURI", "{raw}");
+    }
+    assert!(path("/s3bucket/k", s3).is_err());
+    let bucket: BucketName = "my.bucket".parse().expect("valid");
+    assert_eq!(plain_path("/k%2F1", Mount::Root, Some(&bucket)).as_deref(), Ok("/my.bucket/k/1"));
+    assert_eq!(plain_path("/s3", s3, Some(&bucket)).as_deref(), Ok("/my.bucket/"));
+}
+
+#[test]
+fn hosts_name_buckets_under_base_domains_only() {
+    let domains = ["s3.localhost".to_owned(), "localhost".to_owned(), "Example.COM".to_owned()];
+    for (host, bucket) in [
+        ("localhost", None),
+        ("localhost:8080", None),
+        ("s3.localhost:8080", None),
+        ("photos.localhost", Some("photos")),
+        ("photos.s3.localhost:8080", Some("photos")),
+        ("my.photos.localhost:8080", Some("my.photos")),
+        ("PHOTOS.example.com.", Some("photos")),
+        ("api.example.com", None),
+        ("notlocalhost", None),
+        (".localhost", None),
+        ("a_b.localhost", None),
+        ("127.0.0.1:8080", None),
+        ("[::1]:8080", None),
+        ("", None),
+        ("elsewhere.org", None),
+    ] {
+        let found = virtual_host_bucket(host, &domains);
+        assert_eq!(found.as_ref().map(BucketName::as_str), bucket, "{host}");
+    }
+}
+
+#[test]
+fn errors_are_xml_that_cannot_be_broken() {
+    let error = AuthError::denied("a <b> & \"c\" \u{1}").with("Region", "<r>");
+    let response = error.to_xml_response("id-1");
+    assert_eq!(response.status(), 403);
+    assert_eq!(response.headers()["x-amz-request-id"], "id-1");
+    let text = std::str::from_utf8(response.body()).expect("text");
+    assert!(
+        text.contains("<Message>a &lt;b&gt; &amp; &quot;c&quot; </Message><Region>&lt;r&gt;</Region>"),
+        "{text}"
+    );
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_decoded_is_encoded_back_to_the_same_key(raw in "/([a-z/+.~]|%[0-9a-fA-F]{2}){0,40}") {
+        if let Ok(plain) = plain_path(&raw, Mount::Root, None) {
+            prop_assert_eq!(decode(&plain).expect("ours"), decode(&raw).expect("was decoded"));
+            prop_assert_eq!(plain_path(&plain, Mount::Root, None).expect("ours"), plain);
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! All that a gateway can be told. Read once, in `main`; nothing else looks at the environment.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser};
+use cyxcloud_core::ByteCount;
+use cyxcloud_core::address::AddressPolicy;
+use cyxcloud_core::node::LifecycleTimers;
+use ipnet::IpNet;
+use secrecy::{ExposeSecret, SecretString};
+
+/// Secrets that stand in printed examples; nobody may run with one.
+const EXAMPLE_SECRETS: [&str; 3] = ["your-secret-here", "changeme", "secret"];
+/// Shortest secret for signing tokens, in bytes.
+const JWT_SECRET_MIN: usize = 32;
+/// Shortest root secret key, in characters; what S3 clients accept.
+const ROOT_SECRET_MIN: usize = 16;
+
+/// The CyxCloud gateway: S3 and REST over HTTP, node and data services over gRPC.
+#[derive(Debug, Parser)]
+#[command(name = "cyxcloud-gateway", version, about, max_term_width = 110)]
+pub struct Config {
+    /// HTTP listen address: S3, REST, health
+    #[arg(long, env = "HTTP_ADDR", value_name = "ADDR", default_value = "0.0.0.0:8080")]
+    pub http_addr: SocketAddr,
+    /// gRPC listen address: NodeService, DataService
+    #[arg(long, env = "GRPC_ADDR", value_name = "ADDR", default_value = "0.0.0.0:50052")]
+    pub grpc_addr: SocketAddr,
+    /// Prometheus metrics listen address; without it metrics are not served
+    #[arg(long, env = "METRICS_ADDR", value_name = "ADDR")]
+    pub metrics_addr: Option<SocketAddr>,
+    /// Allow browsers from all origins (CORS)
+    #[arg(long)]
+    pub cors_permissive: bool,
+    /// PostgreSQL connection URL; without it metadata lives in SQLite under --data-dir
+    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    pub database_url: Option<SecretString>,
+    /// Connections to PostgreSQL, at most
+    #[arg(long, env = "DATABASE_CONNECTIONS", value_name = "N", default_value_t = 32)]
+    pub database_connections: u32,
+    /// Start although PostgreSQL is set up so that acknowledged data can be lost
+    #[arg(long)]
+    pub i_accept_data_loss: bool,
+    /// Redis connection URL; without it ephemeral state lives in this process, which then must be the only gateway
+    #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true)]
+    pub redis_url: Option<SecretString>,
+    /// Directory of the embedded database, where there is no PostgreSQL
+    #[arg(long, env = "CYXCLOUD_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Keep metadata in memory: everything is lost at exit
+    #[arg(long)]
+    pub memory_only: bool,
+    /// Require nodes to authenticate on gRPC
+    #[arg(long)]
+    pub grpc_auth: bool,
+    /// Networks that nodes may be in although they are private, e.g. 10.0.0.0/8,127.0.0.0/8
+    #[arg(long, env = "NODE_NETWORKS", value_name = "CIDR,...", value_delimiter = ',')]
+    pub node_networks: Vec<IpNet>,
+    /// Solana RPC endpoint (blockchain builds only)
+    #[arg(long, value_name = "URL")]
+    pub solana_rpc_url: Option<String>,
+    /// Gateway authority keypair (blockchain builds only)
+    #[arg(long, env = "GATEWAY_KEYPAIR_PATH", value_name = "PATH")]
+    pub keypair_path: Option<PathBuf>,
+    /// Enable blockchain integration (blockchain builds only)
+    #[arg(long)]
+    pub enable_blockchain: bool,
+
+    /// Secret for checking tokens, shared with the identity service; at least 32 bytes
+    #[arg(env = "JWT_SECRET", long = "jwt-secret", hide = true, hide_env_values = true)]
+    pub jwt_secret: Option<SecretString>,
+    /// `iss` that tokens must carry
+    #[arg(long, env = "JWT_ISSUER", value_name = "NAME", default_value = "cyxcloud")]
+    pub jwt_issuer: String,
+    /// `aud` that tokens must carry
+    #[arg(long, env = "JWT_AUDIENCE", value_name = "NAME", default_value = "cyxcloud")]
+    pub jwt_audience: String,
+    /// Key that owners' secrets are wrapped under: 64 hexadecimal digits. Without it nothing stored can be read
+    #[arg(env = "CYXCLOUD_MASTER_KEY", long = "master-key", hide = true, hide_env_values = true)]
+    pub master_key: Option<SecretString>,
+    /// Access key of the root user
+    #[arg(long, env = "CYXCLOUD_ROOT_ACCESS_KEY", value_name = "KEY")]
+    pub root_access_key: Option<String>,
+    /// Secret key of the root user; at least 16 characters
+    #[arg(env = "CYXCLOUD_ROOT_SECRET_KEY", long = "root-secret-key", hide = true, hide_env_values = true)]
+    pub root_secret_key: Option<SecretString>,
+    /// Region that S3 clients sign for
+    #[arg(long, env = "CYXCLOUD_REGION", value_name = "NAME", default_value = "us-east-1")]
+    pub region: String,
+    /// Domains under which bucket.DOMAIN addresses a bucket
+    #[arg(
+        long,
+        env = "CYXCLOUD_DOMAINS",
+        value_name = "DOMAIN,...",
+        value_delimiter = ',',
+        default_value = "s3.localhost,localhost"
+    )]
+    pub domains: Vec<String>,
+    /// Accept objects although there is only one node and its loss loses them
+    #[arg(long, env = "CYXCLOUD_ALLOW_NO_REDUNDANCY", action = ArgAction::SetTrue)]
+    pub allow_no_redundancy: bool,
+    /// Memory for object bytes in flight, over all requests
+    #[arg(long, env = "CYXCLOUD_MEMORY", value_name = "SIZE", default_value = "256MiB")]
+    pub memory: ByteCount,
+    /// Objects up to this size are kept in the metadata store
+    #[arg(long, env = "CYXCLOUD_INLINE_MAX", value_name = "SIZE", default_value = "4KiB")]
+    pub inline_max: ByteCount,
+    /// Objects up to this size are kept as copies and not coded
+    #[arg(long, env = "CYXCLOUD_SMALL_MAX", value_name = "SIZE", default_value = "128KiB")]
+    pub small_max: ByteCount,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub timers: TimerConfig,
+}
+
+/// Timers of the nodes' life cycle; each also in seconds, which wins.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Node life cycle")]
+pub struct TimerConfig {
+    /// Silence after which a node is offline
+    #[arg(long, env = "NODE_OFFLINE_THRESHOLD_MINS", value_name = "MINUTES", default_value_t = 5)]
+    pub node_offline_threshold_mins: u64,
+    /// The same in seconds
+    #[arg(long, env = "NODE_OFFLINE_THRESHOLD_SECS", value_name = "SECONDS")]
+    pub node_offline_threshold_secs: Option<u64>,
+    /// How long a node that came back stays in quarantine
+    #[arg(long, env = "NODE_RECOVERY_QUARANTINE_MINS", value_name = "MINUTES", default_value_t = 5)]
+    pub node_recovery_quarantine_mins: u64,
+    /// The same in seconds
+    #[arg(long, env = "NODE_RECOVERY_QUARANTINE_SECS", value_name = "SECONDS")]
+    pub node_recovery_quarantine_secs: Option<u64>,
+    /// Silence after which a node's chunks are moved away
+    #[arg(long, env = "NODE_DRAIN_THRESHOLD_HOURS", value_name = "HOURS", default_value_t = 4)]
+    pub node_drain_threshold_hours: u64,
+    /// The same in seconds
+    #[arg(long, env = "NODE_DRAIN_THRESHOLD_SECS", value_name = "SECONDS")]
+    pub node_drain_threshold_secs: Option<u64>,
+    /// Silence after which a node is removed
+    #[arg(long, env = "NODE_REMOVE_THRESHOLD_DAYS", value_name = "DAYS", default_value_t = 7)]
+    pub node_remove_threshold_days: u64,
+    /// The same in seconds
+    #[arg(long, env = "NODE_REMOVE_THRESHOLD_SECS", value_name = "SECONDS")]
+    pub node_remove_threshold_secs: Option<u64>,
+    /// How often nodes are asked to send a heartbeat
+    #[arg(long, env = "NODE_HEARTBEAT_INTERVAL_SECS", value_name = "SECONDS", default_value_t = 30)]
+    pub node_heartbeat_interval_secs: u64,
+}
+
+impl Default for TimerConfig {
+    fn default() -> Self {
+        Self {
+            node_offline_threshold_mins: 5,
+            node_offline_threshold_secs: None,
+            node_recovery_quarantine_mins: 5,
+            node_recovery_quarantine_secs: None,
+            node_drain_threshold_hours: 4,
+            node_drain_threshold_secs: None,
+            node_remove_threshold_days: 7,
+            node_remove_threshold_secs: None,
+            node_heartbeat_interval_secs: 30,
+        }
+    }
+}
+
+impl TimerConfig {
+    /// The timers as durations.
+    pub fn lifecycle(&self) -> LifecycleTimers {
+        let seconds = |secs: Option<u64>, many: u64, unit: u64| {
+            Duration::from_secs(secs.unwrap_or_else(|| many.saturating_mul(unit)))
+        };
+        LifecycleTimers {
+            offline: seconds(self.node_offline_threshold_secs, self.node_offline_threshold_mins, 60),
+            quarantine: seconds(self.node_recovery_quarantine_secs, self.node_recovery_quarantine_mins, 60),
+            drain: seconds(self.node_drain_threshold_secs, self.node_drain_threshold_hours, 3_600),
+            remove: seconds(self.node_remove_threshold_secs, self.node_remove_threshold_days, 86_400),
+        }
+    }
+
+    /// How often a heartbeat is wanted.
+    pub fn heartbeat_interval(&self) -> Duration {
+        Duration::from_secs(self.node_heartbeat_interval_secs.max(1))
+    }
+}
+
+/// Why a configuration cannot be run. Each says what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Two or more places for the metadata, or none.
+    #[error("give one of DATABASE_URL (PostgreSQL), --data-dir (embedded database) and --memory-only, not {0}")]
+    Database(&'static str),
+    /// There is no chain code in this build.
+    #[error("this build has no blockchain support: leave out {0}")]
+    NoBlockchain(&'static str),
+    /// Node tokens are not issued by this build.
+    #[error("this build cannot authenticate nodes: leave out --grpc-auth and keep the gRPC port in a private network")]
+    NoNodeAuth,
+    /// A secret is missing.
+    #[error("{0} is required: {1}")]
+    Missing(&'static str, &'static str),
+    /// A secret is there and worthless.
+    #[error("{0} is not usable: {1}")]
+    Weak(&'static str, &'static str),
+    /// The timers contradict each other.
+    #[error(transparent)]
+    Timers(#[from] cyxcloud_core::node::TimersError),
+    /// A number is out of range.
+    #[error("{0}")]
+    Range(String),
+}
+
+impl Config {
+    /// Checks what one field cannot know alone.
+    pub fn check(self) -> Result<Self, ConfigError> {
+        self.check_database()?;
+        for (given, flag) in [
+            (self.enable_blockchain, "--enable-blockchain"),
+            (self.solana_rpc_url.is_some(), "--solana-rpc-url"),
+            (self.keypair_path.is_some(), "--keypair-path (GATEWAY_KEYPAIR_PATH)"),
+        ] {
+            if given {
+                return Err(ConfigError::NoBlockchain(flag));
+            }
+        }
+        if self.grpc_auth {
+            return Err(ConfigError::NoNodeAuth);
+        }
+        self.check_secrets()?;
+        self.timers.lifecycle().check()?;
+        if self.inline_max > ByteCount::kib(64) {
+            return Err(ConfigError::Range("--inline-max is at most 64KiB".to_owned()));
+        }
+        if self.small_max < self.inline_max || self.small_max > ByteCount::mib(4) {
+            return Err(ConfigError::Range("--small-max lies between --inline-max and 4MiB".to_owned()));
+        }
+        if self.memory < ByteCount::mib(64) {
+            return Err(ConfigError::Range("--memory is at least 64MiB".to_owned()));
+        }
+        Ok(self)
+    }
+
+    fn check_database(&self) -> Result<(), ConfigError> {
+        let places = [self.database_url.is_some(), self.data_dir.is_some(), self.memory_only];
+        match places.iter().filter(|given| **given).count() {
+            0 => Err(ConfigError::Database("none of them")),
+            1 => Ok(()),
+            // An environment that names the database is overruled by the flag that forces memory.
+            _ if self.memory_only => Ok(()),
+            _ => Err(ConfigError::Database("several")),
+        }
+    }
+
+    fn check_secrets(&self) -> Result<(), ConfigError> {
+        let jwt = self
+            .jwt_secret
+            .as_ref()
+            .ok_or(ConfigError::Missing("JWT_SECRET", "set it to at least 32 random bytes, e.g. $(openssl rand -hex 32)"))?
+            .expose_secret();
+        if EXAMPLE_SECRETS.contains(&jwt) {
+            return Err(ConfigError::Weak("JWT_SECRET", "it is the one of the examples"));
+        }
+        if jwt.len() < JWT_SECRET_MIN {
+            return Err(ConfigError::Weak("JWT_SECRET", "it has fewer than 32 bytes"));
+        }
+        if self.master_key.is_none() && !self.memory_only {
+            return Err(ConfigError::Missing(
+                "CYXCLOUD_MASTER_KEY",
+                "set it to 64 random hexadecimal digits, e.g. $(openssl rand -hex 32), and keep a copy in a safe place",
+            ));
+        }
+        self.master_key_bytes()?;
+        match (&self.root_access_key, &self.root_secret_key) {
+            (None, None) => Ok(()),
+            (Some(id), Some(_)) if id.len() < 3 || !id.bytes().all(|b| b.is_ascii_graphic() && b != b'/') => {
+                Err(ConfigError::Weak("CYXCLOUD_ROOT_ACCESS_KEY", "it needs 3 or more printable characters and no slash"))
+            }
+            (Some(_), Some(secret)) if secret.expose_secret().len() < ROOT_SECRET_MIN => {
+                Err(ConfigError::Weak("CYXCLOUD_ROOT_SECRET_KEY", "it has fewer than 16 characters"))
+            }
+            (Some(_), Some(_)) => Ok(()),
+            (Some(_), None) => Err(ConfigError::Missing("CYXCLOUD_ROOT_SECRET_KEY", "the root access key is set")),
+            (None, Some(_)) => Err(ConfigError::Missing("CYXCLOUD_ROOT_ACCESS_KEY", "the root secret key is set")),
+        }
+    }
+
+    /// The master key, if one was given.
+    pub fn master_key_bytes(&self) -> Result<Option<[u8; 32]>, ConfigError> {
+        let Some(text) = &self.master_key else { return Ok(None) };
+        let mut key = [0; 32];
+        hex::decode_to_slice(text.expose_secret().trim(), &mut key)
+            .map_err(|_| ConfigError::Weak("CYXCLOUD_MASTER_KEY", "it is not 64 hexadecimal digits"))?;
+        if key.iter().all(|byte| *byte == key[0]) {
+            return Err(ConfigError::Weak("CYXCLOUD_MASTER_KEY", "it is not random"));
+        }
+        Ok(Some(key))
+    }
+
+    /// Which addresses of nodes may be dialled. `own` are our database and cache, never to be dialled for a node.
+    pub fn address_policy(&self, own: Vec<SocketAddr>) -> AddressPolicy {
+        // Loopback is a network like any other private one: allowed where the operator lists it.
+        let loopback = self.node_networks.iter().any(|net| net.addr().is_loopback());
+        AddressPolicy { networks: self.node_networks.clone(), loopback, forbidden: own }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+    fn parse(args: &[&str]) -> Result<Config, ConfigError> {
+        let defaults = ["cyxcloud-gateway", "--jwt-secret", SECRET];
+        Config::try_parse_from(defaults.iter().chain(args)).expect("the flags exist").check()
+    }
+
+    #[test]
+    fn memory_needs_no_more() {
+        parse(&["--memory-only"]).expect("enough to start");
+    }
+
+    #[test]
+    fn contradictions_and_weak_secrets_are_refused() {
+        let key = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+        for bad in [
+            &[][..],
+            &["--data-dir", "/tmp/x"],
+            &["--data-dir", "/tmp/x", "--database-url", "postgres://x/y", "--master-key", key],
+            &["--memory-only", "--enable-blockchain"],
+            &["--memory-only", "--grpc-auth"],
+            &["--memory-only", "--master-key", "abc"],
+            &["--memory-only", "--master-key", &"00".repeat(32)],
+            &["--memory-only", "--root-access-key", "root"],
+            &["--memory-only", "--root-access-key", "root", "--root-secret-key", "short"],
+            &["--memory-only", "--jwt-secret", "your-secret-here"],
+            &["--memory-only", "--node-drain-threshold-secs", "1"],
+            &["--memory-only", "--inline-max", "1MiB"],
+        ] {
+            let mut args = bad.to_vec();
+            let replaces_secret = args.contains(&"--jwt-secret");
+            let result = if replaces_secret {
+                args.insert(0, "cyxcloud-gateway");
+                Config::try_parse_from(args).expect("the flags exist").check()
+            } else {
+                parse(&args)
+            };
+            assert!(result.is_err(), "{bad:?}");
+        }
+        parse(&["--data-dir", "/tmp/x", "--master-key", key]).expect("enough to start");
+    }
+
+    #[test]
+    fn secrets_do_not_print() {
+        let config = parse(&["--memory-only"]).expect("enough to start");
+        assert!(!format!("{config:?}").contains(SECRET));
+    }
+}

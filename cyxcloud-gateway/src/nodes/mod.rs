@@ -1,0 +1,12 @@
+//! The storage nodes as the gateway sees them: registration with a call-back, heartbeats, and the life cycle.
+//!
+//! [`service`] answers nodes, [`callback`] calls them back at the address they claim, [`monitor`] moves them
+//! through their life. What a node may do in which state is decided in `cyxcloud_core::node`.
+
+pub mod callback;
+pub mod heartbeats;
+pub mod monitor;
+pub mod service;
+
+pub use monitor::Monitor;
+pub use service::NodeApi;

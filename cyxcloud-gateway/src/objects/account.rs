@@ -1,0 +1,89 @@
+//! What an owner has: for accounts' own pages and the command line, beside what S3 tells.
+
+use cyxcloud_core::name::{BucketName, ObjectKey};
+use cyxcloud_core::stripe::stripes_of;
+use cyxcloud_core::{ByteCount, OwnerId};
+use cyxcloud_metadata::model::{Bucket, Extent, Object, Owner, Usage};
+
+use super::ObjectService;
+use super::error::{Error, Result};
+
+/// An owner with what it stores.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// The owner.
+    pub owner: Owner,
+    /// All its buckets together.
+    pub usage: Usage,
+    /// Each bucket with what it holds, in byte order of name.
+    pub buckets: Vec<(Bucket, Usage)>,
+}
+
+/// An object with how it is kept.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// The object.
+    pub object: Object,
+    /// How its segments are coded, such as `10+4`, `3 copies` or `inline`; different ones joined.
+    pub geometry: String,
+    /// Node losses that all of it survived when it was acknowledged; the fewest of its segments'.
+    pub acknowledged: u8,
+    /// Node losses that all of it is to survive.
+    pub target: u8,
+    /// Plain bytes per stripe; the largest of its segments'.
+    pub stripe_size: ByteCount,
+    /// Distinct segments.
+    pub segments: u64,
+    /// Distinct chunks of all its segments, copies not counted.
+    pub chunks: u64,
+}
+
+impl ObjectService {
+    /// The caller's account.
+    pub async fn account(&self, caller: OwnerId) -> Result<Account> {
+        let owner = self.metadata.owner(caller).await?;
+        let owner = owner.ok_or(Error::OwnerKey { owner: caller, source: None })?;
+        let usage = self.metadata.owner_usage(caller).await?;
+        let mut buckets = Vec::new();
+        for bucket in self.buckets(caller).await? {
+            let usage = self.bucket_usage(&bucket).await?;
+            buckets.push((bucket, usage));
+        }
+        Ok(Account { owner, usage, buckets })
+    }
+
+    /// How an object is kept.
+    pub async fn kept(&self, caller: OwnerId, bucket: &BucketName, key: &ObjectKey) -> Result<Kept> {
+        let bucket = self.bucket(caller, bucket).await?;
+        let layout = self.metadata.object_layout(bucket.id, key, None).await?.ok_or(Error::NoSuchKey)?;
+        Ok(summarize(layout.object, &layout.extents))
+    }
+}
+
+fn summarize(object: Object, extents: &[Extent]) -> Kept {
+    let mut segments: Vec<_> = extents.iter().map(|extent| &extent.segment).collect();
+    segments.sort_by_key(|segment| segment.id);
+    segments.dedup_by_key(|segment| segment.id);
+    let mut geometries: Vec<String> = segments
+        .iter()
+        .map(|segment| match segment.inline {
+            Some(_) => "inline".to_owned(),
+            None => segment.geometry.to_string(),
+        })
+        .collect();
+    geometries.sort();
+    geometries.dedup();
+    let on_nodes = segments.iter().filter(|segment| segment.inline.is_none());
+    let chunks = on_nodes.map(|segment| {
+        stripes_of(segment.length, segment.stripe_size) * segment.geometry.shards() as u64
+    });
+    Kept {
+        geometry: if geometries.is_empty() { "inline".to_owned() } else { geometries.join(", ") },
+        acknowledged: segments.iter().map(|segment| segment.acked_tolerance).min().unwrap_or(0),
+        target: segments.iter().map(|segment| segment.target_tolerance).min().unwrap_or(0),
+        stripe_size: segments.iter().map(|segment| segment.stripe_size).max().unwrap_or_default(),
+        segments: segments.len() as u64,
+        chunks: chunks.sum(),
+        object,
+    }
+}

@@ -1,0 +1,45 @@
+//! Buckets: made, listed, deleted. A bucket's placement profile is chosen once, when it is made.
+
+use cyxcloud_core::name::BucketName;
+use cyxcloud_core::profile::Profile;
+use cyxcloud_core::{BucketId, OwnerId, Timestamp};
+use cyxcloud_metadata::Error as MetadataError;
+use cyxcloud_metadata::model::{Bucket, Usage};
+
+use super::ObjectService;
+use super::error::{Error, Result};
+
+impl ObjectService {
+    /// Makes a bucket with the placement profile named, `standard` if none is. `BucketOwned`, `BucketTaken`.
+    pub async fn create_bucket(&self, caller: OwnerId, name: BucketName, profile: Option<&str>) -> Result<Bucket> {
+        let profile = profile.unwrap_or(Profile::STANDARD.name);
+        let profile = Profile::by_name(profile).ok_or_else(|| Error::NoSuchProfile(profile.to_owned()))?;
+        let bucket = Bucket {
+            id: BucketId::from_random(rand::random()),
+            name,
+            owner: caller,
+            profile: profile.name.to_owned(),
+            created_at: Timestamp::default(),
+        };
+        match self.metadata.create_bucket(&bucket).await {
+            Err(MetadataError::BucketExists { owner }) if owner == caller => Err(Error::BucketOwned),
+            other => Ok(other?),
+        }
+    }
+
+    /// The caller's buckets in byte order of name.
+    pub async fn buckets(&self, caller: OwnerId) -> Result<Vec<Bucket>> {
+        Ok(self.metadata.list_buckets(caller).await?)
+    }
+
+    /// Deletes an empty bucket.
+    pub async fn delete_bucket(&self, caller: OwnerId, name: &BucketName) -> Result<()> {
+        let bucket = self.bucket(caller, name).await?;
+        Ok(self.metadata.delete_bucket(bucket.id).await?)
+    }
+
+    /// What the bucket holds now.
+    pub async fn bucket_usage(&self, bucket: &Bucket) -> Result<Usage> {
+        Ok(self.metadata.bucket_usage(bucket.id).await?)
+    }
+}

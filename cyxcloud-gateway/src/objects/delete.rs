@@ -1,0 +1,32 @@
+//! Deletes: metadata only; what is no longer referenced is collected later.
+
+use cyxcloud_core::OwnerId;
+use cyxcloud_core::name::{BucketName, ObjectKey};
+use cyxcloud_metadata::model::{Object, Precondition};
+
+use super::ObjectService;
+use super::error::Result;
+
+impl ObjectService {
+    /// Deletes the object under a key, if there is one.
+    pub async fn delete(
+        &self,
+        caller: OwnerId,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        precondition: &Precondition,
+    ) -> Result<Option<Object>> {
+        let bucket = self.bucket(caller, bucket).await?;
+        let mut deleted = self.metadata.delete_objects(bucket.id, std::slice::from_ref(key), precondition).await?;
+        Ok(deleted.pop().flatten())
+    }
+
+    /// Deletes the objects under these keys; keys without one are as good as deleted.
+    pub async fn delete_many(&self, caller: OwnerId, bucket: &BucketName, keys: &[ObjectKey]) -> Result<()> {
+        let bucket = self.bucket(caller, bucket).await?;
+        if !keys.is_empty() {
+            self.metadata.delete_objects(bucket.id, keys, &Precondition::None).await?;
+        }
+        Ok(())
+    }
+}

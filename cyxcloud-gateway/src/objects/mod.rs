@@ -1,0 +1,111 @@
+//! What object operations mean: buckets, uploads, reads, copies, multipart uploads and listings over the metadata
+//! store and the data plane.
+//!
+//! Nothing here knows S3's wire format; `s3` translates. Whoever calls has authenticated the caller; every method
+//! takes the caller's owner id and refuses buckets of others. A body is checked against everything its sender said
+//! about it before anything becomes visible, and an upload that fails or is dropped leaves no intent behind.
+
+mod account;
+mod buckets;
+pub mod checksums;
+mod complete;
+pub mod conditions;
+mod copy;
+mod delete;
+mod error;
+mod get;
+mod list;
+mod multipart;
+mod put;
+pub mod range;
+mod secrets;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cyxcloud_core::name::BucketName;
+use cyxcloud_core::stripe::{INLINE_MAX, StripeSize};
+use cyxcloud_core::{ByteCount, FileId, OwnerId, UploadId};
+use cyxcloud_dataplane::DataPlane;
+use cyxcloud_metadata::MetadataStore;
+use cyxcloud_metadata::model::Bucket;
+
+pub use account::{Account, Kept};
+pub use complete::{CompletedPart, CompleteUpload};
+pub use copy::{CopyObject, CopyPart, Source};
+pub use error::{BoxError, Error, Result};
+pub use get::{BodyStream, Read, ReadObject, Select};
+pub use list::{ListParts, ListUploads, PartsPage};
+pub use multipart::{CreateUpload, PutPart, UploadKey};
+pub use put::{Claims, LateClaims, PutObject};
+pub use secrets::OwnerSecrets;
+
+/// Largest body of one upload, and largest part.
+pub const BODY_MAX: ByteCount = ByteCount::gib(5);
+/// Largest object.
+pub const OBJECT_MAX: ByteCount = ByteCount::gib(50 << 10);
+/// Smallest part but the last.
+pub const PART_MIN: ByteCount = ByteCount::mib(5);
+/// Highest part number.
+pub const PART_NUMBER_MAX: u32 = 10_000;
+/// Longest page of any listing.
+pub const PAGE_MAX: usize = 1_000;
+
+/// What can be set about the object service.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How long the intent of an upload outlives its gateway.
+    pub lease: Duration,
+    /// How often it is renewed while bytes stream.
+    pub renew_every: Duration,
+    /// Plain bytes per stripe where an upload says nothing.
+    pub stripe_size: StripeSize,
+    /// Bodies up to this need no intent: they live in the metadata store. Must be the data plane's own threshold.
+    pub inline_max: ByteCount,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(3600),
+            renew_every: Duration::from_secs(300),
+            stripe_size: StripeSize::default(),
+            inline_max: INLINE_MAX,
+        }
+    }
+}
+
+/// The object service. See the module.
+#[derive(Debug)]
+pub struct ObjectService {
+    metadata: Arc<dyn MetadataStore>,
+    plane: DataPlane,
+    secrets: OwnerSecrets,
+    config: Config,
+}
+
+impl ObjectService {
+    /// A service over a metadata store and a data plane that uses the same store.
+    pub fn new(metadata: Arc<dyn MetadataStore>, plane: DataPlane, secrets: OwnerSecrets, config: Config) -> Self {
+        Self { metadata, plane, secrets, config }
+    }
+
+    /// The metadata store below.
+    pub fn metadata(&self) -> &Arc<dyn MetadataStore> {
+        &self.metadata
+    }
+
+    /// The caller's bucket of this name. `NoSuchBucket`, `AccessDenied`.
+    pub async fn bucket(&self, caller: OwnerId, name: &BucketName) -> Result<Bucket> {
+        let bucket = self.metadata.bucket(name).await?.ok_or(Error::NoSuchBucket)?;
+        if bucket.owner == caller { Ok(bucket) } else { Err(Error::AccessDenied) }
+    }
+}
+
+fn new_upload_id() -> UploadId {
+    UploadId::from_random(rand::random())
+}
+
+fn new_file_id() -> FileId {
+    FileId::from_random(rand::random())
+}

@@ -1,0 +1,330 @@
+//! An upload: the body streams to the nodes under an intent, is checked, and becomes visible in one transaction.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use cyxcloud_core::UploadId;
+use cyxcloud_core::name::{BucketName, ObjectKey};
+use cyxcloud_core::profile::Profile;
+use cyxcloud_core::stripe::StripeSize;
+use cyxcloud_core::{ByteCount, OwnerId};
+use cyxcloud_dataplane::WriteRequest;
+use cyxcloud_metadata::model::{
+    Attributes, Bucket, CommitObject, Content, NewSegment, NewUpload, Object, Precondition, SegmentBody,
+};
+use cyxcloud_metadata::{Error as MetadataError, MetadataStore};
+use futures::{Stream, StreamExt};
+use tracing::{debug, warn};
+
+use super::checksums::{Algorithm, Digests, Hasher};
+use super::error::{BodyFault, BoxError, Error, Result};
+use super::{BODY_MAX, ObjectService, new_file_id, new_upload_id};
+
+/// Checksums that become known only when the body has ended. An error is the sender's.
+pub type LateClaims = Box<dyn FnOnce() -> Result<Vec<(Algorithm, Vec<u8>)>> + Send>;
+
+/// What the sender says of a body. All of it is checked before anything becomes visible.
+#[derive(Default)]
+pub struct Claims {
+    /// Number of bytes.
+    pub length: Option<u64>,
+    /// MD5 of the bytes.
+    pub md5: Option<[u8; 16]>,
+    /// Checksums known before the body.
+    pub checksums: Vec<(Algorithm, Vec<u8>)>,
+    /// Checksums known after it; their algorithms must be among `compute`.
+    pub late: Option<LateClaims>,
+    /// Checksums to compute and store although none may be claimed.
+    pub compute: Vec<Algorithm>,
+}
+
+impl std::fmt::Debug for Claims {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Claims").field("length", &self.length).field("compute", &self.compute).finish_non_exhaustive()
+    }
+}
+
+impl Claims {
+    /// Algorithms that the body must be hashed with, MD5 aside.
+    pub fn algorithms(&self) -> impl Iterator<Item = Algorithm> + '_ {
+        self.checksums.iter().map(|(algorithm, _)| *algorithm).chain(self.compute.iter().copied())
+    }
+
+    /// Whether the body was what its sender said.
+    pub fn check(self, digests: &Digests) -> Result<()> {
+        if let Some(want) = self.length
+            && want != digests.length
+        {
+            return Err(Error::IncompleteBody { want, have: digests.length });
+        }
+        if self.md5.is_some_and(|md5| md5 != digests.md5) {
+            return Err(Error::BadDigest { what: "Content-MD5" });
+        }
+        let late = self.late.map_or_else(|| Ok(Vec::new()), |late| late())?;
+        for (algorithm, claimed) in self.checksums.iter().chain(&late) {
+            let what = algorithm.name();
+            let have = digests.get(*algorithm).ok_or(Error::InvalidChecksum { what })?;
+            if have != claimed.as_slice() {
+                return Err(Error::BadDigest { what });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An upload of one body.
+#[derive(Debug)]
+pub struct PutObject {
+    /// Who uploads.
+    pub caller: OwnerId,
+    /// Where to.
+    pub bucket: BucketName,
+    /// Under which key.
+    pub key: ObjectKey,
+    /// Headers and metadata; checksums are filled in.
+    pub attributes: Attributes,
+    /// What must hold of the key.
+    pub precondition: Precondition,
+    /// What is said of the body.
+    pub claims: Claims,
+    /// Plain bytes per stripe, if the upload wants its own.
+    pub stripe_size: Option<StripeSize>,
+}
+
+/// Where a body goes.
+pub(super) struct Target<'a> {
+    pub(super) bucket: &'a Bucket,
+    pub(super) key: &'a ObjectKey,
+    pub(super) stripe_size: Option<StripeSize>,
+}
+
+/// A body that is stored and checked, and not yet visible.
+pub(super) struct Written {
+    pub(super) segment: NewSegment,
+    pub(super) digests: Digests,
+    pub(super) upload: UploadId,
+    pub(super) intent: Option<Intent>,
+}
+
+impl ObjectService {
+    /// Stores a body as an object.
+    pub async fn put<S>(&self, put: PutObject, body: S) -> Result<Object>
+    where
+        S: Stream<Item = Result<Bytes, BoxError>> + Send,
+    {
+        let PutObject { caller, bucket, key, mut attributes, precondition, claims, stripe_size } = put;
+        let bucket = self.bucket(caller, &bucket).await?;
+        self.check_early(&bucket, &key, &precondition).await?;
+        let target = Target { bucket: &bucket, key: &key, stripe_size };
+        let written = self.write_body(target, claims, body).await?;
+        attributes.checksums = written.digests.stored();
+        let commit = CommitObject {
+            upload: written.upload,
+            has_intent: written.intent.is_some(),
+            file: new_file_id(),
+            owner: caller,
+            bucket: bucket.id,
+            key,
+            precondition,
+            size: ByteCount::bytes(written.digests.length),
+            etag: written.digests.etag(),
+            content_hash: written.segment.content_hash,
+            attributes,
+            content: Content::New(written.segment),
+        };
+        let object = self.metadata.commit_object(&commit).await?;
+        written.intent.into_iter().for_each(Intent::ended);
+        Ok(object)
+    }
+
+    /// Refuses before taking bytes what the commit would refuse after them.
+    pub(super) async fn check_early(
+        &self,
+        bucket: &Bucket,
+        key: &ObjectKey,
+        precondition: &Precondition,
+    ) -> Result<()> {
+        if *precondition == Precondition::None {
+            return Ok(());
+        }
+        let current = self.metadata.object(bucket.id, key).await?;
+        Ok(precondition.judge(current.as_ref().map(|object| object.etag.as_str()))?)
+    }
+
+    /// Streams a body to the nodes and checks it. Nothing is visible yet; what is returned must be committed, and if
+    /// it is dropped instead, its intent is cancelled.
+    pub(super) async fn write_body<S>(&self, target: Target<'_>, claims: Claims, body: S) -> Result<Written>
+    where
+        S: Stream<Item = Result<Bytes, BoxError>> + Send,
+    {
+        let max = BODY_MAX.get();
+        if claims.length.is_some_and(|length| length > max) {
+            return Err(Error::TooLarge { max });
+        }
+        let bucket = target.bucket;
+        let profile = Profile::by_name(&bucket.profile).ok_or_else(|| Error::NoSuchProfile(bucket.profile.clone()))?;
+        let secret = self.secrets.of(bucket.owner).await?;
+        let upload = new_upload_id();
+        let stays_inline = claims.length.is_some_and(|length| length <= self.config.inline_max.get());
+        let intent = if stays_inline {
+            None
+        } else {
+            self.check_capacity(profile).await?;
+            Some(self.begin(upload, &target).await?)
+        };
+        let request = WriteRequest {
+            owner: bucket.owner,
+            secret,
+            profile,
+            stripe_size: target.stripe_size.unwrap_or(self.config.stripe_size).get(),
+            length: claims.length,
+        };
+        let hasher = Arc::new(Mutex::new(Some(Hasher::new(claims.algorithms()))));
+        let tapped = Arc::clone(&hasher);
+        let tap = Box::new(move |bytes: &[u8]| {
+            if let Some(hasher) = tapped.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+                hasher.update(bytes);
+            }
+        });
+        let body = limited(body, claims.length, max);
+        let segment = match &intent {
+            None => self.plane.write_segment(request, body, tap).await?,
+            Some(intent) => tokio::select! {
+                written = self.plane.write_segment(request, body, tap) => written?,
+                gone = self.keep_alive(intent) => return Err(gone),
+            },
+        };
+        let hasher = hasher.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let digests = hasher.expect("only this place takes the hasher").finish();
+        claims.check(&digests)?;
+        let without_intent = intent.is_none() && matches!(&segment.body, SegmentBody::Stripes(s) if !s.is_empty());
+        assert!(!without_intent, "the data plane put a body on nodes that was to stay inline");
+        Ok(Written { segment, digests, upload, intent })
+    }
+
+    /// Refuses before taking bytes where there are too few nodes. The list may be older than a node that just came.
+    async fn check_capacity(&self, profile: &Profile) -> Result<()> {
+        if self.plane.check_capacity(profile).is_err() {
+            self.plane.refresh_nodes().await?;
+            self.plane.check_capacity(profile)?;
+        }
+        Ok(())
+    }
+
+    async fn begin(&self, upload: UploadId, target: &Target<'_>) -> Result<Intent> {
+        // Armed before the call: if the answer is lost, the row may be there.
+        let intent = Intent { metadata: Arc::clone(&self.metadata), id: Some(upload) };
+        let begin = NewUpload {
+            id: upload,
+            owner: target.bucket.owner,
+            bucket: target.bucket.id,
+            key: target.key.clone(),
+            lease: self.config.lease,
+        };
+        self.metadata.begin_upload(&begin).await?;
+        Ok(intent)
+    }
+
+    /// Renews the lease for as long as it is polled; returns only when it is lost.
+    async fn keep_alive(&self, intent: &Intent) -> Error {
+        let mut ticks = tokio::time::interval(self.config.renew_every);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        ticks.tick().await;
+        loop {
+            ticks.tick().await;
+            let Some(id) = intent.id else { return Error::UploadGone };
+            match self.metadata.renew_upload(id, self.config.lease).await {
+                Ok(()) => debug!(upload = %id, "renewed the lease of an upload"),
+                Err(MetadataError::UploadGone) => return Error::UploadGone,
+                // The lease is many renewals long; if it does run out, the commit refuses.
+                Err(error) => warn!(upload = %id, %error, "could not renew the lease of an upload"),
+            }
+        }
+    }
+}
+
+/// Ends a body that is longer than was said or than can be.
+fn limited<S>(body: S, announced: Option<u64>, max: u64) -> impl Stream<Item = Result<Bytes, BodyFault>> + Send
+where
+    S: Stream<Item = Result<Bytes, BoxError>> + Send,
+{
+    let mut have = 0u64;
+    body.map(move |item| {
+        let bytes = item.map_err(BodyFault::Sender)?;
+        have += bytes.len() as u64;
+        match announced {
+            Some(want) if have > want => Err(BodyFault::Longer { want, have }),
+            _ if have > max => Err(BodyFault::TooLong { max }),
+            _ => Ok(bytes),
+        }
+    })
+}
+
+/// An upload's row in the database; cancelled when dropped, unless it has ended.
+#[derive(Debug)]
+pub(super) struct Intent {
+    metadata: Arc<dyn MetadataStore>,
+    id: Option<UploadId>,
+}
+
+impl Intent {
+    /// The commit has ended it.
+    pub(super) fn ended(mut self) {
+        self.id = None;
+    }
+}
+
+impl Drop for Intent {
+    fn drop(&mut self) {
+        let Some(id) = self.id.take() else { return };
+        // Without a runtime we are shutting down; the lease runs out by itself.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let metadata = Arc::clone(&self.metadata);
+        runtime.spawn(async move {
+            if let Err(error) = metadata.cancel_upload(id).await {
+                warn!(upload = %id, %error, "could not cancel an upload; its lease will run out");
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digests(body: &[u8]) -> Digests {
+        let mut hasher = Hasher::new(Algorithm::ALL);
+        hasher.update(body);
+        hasher.finish()
+    }
+
+    #[test]
+    fn a_body_must_be_what_its_sender_said() {
+        let have = digests(b"hello");
+        let good = |algorithm: Algorithm| (algorithm, algorithm.of(b"hello"));
+        assert!(Claims::default().check(&have).is_ok());
+        assert!(Claims { length: Some(5), md5: Some(have.md5), ..Claims::default() }.check(&have).is_ok());
+        for algorithm in Algorithm::ALL {
+            assert!(Claims { checksums: vec![good(algorithm)], ..Claims::default() }.check(&have).is_ok());
+            let bad = vec![(algorithm, algorithm.of(b"hellO"))];
+            let late = bad.clone();
+            let early = Claims { checksums: bad, ..Claims::default() };
+            assert!(matches!(early.check(&have), Err(Error::BadDigest { .. })));
+            let late = Claims { late: Some(Box::new(move || Ok(late))), ..Claims::default() };
+            assert!(matches!(late.check(&have), Err(Error::BadDigest { .. })));
+        }
+        let short = Claims { length: Some(6), ..Claims::default() };
+        assert!(matches!(short.check(&have), Err(Error::IncompleteBody { want: 6, have: 5 })));
+        let md5 = Claims { md5: Some([0; 16]), ..Claims::default() };
+        assert!(matches!(md5.check(&have), Err(Error::BadDigest { what: "Content-MD5" })));
+    }
+
+    #[test]
+    fn a_late_claim_that_was_not_announced_is_refused() {
+        let mut hasher = Hasher::new([]);
+        hasher.update(b"hello");
+        let late = vec![(Algorithm::Crc32, Algorithm::Crc32.of(b"hello"))];
+        let claims = Claims { late: Some(Box::new(move || Ok(late))), ..Claims::default() };
+        assert!(matches!(claims.check(&hasher.finish()), Err(Error::InvalidChecksum { what: "CRC32" })));
+    }
+}

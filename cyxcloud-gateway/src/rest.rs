@@ -1,0 +1,219 @@
+//! The account's own REST routes: what it stores, and how an object is kept.
+//!
+//! JSON out; errors as problem documents (RFC 9457) with a stable `type`. Whoever serves this has authenticated the
+//! request and put the `Principal` in its extensions.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Extension, Json, Router};
+use chrono::{DateTime, SecondsFormat, Utc};
+use cyxcloud_core::Timestamp;
+use cyxcloud_core::name::{BucketName, ObjectKey};
+use cyxcloud_metadata::model::{Bucket, Usage};
+use serde::Serialize;
+
+use crate::auth::Principal;
+use crate::objects::{Error, Kept, ObjectService};
+
+/// Prefix of problem types; they name a problem and need not lead anywhere.
+const PROBLEM: &str = "urn:cyxcloud:problem:";
+
+/// The routes under `/api/v1` that this module answers.
+pub fn router(objects: Arc<ObjectService>) -> Router {
+    Router::new()
+        .route("/api/v1/account", get(account))
+        .route("/api/v1/buckets/{bucket}", get(bucket))
+        .route("/api/v1/buckets/{bucket}/objects/{*key}", get(object))
+        .with_state(objects)
+}
+
+/// A problem document.
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    kind: &'static str,
+    title: &'static str,
+    detail: String,
+}
+
+#[derive(Serialize)]
+struct ProblemBody<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+}
+
+impl Problem {
+    /// A problem of this kind, which becomes its stable `type`. `detail` says what to do next.
+    pub fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, kind, title, detail: detail.into() }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = ProblemBody {
+            r#type: format!("{PROBLEM}{}", self.kind),
+            title: self.title,
+            status: self.status.as_u16(),
+            detail: &self.detail,
+        };
+        let mut response = (self.status, Json(body)).into_response();
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let detail = error.to_string();
+        match error {
+            Error::NoSuchBucket => Self::new(StatusCode::NOT_FOUND, "no-such-bucket", "No such bucket", detail),
+            Error::NoSuchKey => Self::new(StatusCode::NOT_FOUND, "no-such-key", "No such key", detail),
+            Error::AccessDenied => Self::new(StatusCode::FORBIDDEN, "access-denied", "Access denied", detail),
+            Error::Unavailable(_) => {
+                tracing::error!(%error, "a rest request failed");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Not available", detail)
+            }
+            other => {
+                tracing::error!(error = ?other, "a rest request failed");
+                let detail = "something went wrong on our side; try again";
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error", detail)
+            }
+        }
+    }
+}
+
+type Caller = Option<Extension<Principal>>;
+type Objects = State<Arc<ObjectService>>;
+
+fn known(caller: Caller) -> Result<Principal, Problem> {
+    caller.map(|Extension(principal)| principal).ok_or_else(|| {
+        let detail = "send a signature (AWS SigV4, service s3) or Authorization: Bearer with an access token";
+        Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", "Credentials are needed", detail)
+    })
+}
+
+fn name_of(bucket: &str) -> Result<BucketName, Problem> {
+    bucket.parse().map_err(|_| Problem::from(Error::NoSuchBucket))
+}
+
+#[derive(Serialize)]
+struct AccountBody {
+    owner_id: String,
+    username: Option<String>,
+    storage_used_bytes: u64,
+    object_count: u64,
+    storage_quota_bytes: Option<u64>,
+    buckets: Vec<BucketBody>,
+}
+
+#[derive(Serialize)]
+struct BucketBody {
+    name: String,
+    created_at: String,
+    profile: String,
+    storage_used_bytes: u64,
+    object_count: u64,
+}
+
+impl BucketBody {
+    fn of(bucket: &Bucket, usage: Usage) -> Self {
+        Self {
+            name: bucket.name.as_str().to_owned(),
+            created_at: rfc3339(bucket.created_at),
+            profile: bucket.profile.clone(),
+            storage_used_bytes: usage.bytes.get(),
+            object_count: usage.objects,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ToleranceBody {
+    acknowledged: u8,
+    target: u8,
+}
+
+#[derive(Serialize)]
+struct ObjectBody {
+    bucket: String,
+    key: String,
+    size_bytes: u64,
+    etag: String,
+    content_hash: String,
+    content_type: Option<String>,
+    modified_at: String,
+    geometry: String,
+    tolerance: ToleranceBody,
+    stripe_size_bytes: u64,
+    segments: u64,
+    chunk_count: u64,
+}
+
+impl ObjectBody {
+    fn of(bucket: String, kept: Kept) -> Self {
+        let object = kept.object;
+        Self {
+            bucket,
+            key: object.key.as_str().to_owned(),
+            size_bytes: object.size.get(),
+            etag: object.etag,
+            content_hash: hex::encode(object.content_hash),
+            content_type: object.attributes.content_type,
+            modified_at: rfc3339(object.modified_at),
+            geometry: kept.geometry,
+            tolerance: ToleranceBody { acknowledged: kept.acknowledged, target: kept.target },
+            stripe_size_bytes: kept.stripe_size.get(),
+            segments: kept.segments,
+            chunk_count: kept.chunks,
+        }
+    }
+}
+
+fn rfc3339(time: Timestamp) -> String {
+    let time = DateTime::<Utc>::from_timestamp_millis(time.unix_millis()).unwrap_or_default();
+    time.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+async fn account(State(objects): Objects, caller: Caller) -> Result<impl IntoResponse, Problem> {
+    let caller = known(caller)?;
+    let account = objects.account(caller.owner).await?;
+    Ok(Json(AccountBody {
+        owner_id: account.owner.id.to_string(),
+        username: account.owner.username,
+        storage_used_bytes: account.usage.bytes.get(),
+        object_count: account.usage.objects,
+        storage_quota_bytes: account.owner.storage_quota.map(|quota| quota.get()),
+        buckets: account.buckets.iter().map(|(bucket, usage)| BucketBody::of(bucket, *usage)).collect(),
+    }))
+}
+
+async fn bucket(
+    State(objects): Objects,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<impl IntoResponse, Problem> {
+    let caller = known(caller)?;
+    let bucket = objects.bucket(caller.owner, &name_of(&name)?).await?;
+    let usage = objects.bucket_usage(&bucket).await?;
+    Ok(Json(BucketBody::of(&bucket, usage)))
+}
+
+async fn object(
+    State(objects): Objects,
+    caller: Caller,
+    Path((name, key)): Path<(String, String)>,
+) -> Result<impl IntoResponse, Problem> {
+    let caller = known(caller)?;
+    let key = ObjectKey::new(key).map_err(|_| Problem::from(Error::NoSuchKey))?;
+    let kept = objects.kept(caller.owner, &name_of(&name)?, &key).await?;
+    Ok(Json(ObjectBody::of(name, kept)))
+}

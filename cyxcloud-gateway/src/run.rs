@@ -1,0 +1,264 @@
+//! Puts a gateway together from its configuration and runs it until it is told to stop.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cyxcloud_core::OwnerId;
+use cyxcloud_core::seal::MasterKey;
+use cyxcloud_dataplane::DataPlane;
+use cyxcloud_metadata::model::Owner;
+use cyxcloud_metadata::postgres::{PostgresConfig, PostgresStore};
+use cyxcloud_metadata::sqlite::{SqliteConfig, SqliteStore};
+use cyxcloud_metadata::{Error as MetadataError, MetadataStore};
+use cyxcloud_proto::gateway::data_service_server::DataServiceServer;
+use cyxcloud_proto::gateway::node_service_server::NodeServiceServer;
+use prometheus::Registry;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
+use tracing::{info, warn};
+
+use crate::auth::{Authenticator, JwtConfig, RootCredentials};
+use crate::config::{Config, ConfigError};
+use crate::data_service::DataApi;
+use crate::ephemeral::{Ephemeral, InProcess, Redis};
+use crate::nodes::{Monitor, NodeApi};
+use crate::objects::{self, ObjectService, OwnerSecrets};
+use crate::serve::{App, Metrics, serve, serve_metrics};
+
+/// Requests under way at shutdown have this long to finish.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
+/// Name of the constant that tells a wrong master key.
+const MASTER_KEY_CHECK: &str = "master_key_check";
+/// The root user; everything that root's access key makes belongs to it.
+pub const ROOT_OWNER: OwnerId = OwnerId::from_uuid(uuid::Uuid::from_u128(0x6379_7863_6c6f_4000_8000_0000_0000_0001));
+
+/// Why a gateway did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration contradicts itself.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The metadata store cannot be used.
+    #[error("metadata store")]
+    Metadata(#[from] MetadataError),
+    /// Redis was named and does not answer.
+    #[error("REDIS_URL")]
+    Ephemeral(#[from] crate::ephemeral::Error),
+    /// The database was written under another master key.
+    #[error("CYXCLOUD_MASTER_KEY is not the one that this database was written with")]
+    WrongMasterKey,
+    /// The root owner's secret does not unwrap.
+    #[error("a stored secret cannot be unwrapped under CYXCLOUD_MASTER_KEY")]
+    Seal(#[from] cyxcloud_core::seal::SealError),
+    /// A metric could not be registered.
+    #[error("could not set up metrics")]
+    Prometheus(#[from] prometheus::Error),
+    /// A port failed.
+    #[error("could not serve {0}")]
+    Serve(&'static str, #[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Bound sockets.
+#[derive(Debug)]
+pub struct Listeners {
+    /// S3, REST, health.
+    pub http: TcpListener,
+    /// NodeService, DataService.
+    pub grpc: TcpListener,
+    /// Prometheus, if wanted.
+    pub metrics: Option<TcpListener>,
+}
+
+/// What a gateway runs on, opened from the configuration or handed in by a process that shares it.
+#[derive(Debug)]
+pub struct Options {
+    /// The configuration, checked.
+    pub config: Config,
+    /// The metadata store.
+    pub metadata: Arc<dyn MetadataStore>,
+}
+
+impl Options {
+    /// Opens the metadata store that the configuration names.
+    pub async fn open(config: Config) -> Result<Self, Error> {
+        let metadata = open_metadata(&config).await?;
+        Ok(Self { config, metadata })
+    }
+}
+
+async fn open_metadata(config: &Config) -> Result<Arc<dyn MetadataStore>, Error> {
+    if config.memory_only {
+        warn!("metadata is kept in memory: everything is lost at exit");
+        return Ok(Arc::new(SqliteStore::open(&SqliteConfig::Memory)?));
+    }
+    if let Some(url) = &config.database_url {
+        let postgres = PostgresConfig {
+            url: url.expose_secret().to_owned(),
+            max_connections: config.database_connections,
+            accept_data_loss: config.i_accept_data_loss,
+        };
+        return Ok(Arc::new(PostgresStore::connect(&postgres).await?));
+    }
+    let directory = config.data_dir.clone().unwrap_or_default();
+    std::fs::create_dir_all(&directory).map_err(|source| MetadataError::Unavailable {
+        doing: "create the data directory",
+        source: Box::new(source),
+    })?;
+    Ok(Arc::new(SqliteStore::open(&SqliteConfig::File(directory.join("metadata.sqlite")))?))
+}
+
+async fn open_ephemeral(url: Option<&SecretString>) -> Result<Arc<dyn Ephemeral>, Error> {
+    match url {
+        Some(url) => Ok(Arc::new(Redis::connect(url.expose_secret()).await?)),
+        None => Ok(Arc::new(InProcess::default())),
+    }
+}
+
+/// Refuses a master key other than the one the database began with: its seals could not be opened.
+async fn open_master(config: &Config, metadata: &dyn MetadataStore) -> Result<MasterKey, Error> {
+    let bytes = config.master_key_bytes()?.unwrap_or_else(|| rand::random());
+    let master = MasterKey::from_bytes(bytes);
+    let check = master.check_value();
+    if metadata.keep_constant(MASTER_KEY_CHECK, &check).await? != check {
+        return Err(Error::WrongMasterKey);
+    }
+    Ok(master)
+}
+
+async fn ensure_root(
+    config: &Config,
+    metadata: &dyn MetadataStore,
+    master: &MasterKey,
+) -> Result<Option<RootCredentials>, Error> {
+    let (Some(access_key), Some(secret)) = (&config.root_access_key, &config.root_secret_key) else {
+        warn!("no CYXCLOUD_ROOT_ACCESS_KEY: only access keys in the database and tokens work");
+        return Ok(None);
+    };
+    let wrapped_secret = OwnerSecrets::wrap_new(master, ROOT_OWNER);
+    let root = Owner {
+        id: ROOT_OWNER,
+        username: Some("root".to_owned()),
+        email: None,
+        wallet_address: None,
+        admin: true,
+        storage_quota: None,
+        wrapped_secret,
+        created_at: cyxcloud_core::Timestamp::default(),
+    };
+    metadata.ensure_owner(&root).await?;
+    Ok(Some(RootCredentials { access_key: access_key.clone(), secret: secret.clone(), owner: ROOT_OWNER }))
+}
+
+/// Our own servers, which no node may claim as its address.
+async fn own_addresses(config: &Config) -> Vec<SocketAddr> {
+    let mut found = Vec::new();
+    for (url, port) in [(&config.database_url, 5432), (&config.redis_url, 6379)] {
+        let Some(url) = url else { continue };
+        let Ok(uri) = url.expose_secret().parse::<http::Uri>() else { continue };
+        let Some(host) = uri.host().map(|host| host.trim_matches(['[', ']']).to_owned()) else { continue };
+        if let Ok(addresses) = tokio::net::lookup_host((host, uri.port_u16().unwrap_or(port))).await {
+            found.extend(addresses);
+        }
+    }
+    found
+}
+
+/// Runs until `shutdown` completes or a port fails.
+pub async fn run(
+    options: Options,
+    listeners: Listeners,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), Error> {
+    let Options { config, metadata } = options;
+    let registry = Registry::new();
+    let master = open_master(&config, &*metadata).await?;
+    let ephemeral = open_ephemeral(config.redis_url.as_ref()).await?;
+    let root = ensure_root(&config, &*metadata, &master).await?;
+    let policy = config.address_policy(own_addresses(&config).await);
+    let plane_config = cyxcloud_dataplane::Config {
+        memory: config.memory,
+        inline_max: config.inline_max,
+        small_max: config.small_max,
+        consent_to_no_redundancy: config.allow_no_redundancy,
+        ..cyxcloud_dataplane::Config::default()
+    };
+    let plane = DataPlane::new(plane_config, metadata.clone(), policy.clone(), master.clone(), &registry);
+    let jwt = config.jwt_secret.as_ref().map(|secret| JwtConfig {
+        secret: secret.clone(),
+        issuer: config.jwt_issuer.clone(),
+        audience: config.jwt_audience.clone(),
+    });
+    let auth = Arc::new(
+        Authenticator::new(metadata.clone(), master.clone(), jwt, config.region.clone(), root)
+            .with_domains(config.domains.clone()),
+    );
+    let objects_config = objects::Config { inline_max: config.inline_max, ..objects::Config::default() };
+    let secrets = OwnerSecrets::new(metadata.clone(), master);
+    let objects = Arc::new(ObjectService::new(metadata.clone(), plane.clone(), secrets, objects_config));
+    let monitor =
+        Monitor::new(metadata.clone(), plane.clone(), ephemeral.clone(), config.timers.lifecycle(), &registry)?;
+    let nodes =
+        NodeApi::new(metadata.clone(), ephemeral.clone(), policy, config.timers.heartbeat_interval());
+    let data = DataApi::new(objects.clone(), auth.clone());
+    let app = Arc::new(App {
+        auth,
+        s3: crate::s3::service(
+            objects.clone(),
+            crate::s3::Options { region: config.region.clone(), cors_permissive: config.cors_permissive },
+        ),
+        rest: crate::rest::router(objects),
+        metadata,
+        ephemeral,
+        domains: config.domains.clone(),
+        nodes_min: if config.allow_no_redundancy { 1 } else { 2 },
+        metrics: Metrics::new(&registry)?,
+    });
+
+    let stop = CancellationToken::new();
+    let monitoring = tokio::spawn(monitor.run());
+    let http = tokio::spawn(serve(app, listeners.http, stop.clone()));
+    let grpc = tokio::spawn(serve_grpc(nodes, data, listeners.grpc, stop.clone()));
+    let metrics = listeners.metrics.map(|listener| tokio::spawn(serve_metrics(registry, listener, stop.clone())));
+    info!("gateway runs");
+    shutdown.await;
+    info!("gateway stops: requests under way may finish");
+    stop.cancel();
+    let finish = async {
+        let _ = http.await;
+        let _ = grpc.await;
+        if let Some(metrics) = metrics {
+            let _ = metrics.await;
+        }
+    };
+    if tokio::time::timeout(SHUTDOWN_GRACE, finish).await.is_err() {
+        warn!(grace_secs = SHUTDOWN_GRACE.as_secs(), "requests were still under way and are cut off");
+    }
+    monitoring.abort();
+    Ok(())
+}
+
+async fn serve_grpc(
+    nodes: NodeApi,
+    data: DataApi,
+    listener: TcpListener,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let failed = |error: tonic::transport::Error| Error::Serve("gRPC", Box::new(error));
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<NodeServiceServer<NodeApi>>().await;
+    health.set_serving::<DataServiceServer<DataApi>>().await;
+    tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .max_concurrent_streams(Some(128))
+        .tcp_nodelay(true)
+        .add_service(health_service)
+        .add_service(NodeServiceServer::new(nodes))
+        .add_service(DataServiceServer::new(data))
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop.cancelled_owned())
+        .await
+        .map_err(failed)
+}

@@ -1,0 +1,75 @@
+//! What a standalone server prints once it is ready: where it is, and three lines to copy.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+/// What the banner tells.
+#[derive(Debug)]
+pub(crate) struct Facts<'a> {
+    pub(crate) http: SocketAddr,
+    pub(crate) nodes: u16,
+    pub(crate) data_dir: &'a Path,
+    pub(crate) region: &'a str,
+    pub(crate) access_key: &'a str,
+    pub(crate) secret_key: &'a str,
+    /// Whether the secret was made here; one that the operator set is not repeated.
+    pub(crate) secret_is_ours: bool,
+}
+
+/// Prints to standard output.
+pub(crate) fn print(facts: &Facts<'_>) {
+    println!("{}", text(facts, &cli_program()));
+}
+
+/// The client that was built beside this program, or its name where it is on the path.
+fn cli_program() -> String {
+    let beside = std::env::current_exe().ok().and_then(|path| Some(path.parent()?.join("cyxcloud-cli")));
+    match beside.filter(|path| path.exists()) {
+        Some(path) => path.display().to_string(),
+        None => "cyxcloud-cli".to_owned(),
+    }
+}
+
+fn text(facts: &Facts<'_>, cli: &str) -> String {
+    let url = match facts.http.ip().is_unspecified() {
+        true => format!("http://127.0.0.1:{}", facts.http.port()),
+        false => format!("http://{}", facts.http),
+    };
+    let (id, region) = (facts.access_key, facts.region);
+    let secret = if facts.secret_is_ours { facts.secret_key } else { "$CYXCLOUD_ROOT_SECRET_KEY" };
+    let plural = if facts.nodes == 1 { "1 node (no redundancy)".to_owned() } else { format!("{} nodes", facts.nodes) };
+    format!(
+        "\n\
+CyxCloud is ready: {url}, {plural}, data in {data}\n\
+Access key {id}, secret key {secret}\n\
+\n\
+Three lines to copy:\n\
+  AWS_ACCESS_KEY_ID={id} AWS_SECRET_ACCESS_KEY={secret} AWS_DEFAULT_REGION={region} aws --endpoint-url {url} s3 mb s3://demo\n\
+  echo hello | CYXCLOUD_ACCESS_KEY={id} CYXCLOUD_SECRET_KEY={secret} {cli} --gateway {url} upload --bucket demo --key hello.txt -\n\
+  curl --silent --show-error --fail --aws-sigv4 aws:amz:{region}:s3 --user {id}:{secret} {url}/demo/hello.txt\n",
+        data = facts.data_dir.display(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_examples_name_this_server_and_a_set_secret_is_not_repeated() {
+        let mut facts = Facts {
+            http: "0.0.0.0:9000".parse().expect("an address"),
+            nodes: 6,
+            data_dir: Path::new("data"),
+            region: "us-east-1",
+            access_key: "KEY",
+            secret_key: "SECRETSECRET",
+            secret_is_ours: true,
+        };
+        let ours = text(&facts, "cyxcloud-cli");
+        assert_eq!(ours.matches("http://127.0.0.1:9000").count(), 4);
+        assert!(ours.contains("SECRETSECRET"));
+        facts.secret_is_ours = false;
+        assert!(!text(&facts, "cyxcloud-cli").contains("SECRETSECRET"));
+    }
+}
