@@ -1,0 +1,13 @@
+# Sourced by the other scripts: where things are built, and with which compilers.
+# CC and CXX are part of what cargo watches. Another value anywhere would build RocksDB again, so every script and
+# every shell that builds should have exactly these: `. script/env.sh`.
+
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$HOME/.cache/cyxcloud/target}"
+if command -v ccache >/dev/null 2>&1; then
+    export CCACHE_DIR="${CCACHE_DIR:-$HOME/.cache/cyxcloud/ccache}"
+    export CC="ccache gcc" CXX="ccache g++"
+fi
+export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-never}"
+
+# Clients and test tools of pinned versions live here, made by script/bootstrap.
+export CYXCLOUD_VENV="${CYXCLOUD_VENV:-$HOME/.cache/cyxcloud/venv}"

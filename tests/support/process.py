@@ -1,0 +1,120 @@
+"""Programs as child processes: started with a log, awaited by condition, ended by process id."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def target_dir() -> Path:
+    return Path(os.environ.get("CARGO_TARGET_DIR", Path.home() / ".cache/cyxcloud/target"))
+
+
+def binary(name: str) -> str:
+    """The program `name` of the build under test: development unless CYXCLOUD_E2E_PROFILE says release."""
+    path = target_dir() / os.environ.get("CYXCLOUD_E2E_PROFILE", "debug") / name
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: build it first (script/test does)")
+    return str(path)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports nobody listens on. Held together, so that they differ."""
+    sockets = [socket.socket() for _ in range(count)]
+    for sock in sockets:
+        sock.bind(("127.0.0.1", 0))
+    ports = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
+
+
+def wait_until(what: str, condition, seconds: float = 30.0, interval: float = 0.05):
+    """Polls until `condition()` is true; what it answered. An exception counts as not yet."""
+    deadline = time.monotonic() + seconds
+    last = None
+    while True:
+        try:
+            if answer := condition():
+                return answer
+            last = None
+        except Exception as error:  # noqa: BLE001 - whatever it is, it may pass
+            last = error
+        if time.monotonic() >= deadline:
+            raise TimeoutError(f"after {seconds:g} s still not: {what}" + (f" ({last!r})" if last else ""))
+        time.sleep(interval)
+
+
+class Process:
+    """A program that runs until it is stopped. Its output is in `log`, appended over restarts."""
+
+    def __init__(self, name: str, args: list[str], env: dict[str, str], log: Path):
+        self.name, self.args, self.log = name, args, log
+        # Nothing of the caller's configuration reaches a server, except what programs need to run at all.
+        kept = {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR") if key in os.environ}
+        self.env = kept | {"NO_COLOR": "1", "RUST_BACKTRACE": "1", "RUST_LOG": os.environ.get("CYXCLOUD_E2E_LOG", "info")} | env
+        self.child: subprocess.Popen | None = None
+
+    def start(self) -> "Process":
+        assert self.child is None or self.child.poll() is not None, f"{self.name} runs already"
+        with self.log.open("ab") as log:
+            self.child = subprocess.Popen(
+                self.args, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+        return self
+
+    @property
+    def pid(self) -> int:
+        assert self.child is not None
+        return self.child.pid
+
+    def running(self) -> bool:
+        return self.child is not None and self.child.poll() is None
+
+    def expect_running(self):
+        if not self.running():
+            code = self.child.returncode if self.child else None
+            raise AssertionError(f"{self.name} ended with {code}:\n{self.tail()}")
+
+    def wait_for(self, what: str, condition, seconds: float = 60.0):
+        """As `wait_until`, but gives up at once when the program has ended."""
+
+        def check():
+            if not self.running():
+                return "ended"
+            return condition()
+
+        answer = wait_until(f"{self.name}: {what}\n{self.log}", check, seconds)
+        self.expect_running()
+        return answer
+
+    def kill(self):
+        """Without goodbye."""
+        self._end(signal.SIGKILL)
+
+    def stop(self, seconds: float = 30.0) -> int:
+        """Asks it to end (SIGTERM); its exit code."""
+        return self._end(signal.SIGTERM, seconds)
+
+    def _end(self, how: signal.Signals, seconds: float = 30.0) -> int:
+        if self.child is None:
+            return 0
+        if self.child.poll() is None:
+            self.child.send_signal(how)
+            try:
+                self.child.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self.child.kill()
+                self.child.wait()
+                raise AssertionError(f"{self.name} did not end within {seconds:g} s of {how.name}:\n{self.tail()}")
+        return self.child.returncode
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def tail(self, lines: int = 40) -> str:
+        return "\n".join(self.output().splitlines()[-lines:])
