@@ -18,7 +18,8 @@ const STRIPE: usize = 4 << 20;
 const PATIENCE: Duration = Duration::from_millis(700);
 
 fn main() {
-    let plain: Vec<u8> = (0..STRIPE as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+    let plain: Vec<u8> =
+        (0..STRIPE as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
     let key = StripeKey::derive(&OwnerSecret::from_bytes([7; 32]), blake3::hash(&plain).as_bytes(), FORMAT);
     let mut sealed = vec![0; seal::sealed_len(STRIPE)];
     let geometry = Geometry::STANDARD;

@@ -133,6 +133,8 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
     /// Carries out one step of a node's life cycle. `Stale` if it is elsewhere by now. Going offline counts a
     /// failure and starts `first_offline_at`; coming online ends it.
     async fn step_node(&self, step: &NodeStep) -> Result<()>;
+    /// Whether a node is believed to hold anything that an object needs (a location of status `stored`).
+    async fn holds_chunks(&self, id: NodeId) -> Result<bool>;
     /// Forgets a node and its locations. `Stale` unless it is `draining`.
     async fn remove_node(&self, id: NodeId) -> Result<()>;
     /// Marks locations lost or corrupt and queues the repair of their stripes. Idempotent.

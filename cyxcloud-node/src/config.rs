@@ -144,6 +144,10 @@ pub struct Config {
     #[arg(long, env = "NODE_LOOPBACK", hide = true)]
     pub node_loopback: bool,
 
+    /// Register without showing the storage reservation: for a process that runs several nodes.
+    #[arg(skip)]
+    pub quiet: bool,
+
     /// Port of libp2p discovery.
     #[arg(long, env = "LIBP2P_PORT", default_value_t = 4001)]
     pub libp2p_port: u16,
@@ -195,6 +199,7 @@ impl Default for Config {
             maintenance: false,
             node_networks: Vec::new(),
             node_loopback: false,
+            quiet: false,
             libp2p_port: 4001,
             bootstrap_peers: Vec::new(),
             discovery: false,

@@ -143,6 +143,9 @@ impl Membership {
                 "gateway and node speak different versions"
             );
         }
+        if self.config.quiet {
+            return;
+        }
         print(&summary(
             self.config.account().total,
             ByteCount::bytes(answer.storage_reserved),
@@ -151,11 +154,7 @@ impl Membership {
     }
 
     /// Sends heartbeats until the gateway wants a registration instead.
-    async fn heartbeats(
-        &self,
-        client: &mut NodeServiceClient<Channel>,
-        answer: &RegisterNodeResponse,
-    ) -> Ended {
+    async fn heartbeats(&self, client: &mut NodeServiceClient<Channel>, answer: &RegisterNodeResponse) {
         let mut vitals = Vitals::default();
         vitals.look();
         let mut silent = false;

@@ -38,15 +38,21 @@ fn text(facts: &Facts<'_>, cli: &str) -> String {
     let (id, region) = (facts.access_key, facts.region);
     let secret = if facts.secret_is_ours { facts.secret_key } else { "$CYXCLOUD_ROOT_SECRET_KEY" };
     let plural = if facts.nodes == 1 { "1 node (no redundancy)".to_owned() } else { format!("{} nodes", facts.nodes) };
+    let examples = [
+        format!(
+            "AWS_ACCESS_KEY_ID={id} AWS_SECRET_ACCESS_KEY={secret} AWS_DEFAULT_REGION={region} \
+             aws --endpoint-url {url} s3 mb s3://demo"
+        ),
+        format!(
+            "echo hello | CYXCLOUD_ACCESS_KEY={id} CYXCLOUD_SECRET_KEY={secret} \
+             {cli} --gateway {url} upload --bucket demo --key hello.txt -"
+        ),
+        format!("curl -sSf --aws-sigv4 aws:amz:{region}:s3 --user {id}:{secret} {url}/demo/hello.txt"),
+    ];
     format!(
-        "\n\
-CyxCloud is ready: {url}, {plural}, data in {data}\n\
-Access key {id}, secret key {secret}\n\
-\n\
-Three lines to copy:\n\
-  AWS_ACCESS_KEY_ID={id} AWS_SECRET_ACCESS_KEY={secret} AWS_DEFAULT_REGION={region} aws --endpoint-url {url} s3 mb s3://demo\n\
-  echo hello | CYXCLOUD_ACCESS_KEY={id} CYXCLOUD_SECRET_KEY={secret} {cli} --gateway {url} upload --bucket demo --key hello.txt -\n\
-  curl --silent --show-error --fail --aws-sigv4 aws:amz:{region}:s3 --user {id}:{secret} {url}/demo/hello.txt\n",
+        "CyxCloud is ready: {url}, {plural}, data in {data}\n\
+         Access key {id}, secret key {secret}\n\nThree lines to copy:\n  {}\n",
+        examples.join("\n  "),
         data = facts.data_dir.display(),
     )
 }

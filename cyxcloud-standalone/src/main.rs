@@ -259,6 +259,7 @@ async fn start_node(config: &Config, index: u16, gateway: SocketAddr) -> anyhow:
         central_server_addr: format!("http://{gateway}"),
         node_networks: vec!["127.0.0.0/8".parse().context("loopback network")?],
         node_loopback: true,
+        quiet: true,
         ..cyxcloud_node::Config::default()
     };
     Ok(Node { index, config: node.check()?, listeners })

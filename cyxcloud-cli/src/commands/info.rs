@@ -121,10 +121,7 @@ fn object(info: &Value) -> Vec<String> {
         row("Type", &text(info, "content_type")),
         row("Modified", &text(info, "modified_at")),
         row("Geometry", &text(info, "geometry")),
-        row(
-            "Tolerance",
-            &format!("loss of {} when stored, of {} once repaired", losses("acknowledged"), losses("target")),
-        ),
+        row("Tolerance", &format!("{} may be lost (aim: {})", losses("acknowledged"), losses("target"))),
         row("Stripes of", &bytes(info, "stripe_size_bytes")),
         row("Segments", &text(info, "segments")),
         row("Chunks", &text(info, "chunk_count")),
@@ -147,9 +144,7 @@ mod tests {
         let lines = object(&info);
         assert_eq!(lines[0], "Object        b/k\\u{1b}");
         assert_eq!(lines[1], "Size          5.0 MiB (5242880 B)");
-        assert!(
-            lines.contains(&"Tolerance     loss of 1 node when stored, of 4 nodes once repaired".to_owned())
-        );
+        assert!(lines.contains(&"Tolerance     1 node may be lost (aim: 4 nodes)".to_owned()));
         assert!(lines.contains(&"Type          -".to_owned()));
     }
 

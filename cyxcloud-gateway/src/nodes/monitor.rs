@@ -122,6 +122,8 @@ impl Monitor {
                 }
                 done
             }
+            // Forgetting where the last readable shards are would lose them; the node's row costs nothing.
+            NodeDecision::Remove if self.metadata.holds_chunks(node.id).await? => return Ok(false),
             NodeDecision::Remove => {
                 let done = self.metadata.remove_node(node.id).await;
                 if done.is_ok() {

@@ -148,7 +148,9 @@ pub async fn only_a_draining_node_can_be_removed(store: &dyn MetadataStore) {
         step(store, nodes[0], from, if from == Online { Offline } else { Draining }).await;
     }
     assert_eq!(stripes(store, &segment, 0..2).await, expected(&segment));
+    assert!(store.holds_chunks(nodes[0]).await.expect("look"));
     store.remove_node(nodes[0]).await.expect("remove");
+    assert!(!store.holds_chunks(nodes[0]).await.expect("look"));
     assert_eq!(node(store, nodes[0]).await, None);
     let mut left = expected(&segment);
     for shard in left.iter_mut().flat_map(|stripe| &mut stripe.shards) {

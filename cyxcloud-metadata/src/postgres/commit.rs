@@ -98,7 +98,8 @@ impl Before {
         })
     }
 
-    /// Whether an object of this size may take the key.
+    /// Whether an object of this size may take the key. Commits at the same time see each other's bytes only once
+    /// they are committed: a quota may be overshot by what is under way.
     pub(super) fn admit(&self, precondition: &Precondition, owner: OwnerId, size: ByteCount) -> Result<()> {
         let visible = self.visible();
         precondition.judge(visible.map(|current| current.etag.as_str()))?;

@@ -230,6 +230,10 @@ impl MetadataStore for PostgresStore {
         self.step(step).await
     }
 
+    async fn holds_chunks(&self, id: NodeId) -> Result<bool> {
+        self.holds(id).await
+    }
+
     async fn remove_node(&self, id: NodeId) -> Result<()> {
         self.forget(id).await
     }

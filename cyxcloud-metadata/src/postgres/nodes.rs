@@ -47,7 +47,16 @@ fn node(row: &PgRow) -> Result<Node, Failure> {
 }
 
 impl PostgresStore {
+    /// Two registrations of a new node at once collide on what is unique beside its key; the second time one of them
+    /// finds the other.
     pub(super) async fn register(&self, new: &RegisterNode) -> Result<Node> {
+        match self.upsert(new).await {
+            Err(Error::NodeConflict) => self.upsert(new).await,
+            answer => answer,
+        }
+    }
+
+    async fn upsert(&self, new: &RegisterNode) -> Result<Node> {
         let free = new.storage_total.saturating_sub(new.storage_reserved).saturating_sub(new.storage_used);
         transact::single(&self.pool, "register the node", |conn, _| {
             Box::pin(async move {
@@ -143,6 +152,15 @@ impl PostgresStore {
                 }
                 Ok(())
             })
+        })
+        .await
+    }
+
+    pub(super) async fn holds(&self, id: NodeId) -> Result<bool> {
+        const HOLDS: &str =
+            "SELECT EXISTS (SELECT 1 FROM chunk_locations WHERE node_id = $1 AND status = 'stored')";
+        transact::single(&self.pool, "look for what the node holds", |conn, _| {
+            Box::pin(async move { Ok(sqlx::query_scalar(HOLDS).bind(id.as_uuid()).fetch_one(conn).await?) })
         })
         .await
     }

@@ -242,6 +242,10 @@ impl MetadataStore for SqliteStore {
         self.engine.write("change the node's status", move |db| nodes::step(db, &step)).await
     }
 
+    async fn holds_chunks(&self, id: NodeId) -> Result<bool> {
+        self.engine.read("look for what the node holds", move |db| nodes::holds_chunks(db, id)).await
+    }
+
     async fn remove_node(&self, id: NodeId) -> Result<()> {
         self.engine.write("remove the node", move |db| nodes::remove(db, id)).await
     }

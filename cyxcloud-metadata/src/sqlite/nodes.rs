@@ -144,6 +144,11 @@ pub(super) fn step(db: &Connection, step: &NodeStep) -> Done<()> {
     }
 }
 
+pub(super) fn holds_chunks(db: &Connection, id: NodeId) -> Done<bool> {
+    const HOLDS: &str = "SELECT 1 FROM chunk_locations WHERE node_id = ?1 AND status = 'stored' LIMIT 1";
+    Ok(exists(db, HOLDS, [id.as_uuid()])?)
+}
+
 pub(super) fn remove(db: &Connection, id: NodeId) -> Done<()> {
     const DRAINING: &str = "SELECT 1 FROM nodes WHERE id = ?1 AND status = ?2";
     const STRIPES: &str =

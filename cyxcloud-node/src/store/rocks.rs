@@ -2,8 +2,8 @@
 //!
 //! One thread writes (`commit`); reads go straight to the database and are hashed before they leave. The log is
 //! read back to the last whole record at start (`PointInTime`, the only mode that goes with recycled log files): what
-//! is behind it was either never acknowledged, or `life` notices. A log file that is missing or shorter than what was
-//! synced is refused by RocksDB itself, loudly: `open` fails.
+//! is behind it was either never acknowledged, or `life` notices. A finished log file that is missing or has shrunk is
+//! refused by RocksDB itself, loudly: `open` fails.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
