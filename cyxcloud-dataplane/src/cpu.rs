@@ -18,7 +18,11 @@ impl Cpu {
     }
 
     /// Runs a job on `len` bytes. If the caller goes away, a job that began runs to its end, holding what it was given.
-    pub(crate) async fn run<T: Send + 'static>(&self, len: usize, job: impl FnOnce() -> T + Send + 'static) -> T {
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        len: usize,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
         if len <= INLINE_WORK {
             return job();
         }

@@ -55,7 +55,9 @@ pub enum WriteError<E> {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// Too few shards of a stripe can be had now.
-    #[error("stripe {stripe} of segment {segment} cannot be read now: {have} of the {need} shards needed are there")]
+    #[error(
+        "stripe {stripe} of segment {segment} cannot be read now: {have} of the {need} shards needed are there"
+    )]
     Unreadable {
         /// the segment
         segment: SegmentId,

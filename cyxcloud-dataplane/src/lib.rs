@@ -168,7 +168,10 @@ impl Plane {
         match self.metadata.nodes().await {
             Ok(nodes) => self.pool.update(&nodes),
             Err(error) if view.taken_at.is_some() => {
-                warn!(error = &error as &dyn std::error::Error, "nodes could not be looked up; going on with those known");
+                warn!(
+                    error = &error as &dyn std::error::Error,
+                    "nodes could not be looked up; going on with those known"
+                );
                 return Ok(view);
             }
             Err(error) => return Err(error),

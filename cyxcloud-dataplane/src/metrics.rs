@@ -1,7 +1,7 @@
 //! What the data plane counts, for Prometheus.
 
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
-use tracing::warn;
+use tracing::debug;
 
 /// Counters and gauges, all named `cyxcloud_dataplane_*`.
 #[derive(Clone, Debug)]
@@ -31,14 +31,27 @@ impl Metrics {
     pub(crate) fn new(registry: &Registry) -> Self {
         let name = |name: &str, help: &str| Opts::new(format!("cyxcloud_dataplane_{name}"), help);
         let counter = |opts| IntCounter::with_opts(opts).expect("the name is valid");
-        let counters = |opts, labels: &[&str]| IntCounterVec::new(opts, labels).expect("names and labels are valid");
+        let counters =
+            |opts, labels: &[&str]| IntCounterVec::new(opts, labels).expect("names and labels are valid");
         let metrics = Self {
-            bytes: counters(name("bytes_total", "Plain bytes written to and read from nodes"), &["direction"]),
+            bytes: counters(
+                name("bytes_total", "Plain bytes written to and read from nodes"),
+                &["direction"],
+            ),
             stores: counter(name("stores_total", "Chunks stored and acknowledged by a valid receipt")),
             fetches: counter(name("fetches_total", "Chunks and slices fetched and verified")),
-            failures: counters(name("failures_total", "Calls to nodes that failed"), &["operation", "reason"]),
-            hedges: counters(name("hedges_total", "Calls repeated elsewhere because one was late"), &["operation"]),
-            reconstructs: counter(name("reconstructs_total", "Stripes decoded because data shards were not there")),
+            failures: counters(
+                name("failures_total", "Calls to nodes that failed"),
+                &["operation", "reason"],
+            ),
+            hedges: counters(
+                name("hedges_total", "Calls repeated elsewhere because one was late"),
+                &["operation"],
+            ),
+            reconstructs: counter(name(
+                "reconstructs_total",
+                "Stripes decoded because data shards were not there",
+            )),
             corrupt_shards: counter(name("corrupt_shards_total", "Shards that were not what their id says")),
             missing_shards: counter(name("missing_shards_total", "Shards not held by a node that should")),
             budget_in_use: IntGaugeVec::new(name("budget_bytes", "Bytes held by requests"), &["direction"])
@@ -62,7 +75,7 @@ impl Metrics {
         ];
         for collector in all {
             if let Err(error) = registry.register(collector) {
-                warn!(%error, "metric of the data plane is not shown");
+                debug!(%error, "metric of the data plane is not shown");
             }
         }
     }

@@ -189,13 +189,17 @@ impl TimerConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// Two or more places for the metadata, or none.
-    #[error("give one of DATABASE_URL (PostgreSQL), --data-dir (embedded database) and --memory-only, not {0}")]
+    #[error(
+        "give one of DATABASE_URL (PostgreSQL), --data-dir (embedded database) and --memory-only, not {0}"
+    )]
     Database(&'static str),
     /// There is no chain code in this build.
     #[error("this build has no blockchain support: leave out {0}")]
     NoBlockchain(&'static str),
     /// Node tokens are not issued by this build.
-    #[error("this build cannot authenticate nodes: leave out --grpc-auth and keep the gRPC port in a private network")]
+    #[error(
+        "this build cannot authenticate nodes: leave out --grpc-auth and keep the gRPC port in a private network"
+    )]
     NoNodeAuth,
     /// A secret is missing.
     #[error("{0} is required: {1}")]
@@ -256,7 +260,10 @@ impl Config {
         let jwt = self
             .jwt_secret
             .as_ref()
-            .ok_or(ConfigError::Missing("JWT_SECRET", "set it to at least 32 random bytes, e.g. $(openssl rand -hex 32)"))?
+            .ok_or(ConfigError::Missing(
+                "JWT_SECRET",
+                "set it to at least 32 random bytes, e.g. $(openssl rand -hex 32)",
+            ))?
             .expose_secret();
         if EXAMPLE_SECRETS.contains(&jwt) {
             return Err(ConfigError::Weak("JWT_SECRET", "it is the one of the examples"));
@@ -274,14 +281,21 @@ impl Config {
         match (&self.root_access_key, &self.root_secret_key) {
             (None, None) => Ok(()),
             (Some(id), Some(_)) if id.len() < 3 || !id.bytes().all(|b| b.is_ascii_graphic() && b != b'/') => {
-                Err(ConfigError::Weak("CYXCLOUD_ROOT_ACCESS_KEY", "it needs 3 or more printable characters and no slash"))
+                Err(ConfigError::Weak(
+                    "CYXCLOUD_ROOT_ACCESS_KEY",
+                    "it needs 3 or more printable characters and no slash",
+                ))
             }
             (Some(_), Some(secret)) if secret.expose_secret().len() < ROOT_SECRET_MIN => {
                 Err(ConfigError::Weak("CYXCLOUD_ROOT_SECRET_KEY", "it has fewer than 16 characters"))
             }
             (Some(_), Some(_)) => Ok(()),
-            (Some(_), None) => Err(ConfigError::Missing("CYXCLOUD_ROOT_SECRET_KEY", "the root access key is set")),
-            (None, Some(_)) => Err(ConfigError::Missing("CYXCLOUD_ROOT_ACCESS_KEY", "the root secret key is set")),
+            (Some(_), None) => {
+                Err(ConfigError::Missing("CYXCLOUD_ROOT_SECRET_KEY", "the root access key is set"))
+            }
+            (None, Some(_)) => {
+                Err(ConfigError::Missing("CYXCLOUD_ROOT_ACCESS_KEY", "the root secret key is set"))
+            }
         }
     }
 

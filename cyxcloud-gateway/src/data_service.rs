@@ -101,14 +101,19 @@ impl DataService for DataApi {
             after: (!wanted.after.is_empty()).then_some(wanted.after),
             limit,
         };
-        let page = self.objects.metadata().list_objects(&query).await.map_err(|error| status(error.into()))?;
+        let page =
+            self.objects.metadata().list_objects(&query).await.map_err(|error| status(error.into()))?;
         let mut objects = Vec::new();
         for entry in page.entries {
             let ListEntry::Object(listed) = entry else { continue };
             let Ok(key) = ObjectKey::new(listed.key.clone()) else { continue };
             // Gone since it was listed: the next page would not show it either.
-            let Some(object) =
-                self.objects.metadata().object(bucket.id, &key).await.map_err(|error| status(error.into()))?
+            let Some(object) = self
+                .objects
+                .metadata()
+                .object(bucket.id, &key)
+                .await
+                .map_err(|error| status(error.into()))?
             else {
                 continue;
             };
@@ -158,7 +163,8 @@ fn gather(
 }
 
 fn bucket_name(name: &str) -> Result<BucketName, Status> {
-    name.parse().map_err(|error: cyxcloud_core::name::BucketNameError| Status::invalid_argument(error.to_string()))
+    name.parse()
+        .map_err(|error: cyxcloud_core::name::BucketNameError| Status::invalid_argument(error.to_string()))
 }
 
 fn status(error: Error) -> Status {
@@ -181,14 +187,17 @@ mod tests {
     #[tokio::test]
     async fn messages_have_the_size_asked_for() {
         let pieces = [3usize, 70, 1, 26, 50].map(|len| Ok(Bytes::from(vec![7; len])));
-        let messages: Vec<usize> =
-            gather(futures::stream::iter(pieces), 64).map(|message| message.expect("no error").len()).collect().await;
+        let messages: Vec<usize> = gather(futures::stream::iter(pieces), 64)
+            .map(|message| message.expect("no error").len())
+            .collect()
+            .await;
         assert_eq!(messages, [64, 64, 22]);
     }
 
     #[tokio::test]
     async fn an_error_ends_the_stream() {
-        let pieces = [Ok(Bytes::from_static(b"abc")), Err(BoxError::from("lost")), Ok(Bytes::from_static(b"def"))];
+        let pieces =
+            [Ok(Bytes::from_static(b"abc")), Err(BoxError::from("lost")), Ok(Bytes::from_static(b"def"))];
         let messages: Vec<bool> =
             gather(futures::stream::iter(pieces), 64).map(|message| message.is_ok()).collect().await;
         assert_eq!(messages, [false]);

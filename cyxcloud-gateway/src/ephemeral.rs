@@ -168,7 +168,8 @@ type Subscription = (redis::aio::PubSubSink, redis::aio::PubSubStream);
 async fn listen(client: &redis::Client, topic: Topic) -> Result<Subscription, Error> {
     let failed = |source| Error { doing: "subscribe at Redis", source: Some(source) };
     let connecting = tokio::time::timeout(ANSWER_TIMEOUT, client.get_async_pubsub()).await;
-    let pubsub = connecting.map_err(|_| Error { doing: "reach Redis in time", source: None })?.map_err(failed)?;
+    let pubsub =
+        connecting.map_err(|_| Error { doing: "reach Redis in time", source: None })?.map_err(failed)?;
     let (mut sink, stream) = pubsub.split();
     sink.subscribe(topic.channel()).await.map_err(failed)?;
     Ok((sink, stream))
@@ -210,7 +211,10 @@ mod tests {
         let url = std::env::var("CYXCLOUD_TEST_REDIS")
             .expect("CYXCLOUD_TEST_REDIS names a Redis server for tests, or is `omit`; script/test sets it");
         if url == "omit" {
-            eprintln!("left out: redis (CYXCLOUD_TEST_REDIS=omit)");
+            #[allow(clippy::print_stderr, reason = "what a run leaves out is said aloud")]
+            {
+                eprintln!("left out: redis (CYXCLOUD_TEST_REDIS=omit)");
+            }
             return;
         }
         news_reach_a_subscriber(&Redis::connect(&url).await.expect("connects")).await;

@@ -50,7 +50,12 @@ struct ProblemBody<'a> {
 
 impl Problem {
     /// A problem of this kind, which becomes its stable `type`. `detail` says what to do next.
-    pub fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
+    pub fn new(
+        status: StatusCode,
+        kind: &'static str,
+        title: &'static str,
+        detail: impl Into<String>,
+    ) -> Self {
         Self { status, kind, title, detail: detail.into() }
     }
 }
@@ -75,7 +80,9 @@ impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let detail = error.to_string();
         match error {
-            Error::NoSuchBucket => Self::new(StatusCode::NOT_FOUND, "no-such-bucket", "No such bucket", detail),
+            Error::NoSuchBucket => {
+                Self::new(StatusCode::NOT_FOUND, "no-such-bucket", "No such bucket", detail)
+            }
             Error::NoSuchKey => Self::new(StatusCode::NOT_FOUND, "no-such-key", "No such key", detail),
             Error::AccessDenied => Self::new(StatusCode::FORBIDDEN, "access-denied", "Access denied", detail),
             Error::Unavailable(_) => {

@@ -33,7 +33,8 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
 /// Name of the constant that tells a wrong master key.
 const MASTER_KEY_CHECK: &str = "master_key_check";
 /// The root user; everything that root's access key makes belongs to it.
-pub const ROOT_OWNER: OwnerId = OwnerId::from_uuid(uuid::Uuid::from_u128(0x6379_7863_6c6f_4000_8000_0000_0000_0001));
+pub const ROOT_OWNER: OwnerId =
+    OwnerId::from_uuid(uuid::Uuid::from_u128(0x6379_7863_6c6f_4000_8000_0000_0000_0001));
 
 /// Why a gateway did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +120,7 @@ async fn open_ephemeral(url: Option<&SecretString>) -> Result<Arc<dyn Ephemeral>
 
 /// Refuses a master key other than the one the database began with: its seals could not be opened.
 async fn open_master(config: &Config, metadata: &dyn MetadataStore) -> Result<MasterKey, Error> {
-    let bytes = config.master_key_bytes()?.unwrap_or_else(|| rand::random());
+    let bytes = config.master_key_bytes()?.unwrap_or_else(rand::random);
     let master = MasterKey::from_bytes(bytes);
     let check = master.check_value();
     if metadata.keep_constant(MASTER_KEY_CHECK, &check).await? != check {
@@ -198,10 +199,14 @@ pub async fn run(
     let objects_config = objects::Config { inline_max: config.inline_max, ..objects::Config::default() };
     let secrets = OwnerSecrets::new(metadata.clone(), master);
     let objects = Arc::new(ObjectService::new(metadata.clone(), plane.clone(), secrets, objects_config));
-    let monitor =
-        Monitor::new(metadata.clone(), plane.clone(), ephemeral.clone(), config.timers.lifecycle(), &registry)?;
-    let nodes =
-        NodeApi::new(metadata.clone(), ephemeral.clone(), policy, config.timers.heartbeat_interval());
+    let monitor = Monitor::new(
+        metadata.clone(),
+        plane.clone(),
+        ephemeral.clone(),
+        config.timers.lifecycle(),
+        &registry,
+    )?;
+    let nodes = NodeApi::new(metadata.clone(), ephemeral.clone(), policy, config.timers.heartbeat_interval());
     let data = DataApi::new(objects.clone(), auth.clone());
     let app = Arc::new(App {
         auth,
@@ -221,7 +226,8 @@ pub async fn run(
     let monitoring = tokio::spawn(monitor.run());
     let http = tokio::spawn(serve(app, listeners.http, stop.clone()));
     let grpc = tokio::spawn(serve_grpc(nodes, data, listeners.grpc, stop.clone()));
-    let metrics = listeners.metrics.map(|listener| tokio::spawn(serve_metrics(registry, listener, stop.clone())));
+    let metrics =
+        listeners.metrics.map(|listener| tokio::spawn(serve_metrics(registry, listener, stop.clone())));
     info!("gateway runs");
     shutdown.await;
     info!("gateway stops: requests under way may finish");
@@ -258,7 +264,10 @@ async fn serve_grpc(
         .add_service(health_service)
         .add_service(NodeServiceServer::new(nodes))
         .add_service(DataServiceServer::new(data))
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop.cancelled_owned())
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            stop.cancelled_owned(),
+        )
         .await
         .map_err(failed)
 }

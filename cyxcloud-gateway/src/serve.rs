@@ -71,12 +71,18 @@ impl Metrics {
     /// Registers the counts.
     pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let requests = IntCounterVec::new(
-            Opts::new("cyxcloud_gateway_http_requests_total", "Requests answered, by door, method and status code"),
+            Opts::new(
+                "cyxcloud_gateway_http_requests_total",
+                "Requests answered, by door, method and status code",
+            ),
             &["door", "method", "code"],
         )?;
         let seconds = HistogramVec::new(
-            HistogramOpts::new("cyxcloud_gateway_http_request_duration_seconds", "Time until the head of the answer")
-                .buckets(prometheus::exponential_buckets(0.000_5, 2.5, 12)?),
+            HistogramOpts::new(
+                "cyxcloud_gateway_http_request_duration_seconds",
+                "Time until the head of the answer",
+            )
+            .buckets(prometheus::exponential_buckets(0.000_5, 2.5, 12)?),
             &["door", "method"],
         )?;
         let connections = IntGauge::new("cyxcloud_gateway_http_connections", "Open connections")?;
@@ -144,13 +150,17 @@ impl App {
         };
         let code = response.status();
         self.metrics.requests.with_label_values(&[door.name(), method, code.as_str()]).inc();
-        self.metrics.seconds.with_label_values(&[door.name(), method]).observe(started.elapsed().as_secs_f64());
+        self.metrics
+            .seconds
+            .with_label_values(&[door.name(), method])
+            .observe(started.elapsed().as_secs_f64());
         response
     }
 
     fn is_virtual_host(&self, request: &Request<Incoming>) -> bool {
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-        let host = host.or_else(|| request.uri().authority().map(http::uri::Authority::as_str)).unwrap_or_default();
+        let host =
+            host.or_else(|| request.uri().authority().map(http::uri::Authority::as_str)).unwrap_or_default();
         crate::auth::virtual_host_bucket(host, &self.domains).is_some()
     }
 
@@ -259,7 +269,11 @@ async fn connection(
 }
 
 /// Serves metrics in Prometheus's text format at `/metrics` until `stop`.
-pub async fn serve_metrics(registry: Registry, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
+pub async fn serve_metrics(
+    registry: Registry,
+    listener: TcpListener,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
     let text = move || {
         let registry = registry.clone();
         async move {

@@ -46,7 +46,10 @@ async fn buckets_are_made_listed_and_deleted() {
 async fn buckets_have_profiles() {
     let gateway = gateway().await;
     gateway.put_with("/open-bucket", &[("x-cyxcloud-profile", "open")], b"").await.expect(200);
-    gateway.put_with("/odd-bucket", &[("x-cyxcloud-profile", "odd")], b"").await.error(400, "InvalidArgument");
+    gateway
+        .put_with("/odd-bucket", &[("x-cyxcloud-profile", "odd")], b"")
+        .await
+        .error(400, "InvalidArgument");
 }
 
 #[tokio::test]
@@ -73,7 +76,10 @@ async fn what_is_put_is_what_is_got() {
         let head = gateway.head(uri, &[]).await.expect(200);
         assert_eq!(head.header("content-length"), Some(body.len().to_string().as_str()));
     }
-    assert_eq!(gateway.head("/bucket/key", &[]).await.header("etag"), Some("\"5d41402abc4b2a76b9719d911017c592\""));
+    assert_eq!(
+        gateway.head("/bucket/key", &[]).await.header("etag"),
+        Some("\"5d41402abc4b2a76b9719d911017c592\"")
+    );
     let too_long = format!("/bucket/{}", "k".repeat(1025));
     gateway.put(&too_long, b"x").await.error(400, "KeyTooLongError");
 }
@@ -114,7 +120,10 @@ async fn headers_and_metadata_are_kept() {
     }
     let large = "x".repeat(2048);
     gateway.put_with("/bucket/k", &[("x-amz-meta-a", &large)], b"").await.error(400, "MetadataTooLarge");
-    gateway.put_with("/bucket/k", &[("x-amz-storage-class", "ODD")], b"").await.error(400, "InvalidStorageClass");
+    gateway
+        .put_with("/bucket/k", &[("x-amz-storage-class", "ODD")], b"")
+        .await
+        .error(400, "InvalidStorageClass");
 }
 
 #[tokio::test]
@@ -140,7 +149,10 @@ async fn ranges_are_those_of_s3() {
         assert_eq!(refused.header("content-range"), Some("bytes */10"));
     }
     for range in ["bytes=0-1,4-5", "bytes=5-2", "items=1-2"] {
-        assert_eq!(gateway.get_with("/bucket/key", &[("range", range)]).await.expect(200).text(), "0123456789");
+        assert_eq!(
+            gateway.get_with("/bucket/key", &[("range", range)]).await.expect(200).text(),
+            "0123456789"
+        );
     }
     gateway.put("/bucket/empty", b"").await.expect(200);
     gateway.get_with("/bucket/empty", &[("range", "bytes=0-")]).await.error(416, "InvalidRange");
@@ -187,7 +199,10 @@ async fn conditional_writes() {
     let etag = gateway.put_with("/bucket/key", &absent, b"one").await.expect(200);
     let etag = etag.header("etag").expect("has one").to_owned();
     gateway.put_with("/bucket/key", &absent, b"two").await.error(412, "PreconditionFailed");
-    gateway.put_with("/bucket/key", &[("if-match", "\"other\"")], b"two").await.error(412, "PreconditionFailed");
+    gateway
+        .put_with("/bucket/key", &[("if-match", "\"other\"")], b"two")
+        .await
+        .error(412, "PreconditionFailed");
     assert_eq!(gateway.get("/bucket/key").await.text(), "one");
     gateway.put_with("/bucket/key", &[("if-match", &etag)], b"two").await.expect(200);
     assert_eq!(gateway.get("/bucket/key").await.text(), "two");
@@ -223,7 +238,10 @@ async fn bodies_that_are_not_what_was_said_leave_nothing() {
     gateway.put_with("/bucket/bad", &[("content-md5", "nonsense")], b"x").await.error(400, "InvalidDigest");
     gateway.put_with("/bucket/bad", &[("content-length", "9")], b"short").await.error(400, "IncompleteBody");
     gateway.put_with("/bucket/bad", &[("content-length", "2")], b"long").await.error(400, "IncompleteBody");
-    gateway.put_with("/bucket/bad", &[("content-length", "5368709121")], b"x").await.error(400, "EntityTooLarge");
+    gateway
+        .put_with("/bucket/bad", &[("content-length", "5368709121")], b"x")
+        .await
+        .error(400, "EntityTooLarge");
     gateway.get("/bucket/bad").await.error(404, "NoSuchKey");
 }
 
@@ -231,7 +249,11 @@ async fn bodies_that_are_not_what_was_said_leave_nothing() {
 async fn too_few_nodes_say_how_many_are_needed() {
     let gateway = gateway().await;
     let refused = gateway.put("/bucket/large", &[7; 5000]).await.error(503, "ServiceUnavailable");
-    assert!(refused.element("Message").is_some_and(|message| message.contains("at least 2")), "{}", refused.text());
+    assert!(
+        refused.element("Message").is_some_and(|message| message.contains("at least 2")),
+        "{}",
+        refused.text()
+    );
     gateway.get("/bucket/large").await.error(404, "NoSuchKey");
 }
 
@@ -291,7 +313,8 @@ async fn deletes_of_many_keys() {
 #[tokio::test]
 async fn copies_reference_and_replace() {
     let gateway = gateway().await;
-    let headers = [("content-type", "text/plain"), ("x-amz-meta-a", "1"), ("x-amz-checksum-crc32", "NhCmhg==")];
+    let headers =
+        [("content-type", "text/plain"), ("x-amz-meta-a", "1"), ("x-amz-checksum-crc32", "NhCmhg==")];
     gateway.put_with("/bucket/a%20b", &headers, b"hello").await.expect(200);
     let source = ("x-amz-copy-source", "bucket/a%20b");
     let copied = gateway.put_with("/bucket/copy", &[source], b"").await.expect(200);
@@ -309,7 +332,8 @@ async fn copies_reference_and_replace() {
     assert_eq!(got.header("x-amz-meta-a"), None);
 
     let sha = encode(&Algorithm::Sha256.of(b"hello"));
-    let hashed = gateway.put_with("/bucket/sha", &[source, ("x-amz-checksum-algorithm", "SHA256")], b"").await;
+    let hashed =
+        gateway.put_with("/bucket/sha", &[source, ("x-amz-checksum-algorithm", "SHA256")], b"").await;
     assert_eq!(hashed.expect(200).element("ChecksumSHA256"), Some(sha));
 
     let missing = [("x-amz-copy-source", "bucket/none")];
@@ -331,8 +355,14 @@ async fn what_clients_ask_beside() {
     let gateway = gateway().await;
     gateway.put("/bucket/key", b"x").await.expect(200);
     assert!(gateway.get("/bucket?versioning").await.expect(200).element("Status").is_none());
-    assert_eq!(gateway.get("/bucket?acl").await.expect(200).element("Permission").as_deref(), Some("FULL_CONTROL"));
-    assert_eq!(gateway.get("/bucket/key?acl").await.expect(200).element("Permission").as_deref(), Some("FULL_CONTROL"));
+    assert_eq!(
+        gateway.get("/bucket?acl").await.expect(200).element("Permission").as_deref(),
+        Some("FULL_CONTROL")
+    );
+    assert_eq!(
+        gateway.get("/bucket/key?acl").await.expect(200).element("Permission").as_deref(),
+        Some("FULL_CONTROL")
+    );
     gateway.get("/bucket/key?tagging").await.expect(200);
     gateway.get("/bucket?policy").await.error(404, "NoSuchBucketPolicy");
     gateway.get("/bucket?lifecycle").await.error(404, "NoSuchLifecycleConfiguration");
@@ -353,7 +383,8 @@ async fn what_clients_ask_beside() {
 async fn browsers_are_let_in_where_the_operator_says_so() {
     let gateway = gateway().await;
     gateway.put("/bucket/key", b"x").await.expect(200);
-    let ask = [("origin", "https://app.example"), ("access-control-request-headers", "authorization,x-amz-date")];
+    let ask =
+        [("origin", "https://app.example"), ("access-control-request-headers", "authorization,x-amz-date")];
     let preflight = gateway.send(Method::OPTIONS, "/bucket/key", &ask, b"").await.expect(200);
     assert_eq!(preflight.header("access-control-allow-origin"), Some("*"));
     assert_eq!(preflight.header("access-control-allow-headers"), Some("authorization,x-amz-date"));

@@ -63,7 +63,8 @@ async fn pages_go_on_where_the_last_one_ended() {
         let all = (all.elements("Key"), prefixes(&all));
         let (mut keys, mut folded, mut token) = (Vec::new(), Vec::new(), String::new());
         for _ in 0..20 {
-            let page = gateway.get(&format!("/bucket?list-type=2&max-keys=2{delimiter}{token}")).await.expect(200);
+            let page =
+                gateway.get(&format!("/bucket?list-type=2&max-keys=2{delimiter}{token}")).await.expect(200);
             keys.extend(page.elements("Key"));
             folded.extend(prefixes(&page));
             match page.element("NextContinuationToken") {

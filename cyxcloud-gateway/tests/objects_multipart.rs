@@ -12,7 +12,8 @@ fn bytes(seed: u8, len: usize) -> Vec<u8> {
 }
 
 async fn begin(gateway: &Gateway, key: &str, headers: &[(&str, &str)]) -> String {
-    let reply = gateway.send(http::Method::POST, &format!("/bucket/{key}?uploads"), headers, b"").await.expect(200);
+    let reply =
+        gateway.send(http::Method::POST, &format!("/bucket/{key}?uploads"), headers, b"").await.expect(200);
     assert_eq!(reply.element("Key").as_deref(), Some(key));
     reply.element("UploadId").expect("has an id")
 }
@@ -23,7 +24,8 @@ async fn part(gateway: &Gateway, key: &str, id: &str, number: u32, body: &[u8]) 
 
 fn complete(parts: &[(u32, &Reply)]) -> String {
     let part = |(number, reply): &(u32, &Reply)| {
-        let etag = reply.header("etag").map(str::to_owned).or_else(|| reply.element("ETag")).expect("has an etag");
+        let etag =
+            reply.header("etag").map(str::to_owned).or_else(|| reply.element("ETag")).expect("has an etag");
         format!("<Part><PartNumber>{number}</PartNumber><ETag>{}</ETag></Part>", etag.replace('"', "&quot;"))
     };
     let parts: String = parts.iter().map(part).collect();
@@ -179,7 +181,8 @@ async fn parts_are_copied_whole_and_in_ranges() {
         let headers = [from, ("x-amz-copy-source-range", bad)];
         gateway.put_with(&uri(3), &headers, b"").await.error(400, "InvalidArgument");
     }
-    let done = gateway.post(&format!("/bucket/key?uploadId={id}"), &complete(&[(1, &whole), (2, &range)])).await;
+    let done =
+        gateway.post(&format!("/bucket/key?uploadId={id}"), &complete(&[(1, &whole), (2, &range)])).await;
     let done = done.expect(200);
     assert_eq!(done.element("ETag"), Some(md5s_etag(&[&source, &source[10..20]])));
     let want = [source.as_slice(), &source[10..20]].concat();

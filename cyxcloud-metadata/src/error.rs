@@ -90,7 +90,9 @@ pub enum Error {
         detail: String,
     },
     /// The server is configured so that an acknowledged commit can be lost.
-    #[error("the database would lose acknowledged data: {setting} is off; turn it on, or start with --i-accept-data-loss")]
+    #[error(
+        "the database would lose acknowledged data: {setting} is off; turn it on, or start with --i-accept-data-loss"
+    )]
     UnsafeDatabase {
         /// the setting of the database server
         setting: String,

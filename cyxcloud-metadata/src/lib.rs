@@ -22,9 +22,9 @@ use cyxcloud_core::{BucketId, ByteCount, ChunkId, NodeId, OwnerId, SegmentId, Ti
 
 pub use error::{Error, Result};
 use model::{
-    AccessKey, Assemble, BadLocation, Bucket, CommitObject, CommitPart, CompleteMultipart, ListMultiparts, ListObjects,
-    ListPage, Multipart, MultipartPage, NewUpload, Node, NodeHeartbeat, NodeStep, Object, ObjectLayout, Owner, Part,
-    Precondition, RegisterNode, StripeLayout, Usage,
+    AccessKey, Assemble, BadLocation, Bucket, CommitObject, CommitPart, CompleteMultipart, ListMultiparts,
+    ListObjects, ListPage, Multipart, MultipartPage, NewUpload, Node, NodeHeartbeat, NodeStep, Object,
+    ObjectLayout, Owner, Part, Precondition, RegisterNode, StripeLayout, Usage,
 };
 
 /// The metadata store. Every method is one transaction unless it says otherwise: all of it happens, or nothing.
@@ -115,7 +115,11 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
     async fn list_parts(&self, id: UploadId, after: u32, limit: usize) -> Result<Vec<Part>>;
     /// Makes an object of the parts named; the others become garbage. O(parts). Called again with the same parts
     /// after success, it answers as it did then.
-    async fn complete_multipart(&self, complete: &CompleteMultipart, assemble: &Assemble<'_>) -> Result<Object>;
+    async fn complete_multipart(
+        &self,
+        complete: &CompleteMultipart,
+        assemble: &Assemble<'_>,
+    ) -> Result<Object>;
     /// Drops an open multipart upload and its parts. `NoSuchUpload` unless it is open.
     async fn abort_multipart(&self, bucket: BucketId, key: &ObjectKey, id: UploadId) -> Result<()>;
     /// Open multipart uploads of a bucket.

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use cyxcloud_core::name::{BucketName, ObjectKey};
 use cyxcloud_core::node::NodeStatus;
 use cyxcloud_core::{
-    BucketId, ByteCount, ChunkId, FileId, Generation, Geometry, NodeId, OwnerId, SegmentId, ShardIndex, Timestamp,
-    UploadId,
+    BucketId, ByteCount, ChunkId, FileId, Generation, Geometry, NodeId, OwnerId, SegmentId, ShardIndex,
+    Timestamp, UploadId,
 };
 use uuid::Uuid;
 
@@ -509,7 +509,8 @@ pub struct Assembled {
 }
 
 /// Makes an object of parts: `(parts in order) -> what they make`. Pure, because transactions may be retried.
-pub type Assemble<'a> = dyn Fn(&Multipart, &[Part]) -> Result<Assembled, crate::error::PartsRefusal> + Send + Sync + 'a;
+pub type Assemble<'a> =
+    dyn Fn(&Multipart, &[Part]) -> Result<Assembled, crate::error::PartsRefusal> + Send + Sync + 'a;
 
 /// Completes a multipart upload.
 #[derive(Clone, Debug)]

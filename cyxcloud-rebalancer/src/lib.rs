@@ -25,7 +25,12 @@ const REDIS_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// All that a rebalancer can be told.
 #[derive(Debug, clap::Parser)]
-#[command(name = "cyxcloud-rebalancer", version, about = "Background service of CyxCloud", max_term_width = 110)]
+#[command(
+    name = "cyxcloud-rebalancer",
+    version,
+    about = "Background service of CyxCloud",
+    max_term_width = 110
+)]
 pub struct Config {
     /// PostgreSQL connection URL
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
@@ -94,12 +99,19 @@ impl Metrics {
             registry.register(Box::new(counter.clone()))?;
             Ok(counter)
         };
-        let healthy = IntGauge::new("cyxcloud_rebalancer_healthy", "1 if the last round of upkeep succeeded")?;
+        let healthy =
+            IntGauge::new("cyxcloud_rebalancer_healthy", "1 if the last round of upkeep succeeded")?;
         registry.register(Box::new(healthy.clone()))?;
         healthy.set(1);
         Ok(Self {
-            expired: counter("cyxcloud_rebalancer_uploads_expired_total", "Uploads ended because their lease ran out")?,
-            folded: counter("cyxcloud_rebalancer_usage_deltas_folded_total", "Usage deltas folded into totals")?,
+            expired: counter(
+                "cyxcloud_rebalancer_uploads_expired_total",
+                "Uploads ended because their lease ran out",
+            )?,
+            folded: counter(
+                "cyxcloud_rebalancer_usage_deltas_folded_total",
+                "Usage deltas folded into totals",
+            )?,
             failures: counter("cyxcloud_rebalancer_upkeep_failures_total", "Rounds of upkeep that failed")?,
             healthy,
         })
@@ -117,7 +129,9 @@ pub async fn run(
     let metrics = Metrics::new(&registry)?;
     let endpoint = async {
         match listener {
-            Some(listener) => axum::serve(listener, router(registry, metrics.clone())).await.map_err(Error::Serve),
+            Some(listener) => {
+                axum::serve(listener, router(registry, metrics.clone())).await.map_err(Error::Serve)
+            }
             None => std::future::pending().await,
         }
     };

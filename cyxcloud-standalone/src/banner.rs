@@ -37,7 +37,8 @@ fn text(facts: &Facts<'_>, cli: &str) -> String {
     };
     let (id, region) = (facts.access_key, facts.region);
     let secret = if facts.secret_is_ours { facts.secret_key } else { "$CYXCLOUD_ROOT_SECRET_KEY" };
-    let plural = if facts.nodes == 1 { "1 node (no redundancy)".to_owned() } else { format!("{} nodes", facts.nodes) };
+    let plural =
+        if facts.nodes == 1 { "1 node (no redundancy)".to_owned() } else { format!("{} nodes", facts.nodes) };
     let examples = [
         format!(
             "AWS_ACCESS_KEY_ID={id} AWS_SECRET_ACCESS_KEY={secret} AWS_DEFAULT_REGION={region} \

@@ -85,7 +85,7 @@ async fn main() -> ExitCode {
     let config = Config::parse();
     // People who try it out want to read the banner; RUST_LOG=info shows the rest.
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    let filter = match "s3s=info".parse() {
+    let filter = match "s3s=off".parse() {
         Ok(cap) => filter.add_directive(cap),
         Err(_) => filter,
     };
@@ -120,7 +120,9 @@ async fn start(config: Config) -> anyhow::Result<()> {
     let clean = stop.child_token();
     let upkeep = metadata.clone();
     servers.spawn(async move {
-        cyxcloud_rebalancer::run(upkeep, UPKEEP_INTERVAL, None, clean.cancelled_owned()).await.context("rebalancer")
+        cyxcloud_rebalancer::run(upkeep, UPKEEP_INTERVAL, None, clean.cancelled_owned())
+            .await
+            .context("rebalancer")
     });
     // Nodes stop after the gateway, so that requests under way can finish.
     let stop_nodes = CancellationToken::new();
@@ -190,7 +192,10 @@ async fn start_gateway(
     stop: &CancellationToken,
 ) -> anyhow::Result<(Gateway, Arc<dyn MetadataStore>)> {
     if !config.grpc_addr.ip().is_loopback() {
-        bail!("--grpc-addr {} is not on this machine; nodes elsewhere need the separate servers", config.grpc_addr);
+        bail!(
+            "--grpc-addr {} is not on this machine; nodes elsewhere need the separate servers",
+            config.grpc_addr
+        );
     }
     let mut gateway = cyxcloud_gateway::Config::parse_from(["cyxcloud-gateway", "--memory-only"]);
     gateway.memory_only = false;
@@ -223,7 +228,8 @@ async fn start_gateway(
     let (http_addr, grpc_addr) = (http.local_addr()?, grpc.local_addr()?);
     let listeners = cyxcloud_gateway::Listeners { http, grpc, metrics };
     let stopped = stop.clone().cancelled_owned();
-    let task = Box::pin(async move { cyxcloud_gateway::run(options, listeners, stopped).await.context("gateway") });
+    let task =
+        Box::pin(async move { cyxcloud_gateway::run(options, listeners, stopped).await.context("gateway") });
     Ok((Gateway { http_addr, grpc_addr, task }, metadata))
 }
 
@@ -270,16 +276,18 @@ async fn wait_for_nodes(metadata: &dyn MetadataStore, wanted: u16) -> anyhow::Re
     let all = async {
         loop {
             let nodes = metadata.nodes().await?;
-            let here = nodes.iter().filter(|node| node.status == NodeStatus::Online && node.last_heartbeat >= started);
+            let here = nodes
+                .iter()
+                .filter(|node| node.status == NodeStatus::Online && node.last_heartbeat >= started);
             if here.count() >= usize::from(wanted) {
                 return Ok(());
             }
             tokio::time::sleep(START_POLL).await;
         }
     };
-    tokio::time::timeout(START_TIMEOUT, all)
-        .await
-        .with_context(|| format!("the {wanted} nodes did not register within {} s", START_TIMEOUT.as_secs()))?
+    tokio::time::timeout(START_TIMEOUT, all).await.with_context(|| {
+        format!("the {wanted} nodes did not register within {} s", START_TIMEOUT.as_secs())
+    })?
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {

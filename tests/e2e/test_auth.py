@@ -1,8 +1,10 @@
 """Who may, and by what proof: signatures, presigned URLs, tokens, virtual hosts. Everything else is refused."""
 
+import base64
 import datetime
 import hashlib
 import hmac
+import json
 import subprocess
 
 import pytest
@@ -148,15 +150,23 @@ def owner_of_root(cluster) -> str:
     return answer.json()["owner_id"]
 
 
+def key_id(token: str) -> str:
+    head = token.split(".")[0]
+    return json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))["kid"]
+
+
 @pytest.mark.parametrize("mount", ["", "/s3"])
 def test_bearer_tokens(mount, cluster, stored):
     root = owner_of_root(cluster)
     get = lambda token: requests.get(cluster.url + mount + stored, headers={"authorization": f"Bearer {token}"}, timeout=10)  # noqa: E731
-    good = get(bearer(cluster, sub=root))
+    good_token = bearer(cluster, sub=root)
+    good = get(good_token)
     assert good.status_code == 200 and good.content == b"kept", good.text
     now = int(datetime.datetime.now().timestamp())
     bad = {
         "another secret": bearer(cluster, sub=root, secret="y" * 64),
+        "another key's id": bearer(cluster, sub=root, kid="0123456789abcdef"),
+        "another secret under our key's id": bearer(cluster, sub=root, secret="y" * 64, kid=key_id(good_token)),
         "no algorithm": bearer(cluster, sub=root, algorithm="none"),
         "expired": bearer(cluster, sub=root, exp=now - 120),
         "not yet": bearer(cluster, sub=root, nbf=now + 600),
@@ -183,6 +193,19 @@ def test_a_token_writes_and_reads_with_curl(cluster, s3, bucket):
     assert requests.put(url, data=body, headers=headers, timeout=30).status_code == 200
     assert requests.get(url, headers=headers, timeout=30).content == body
     assert s3.get_object(Bucket=bucket, Key="dir/by token")["Body"].read() == body
+
+
+def test_a_body_of_unknown_length(cluster, bucket):
+    """`Transfer-Encoding: chunked`: S3 refuses it where the request is signed; a token may stream whatever comes."""
+    token = {"authorization": f"Bearer {bearer(cluster, sub=owner_of_root(cluster))}"}
+    for size in (0, 10, 5000, 200_000, 9 * MIB + 1):
+        body = make_bytes(size, "chunked")
+        pieces = lambda: (body[at:at + 100_000] for at in range(0, size, 100_000))  # noqa: E731
+        url = f"{cluster.url}/s3/{bucket}/chunked-{size}"
+        signed = Signed(cluster, "PUT", f"/{bucket}/signed", payload="UNSIGNED-PAYLOAD")
+        refused(requests.put(signed.url, data=pieces(), headers=signed.headers, timeout=60), "MissingContentLength", status=411)
+        assert requests.put(url, data=pieces(), headers=token, timeout=60).status_code == 200
+        assert requests.get(url, headers=token, timeout=60).content == body
 
 
 def test_owners_do_not_see_each_other(cluster, stored, bucket):

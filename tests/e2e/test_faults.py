@@ -1,5 +1,8 @@
 """Processes die; what was acknowledged stays, and what is read is right."""
 
+import shutil
+import signal
+import subprocess
 import threading
 import time
 
@@ -9,8 +12,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from clients import new_bucket, s3_client
 from cluster import Cluster, Standalone, psql
+from conftest import run_server
 from data import KIB, MIB, make_bytes
-from process import wait_until
+from process import Process, free_ports, wait_until
 from raw import Signed, code
 
 
@@ -147,8 +151,6 @@ def test_all_nodes_killed_at_once_lose_nothing(own_cluster):
 @pytest.mark.timeout(300)
 def test_a_node_that_stops_answering_does_not_stop_reads(own_cluster):
     """Frozen, not dead: its connections stay open and say nothing."""
-    import signal
-
     cluster = own_cluster
     s3 = s3_client(cluster)
     bucket = new_bucket(s3, "frozen")
@@ -169,8 +171,6 @@ def test_a_node_that_stops_answering_does_not_stop_reads(own_cluster):
 
 @pytest.mark.timeout(300)
 def test_a_node_whose_disk_was_wiped_is_read_around(own_cluster):
-    import shutil
-
     cluster = own_cluster
     s3 = s3_client(cluster)
     bucket = new_bucket(s3, "wiped")
@@ -191,8 +191,6 @@ def test_a_node_whose_disk_was_wiped_is_read_around(own_cluster):
 @pytest.mark.timeout(300)
 def test_too_few_nodes_is_said_with_a_number(workspace):
     """One node keeps no promise: 503, how many are needed, and nothing visible. With two it works."""
-    from conftest import run_server
-
     cluster = Cluster(workspace / "few", nodes=2)
     second = cluster.nodes.pop()
     cluster.processes.remove(second)
@@ -219,11 +217,6 @@ def test_too_few_nodes_is_said_with_a_number(workspace):
 @pytest.mark.timeout(300)
 def test_losing_redis_loses_nothing(workspace):
     """Redis holds only what may be lost."""
-    import subprocess
-
-    from conftest import run_server
-    from process import Process, free_ports
-
     directory = workspace / "no-redis"
     cluster = Cluster(directory, nodes=3)
     (port,) = free_ports(1)
@@ -250,8 +243,6 @@ def test_losing_redis_loses_nothing(workspace):
 
 @pytest.mark.timeout(300)
 def test_a_standalone_killed_under_load_keeps_what_it_acknowledged(workspace):
-    from conftest import run_server
-
     server = Standalone(workspace / "standalone-kill")
     for started in run_server(server):
         s3 = s3_client(started)

@@ -1,11 +1,12 @@
 """Ranges, conditions, metadata, copies, deletion: what S3 says of single objects."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from botocore.exceptions import ClientError
 
-from clients import new_bucket
+from clients import new_bucket, s3_client
 from data import MIB, make_bytes
 from raw import Signed, code
 
@@ -24,8 +25,6 @@ def failing(call, **arguments) -> tuple[str, int]:
 @pytest.fixture(scope="module")
 def stored(cluster):
     """A bucket with one object of three stripes, for reading only."""
-    from clients import s3_client
-
     s3 = s3_client(cluster)
     bucket = new_bucket(s3, "ranges")
     s3.put_object(Bucket=bucket, Key="k", Body=BODY)
@@ -98,9 +97,7 @@ def test_conditional_writes(s3, bucket):
     s3.put_object(Bucket=bucket, Key="k", Body=b"again", IfNoneMatch="*")
 
 
-def test_of_many_conditional_creations_one_wins(cluster, s3, bucket):
-    from concurrent.futures import ThreadPoolExecutor
-
+def test_of_many_conditional_creations_one_wins(s3, bucket):
     def attempt(number):
         try:
             s3.put_object(Bucket=bucket, Key="once", Body=b"%d" % number * 3000, IfNoneMatch="*")

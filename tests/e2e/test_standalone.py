@@ -13,6 +13,7 @@ import requests
 
 from clients import CLIENTS, new_bucket, s3_client
 from cluster import Credentials, Standalone
+from conftest import run_server
 from data import MIB, SIZES, make_bytes
 from process import REPO, Process, binary, free_ports
 
@@ -43,8 +44,6 @@ def test_each_client(name, standalone, tmp_path):
 
 @pytest.mark.parametrize("nodes", [2, 3, 4, 14])
 def test_any_number_of_nodes(nodes, workspace):
-    from conftest import run_server
-
     for server in run_server(Standalone(workspace / f"nodes-{nodes}", nodes=nodes)):
         s3 = s3_client(server)
         bucket = new_bucket(s3)
@@ -90,11 +89,11 @@ def test_script_server_and_its_three_examples(workspace, tmp_path):
             started = len(server.output())
             server.start()
             server.wait_for("/ready answers 200", lambda: requests.get(url + "/ready", timeout=5).status_code == 200, 1500)
-            said = [line.strip() for line in server.output()[started:].splitlines()]
-            at = next(number for number, line in enumerate(said) if line.endswith("to copy:"))
-            examples = said[at + 1:at + 4]
+            printed = lambda: server.output()[started:].partition("to copy:\n")[2].splitlines()  # noqa: E731
+            server.wait_for("three examples are printed", lambda: len(printed()) >= 3)
+            examples = [line.strip() for line in printed()[:3]]
             for word, example in zip(("aws ", "cyxcloud-cli ", "curl "), examples):
-                assert word in example, said
+                assert word in example, examples
                 done = subprocess.run(["bash", "-c", "set -o pipefail; " + example], cwd=tmp_path, capture_output=True, text=True,
                                       timeout=120, env={"PATH": path, "HOME": str(tmp_path), "LANG": "C.UTF-8"})
                 assert done.returncode == 0, f"{example}\n{done.stdout}\n{done.stderr}"
@@ -107,8 +106,6 @@ def test_script_server_and_its_three_examples(workspace, tmp_path):
 
 def test_credentials_from_the_environment_stay(workspace, tmp_path):
     """Given once, given again: the same; data written before is there."""
-    from conftest import run_server
-
     server = Standalone(workspace / "env-credentials", nodes=2)
     for started in run_server(server):
         s3 = s3_client(started)

@@ -45,8 +45,8 @@ def new_bucket(s3, prefix: str = "b") -> str:
     return name
 
 
-def bearer(server, *, secret: str | None = None, algorithm: str = "HS256", **claims) -> str:
-    """A JWT made by hand; a claim given as None is left out."""
+def bearer(server, *, secret: str | None = None, algorithm: str = "HS256", kid: str | None = None, **claims) -> str:
+    """A JWT made by hand; a claim given as None is left out. The key's id follows from the key."""
     now = int(time.time())
     body = {
         "sub": str(uuid.uuid4()), "typ": "access", "iss": "cyxcloud", "aud": "cyxcloud",
@@ -56,7 +56,9 @@ def bearer(server, *, secret: str | None = None, algorithm: str = "HS256", **cla
     def part(data: bytes) -> bytes:
         return base64.urlsafe_b64encode(data).rstrip(b"=")
 
-    header = part(json.dumps({"alg": algorithm, "typ": "JWT"}).encode())
+    if kid is None:
+        kid = hmac.new((secret or server.jwt_secret).encode(), b"cyxcloud/jwt/kid/v1", hashlib.sha256).hexdigest()[:16]
+    header = part(json.dumps({"alg": algorithm, "typ": "JWT", "kid": kid}).encode())
     signed = header + b"." + part(json.dumps({k: v for k, v in body.items() if v is not None}).encode())
     if algorithm == "none":
         return (signed + b".").decode()

@@ -132,11 +132,21 @@ impl NodePool {
     }
 
     /// Fetches a chunk of this length and checks it against its id.
-    pub async fn get_chunk(&self, node: NodeId, chunk: ChunkId, length: ByteCount) -> Result<Bytes, NodeError> {
+    pub async fn get_chunk(
+        &self,
+        node: NodeId,
+        chunk: ChunkId,
+        length: ByteCount,
+    ) -> Result<Bytes, NodeError> {
         self.fetch(node, chunk, length.as_usize()).await.map(Pieces::into_bytes)
     }
 
-    pub(crate) async fn fetch(&self, node: NodeId, chunk: ChunkId, length: usize) -> Result<Pieces, NodeError> {
+    pub(crate) async fn fetch(
+        &self,
+        node: NodeId,
+        chunk: ChunkId,
+        length: usize,
+    ) -> Result<Pieces, NodeError> {
         let began = Instant::now();
         let client = self.client(node)?;
         let fetched = match self.get(&client, &chunk, &[], length + ENVELOPE).await {
@@ -165,7 +175,8 @@ impl NodePool {
         // A slice grows to whole groups of 16 KiB at both ends, the last group comes too, and the paths are 64 bytes a step.
         let limit = wanted + (slices.len() + 1) * (40 << 10) + ENVELOPE;
         let verified = self.get(&client, &chunk, slices, limit).await.and_then(|answer| {
-            let proof = raw::bytes_field(answer, 2).map_err(|status| NodeError::from_status(&status))?.into_bytes();
+            let proof =
+                raw::bytes_field(answer, 2).map_err(|status| NodeError::from_status(&status))?.into_bytes();
             proof::verify(&chunk, length.get(), slices, &proof).map_err(|_| NodeError::Corrupt)
         });
         self.note(&client, "slice", &verified);
@@ -211,7 +222,8 @@ impl NodePool {
         node: NodeId,
         chunk: ChunkId,
     ) -> Result<Option<(ByteCount, Generation)>, NodeError> {
-        let request = wire::HasChunkRequest { chunk_id: convert::chunk_id_bytes(&chunk), token: Bytes::new() };
+        let request =
+            wire::HasChunkRequest { chunk_id: convert::chunk_id_bytes(&chunk), token: Bytes::new() };
         let client = self.client(node)?;
         let mut service = self.service(&client)?;
         let answer = with_timeout(self.config.read_timeout, service.has_chunk(request)).await;
@@ -219,7 +231,8 @@ impl NodePool {
             if !answer.held {
                 return Ok(None);
             }
-            let generation = convert::required("generation", answer.generation).and_then(Generation::try_from);
+            let generation =
+                convert::required("generation", answer.generation).and_then(Generation::try_from);
             Ok(Some((ByteCount::bytes(answer.length), generation.map_err(malformed)?)))
         });
         self.note(&client, "has", &held);
@@ -246,7 +259,9 @@ impl NodePool {
         self.note(&client, "list", &pages);
         let entries = pages?
             .map_err(|status| NodeError::from_status(&status))
-            .map_ok(|page| futures::stream::iter(page.chunks.into_iter().map(|entry| listed(entry).map_err(malformed))))
+            .map_ok(|page| {
+                futures::stream::iter(page.chunks.into_iter().map(|entry| listed(entry).map_err(malformed)))
+            })
             .try_flatten();
         Ok(entries.boxed())
     }
@@ -281,7 +296,10 @@ impl NodePool {
             chunk_id: convert::chunk_id_bytes(chunk),
             slices: slices
                 .iter()
-                .map(|slice| wire::Slice { offset: slice.start, length: slice.end.saturating_sub(slice.start) })
+                .map(|slice| wire::Slice {
+                    offset: slice.start,
+                    length: slice.end.saturating_sub(slice.start),
+                })
                 .collect(),
             token: Bytes::new(),
         };

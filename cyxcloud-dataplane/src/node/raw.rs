@@ -77,7 +77,8 @@ pub(crate) async fn unary(
     let call = async {
         let mut channel = channel.clone();
         let unavailable = |error: tonic::transport::Error| Status::from_error(Box::new(error));
-        let response = channel.ready().await.map_err(unavailable)?.call(request).await.map_err(unavailable)?;
+        let response =
+            channel.ready().await.map_err(unavailable)?.call(request).await.map_err(unavailable)?;
         receive(response, limit).await
     };
     tokio::time::timeout(timeout, call).await.map_err(|_| Status::deadline_exceeded("no answer in time"))?
@@ -122,7 +123,8 @@ async fn receive(response: http::Response<Body>, limit: usize) -> Result<Pieces,
     let malformed = || Status::internal("the answer is not one gRPC message");
     let mut cursor = Cursor::new(Pieces(pieces));
     let uncompressed = cursor.byte().ok_or_else(malformed)? == 0;
-    let stated = cursor.take(4).ok_or_else(malformed)?.iter().flatten().fold(0, |n, &b| n << 8 | usize::from(b));
+    let stated =
+        cursor.take(4).ok_or_else(malformed)?.iter().flatten().fold(0, |n, &b| n << 8 | usize::from(b));
     if !uncompressed || stated != cursor.left {
         return Err(malformed());
     }
@@ -274,7 +276,8 @@ mod tests {
     #[test]
     fn fields_are_found_however_the_message_is_cut() {
         let data: Vec<u8> = (0..1000u32).map(|i| i as u8).collect();
-        let message = GetChunkResponse { data: data.clone().into(), proof: vec![3; 70].into() }.encode_to_vec();
+        let message =
+            GetChunkResponse { data: data.clone().into(), proof: vec![3; 70].into() }.encode_to_vec();
         for size in [1, 2, 3, 7, 64, 999, 5000] {
             let field = |number| bytes_field(in_pieces(&message, size), number).expect("valid");
             assert_eq!(field(1).into_bytes(), data);
@@ -288,7 +291,9 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for nonsense in [&[0x0a][..], &[0x0a, 5, 1], &[0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], &[0x0b, 0], &[0x80; 12]] {
+        for nonsense in
+            [&[0x0a][..], &[0x0a, 5, 1], &[0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], &[0x0b, 0], &[0x80; 12]]
+        {
             assert!(bytes_field(in_pieces(nonsense, 2), 1).is_err(), "{nonsense:?}");
         }
         let mut odd = vec![0x18, 0x96, 0x01, 0x21];

@@ -59,11 +59,8 @@ fn of_shard<'a>(
 ) -> impl Iterator<Item = ((u8, usize), Source<'a>)> + use<'a> {
     let view = plane.pool.view();
     let mut rng = rand::rng();
-    let mut nodes: Vec<(u8, u32, NodeId)> = shard
-        .nodes
-        .iter()
-        .filter_map(|&node| Some((view.read_rank(node)?, rng.random(), node)))
-        .collect();
+    let mut nodes: Vec<(u8, u32, NodeId)> =
+        shard.nodes.iter().filter_map(|&node| Some((view.read_rank(node)?, rng.random(), node))).collect();
     nodes.sort_unstable();
     nodes
         .into_iter()

@@ -29,7 +29,11 @@ impl Sealed {
     }
 
     /// Puts a stripe together from `data` distinct verified shards and opens it in place.
-    pub(super) fn whole(&self, buffers: &BufferPool, shards: Vec<(ShardIndex, Pieces)>) -> Result<Buffer, SealError> {
+    pub(super) fn whole(
+        &self,
+        buffers: &BufferPool,
+        shards: Vec<(ShardIndex, Pieces)>,
+    ) -> Result<Buffer, SealError> {
         let sealed_len = seal::sealed_len(self.plain_len);
         let shard_len = Codec::shard_len(self.geometry, sealed_len);
         let mut buffer = buffers.take(shard_len * self.geometry.data());
@@ -45,7 +49,8 @@ impl Sealed {
             }
         }
         if !missing.is_empty() {
-            let data = self.geometry.indices().take(self.geometry.data()).filter(|shard| !missing.contains(shard));
+            let data =
+                self.geometry.indices().take(self.geometry.data()).filter(|shard| !missing.contains(shard));
             let present: Vec<(ShardIndex, &[u8])> = data
                 .map(|shard| (shard, &buffer[place(shard)]))
                 .chain(parity.iter().map(|(shard, bytes)| (*shard, &bytes[..])))

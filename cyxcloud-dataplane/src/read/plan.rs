@@ -35,7 +35,8 @@ impl Work {
         match self {
             Self::Inline { segment, .. } => segment.length.as_usize(),
             Self::Stripe { segment, layout, span } if is_small(layout, span) => {
-                2 * seal::frames_of(span.clone(), layout.plain_len.as_usize()).sealed.len() + segment.geometry.data()
+                2 * seal::frames_of(span.clone(), layout.plain_len.as_usize()).sealed.len()
+                    + segment.geometry.data()
             }
             Self::Stripe { segment, layout, .. } => stripe_cost(segment, layout.plain_len.as_usize()),
         }
@@ -103,7 +104,9 @@ impl Planner {
                 self.current = None;
                 continue;
             };
-            let Some(layout) = current.pages.get(span.index, may_wait).await? else { return Ok(Next::NotYet) };
+            let Some(layout) = current.pages.get(span.index, may_wait).await? else {
+                return Ok(Next::NotYet);
+            };
             let span = span.range.clone();
             current.spans.next();
             check(&current.segment, &layout)?;
@@ -141,7 +144,8 @@ impl Planner {
         let first = from / segment.stripe_size.get();
         let end = stripe::stripes_of(ByteCount::bytes(to), segment.stripe_size);
         let index = |n: u64| {
-            u32::try_from(n).map_err(|_| ReadError::Layout { segment: segment.id, detail: "it has too many stripes" })
+            u32::try_from(n)
+                .map_err(|_| ReadError::Layout { segment: segment.id, detail: "it has too many stripes" })
         };
         let pages = Pages::new(self.metadata.clone(), segment.id, index(first)?..index(end)?);
         self.current = Some(Current { segment, spans: spans.peekable(), pages });

@@ -48,7 +48,8 @@ pub(super) async fn read(
         secret: secret.clone(),
     };
     let first = frames.first as usize;
-    let opened = plane.cpu.run(buffer.len(), move || sealed.frames(&frames, &mut buffer).map(|()| buffer)).await;
+    let opened =
+        plane.cpu.run(buffer.len(), move || sealed.frames(&frames, &mut buffer).map(|()| buffer)).await;
     match opened {
         Ok(buffer) => Ok(open::slices(buffer, first, span, permit)),
         Err(_) => Err(permit),

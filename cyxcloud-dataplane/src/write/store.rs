@@ -33,7 +33,7 @@ struct Storing<'a> {
     coded: &'a Coded,
     ack: u8,
     acked: Vec<(Place, NewLocation)>,
-    /// Sent and not answered, with the time and whether the place was planned again because it is late.
+    /// Sent and not answered, with the time and whether that is too long ago.
     pending: Vec<(Place, Instant, bool)>,
     /// Failed: not to be given anything more of this stripe.
     excluded: HashSet<NodeId>,
@@ -106,7 +106,7 @@ impl<'a> Storing<'a> {
             }
             if stores.is_empty() {
                 // All were answered. Who was late may take more by now.
-                planned = self.plan_again(&[]);
+                planned = self.plan_again();
                 if planned.is_empty() {
                     return None;
                 }
@@ -139,7 +139,6 @@ impl<'a> Storing<'a> {
     /// Takes note of an answer; a failure is planned again.
     fn answered(&mut self, place: Place, outcome: Result<Receipt, NodeError>) -> Vec<Place> {
         let (shard, node) = place;
-        let replaced = self.pending.iter().any(|(pending, _, replaced)| *pending == place && *replaced);
         self.pending.retain(|(pending, ..)| *pending != place);
         match outcome {
             Ok(receipt) => {
@@ -160,73 +159,69 @@ impl<'a> Storing<'a> {
                     self.second_chance.insert(node);
                 }
                 self.last = Some(error);
-                let missing = if replaced { Vec::new() } else { vec![shard] };
-                self.plan_again(&missing)
+                self.plan_again()
             }
         }
     }
 
     /// Plans what is late again; the late stores go on, in case they are answered after all.
     fn plan_late(&mut self, late_after: Duration) -> Vec<Place> {
-        let mut missing = Vec::new();
-        for ((shard, node), sent, replaced) in &mut self.pending {
-            if !*replaced && sent.elapsed() >= late_after {
-                *replaced = true;
-                missing.push(*shard);
+        let mut newly_late = 0;
+        for ((_, node), sent, late) in &mut self.pending {
+            if !*late && sent.elapsed() >= late_after {
+                *late = true;
+                newly_late += 1;
                 if self.late.insert(*node) {
                     self.plane.pool.note_late(*node);
                 }
             }
         }
-        if missing.is_empty() {
+        if newly_late == 0 && self.would_keep(&[]) {
             return Vec::new();
         }
-        self.plane.metrics.hedges.with_label_values(&["store"]).inc_by(missing.len() as u64);
-        self.plan_again(&missing)
+        self.plane.metrics.hedges.with_label_values(&["store"]).inc_by(newly_late);
+        self.plan_again()
     }
 
-    /// New places for shards whose store failed or is late. Nodes that are late, and then those that failed in passing, are
-    /// asked only where the promise cannot be kept without them.
-    fn plan_again(&mut self, missing: &[ShardIndex]) -> Vec<Place> {
+    /// Places for what is not stored and not on its way in time. Nodes that are late, and then those that failed in
+    /// passing, are asked only where the promise cannot be kept without them.
+    fn plan_again(&mut self) -> Vec<Place> {
         let view = self.plane.pool.view();
         let none = HashSet::new();
-        let plan = self.replace(&view, missing, &self.late, &none);
+        let plan = self.replace(&view, &self.late, &none);
         if self.would_keep(&plan) {
             return plan;
         }
-        let plan = if self.late.is_empty() { plan } else { self.replace(&view, missing, &none, &none) };
+        let plan = if self.late.is_empty() { plan } else { self.replace(&view, &none, &none) };
         if self.second_chance.is_empty() || self.would_keep(&plan) {
             return plan;
         }
         // No third chance.
         let again = std::mem::take(&mut self.second_chance);
-        self.replace(&view, missing, &none, &again)
+        self.replace(&view, &none, &again)
     }
 
-    fn replace(
-        &self,
-        view: &View,
-        missing: &[ShardIndex],
-        except: &HashSet<NodeId>,
-        again: &HashSet<NodeId>,
-    ) -> Vec<Place> {
+    fn replace(&self, view: &View, except: &HashSet<NodeId>, again: &HashSet<NodeId>) -> Vec<Place> {
         let candidates = view.candidates(|node| {
             !except.contains(&node) && (!self.excluded.contains(&node) || again.contains(&node))
         });
         let held = self.held();
+        let mut missing = Vec::new();
+        for shard in self.geometry.indices() {
+            let copies = held.iter().filter(|(held, _)| *held == shard).count();
+            missing.extend(std::iter::repeat_n(shard, self.geometry.copies().saturating_sub(copies)));
+        }
         let shard_len = ByteCount::bytes(self.coded.shard_len as u64);
-        let mut missing = missing.to_vec();
-        // What found no place before may find one now.
-        let lost = self.geometry.indices().filter(|shard| !held.iter().any(|(held, _)| held == shard));
-        missing.extend(lost.filter(|shard| !missing.contains(shard)).collect::<Vec<_>>());
-        let mut plan = placement::replace(&candidates, self.geometry, shard_len, &held, &missing, &mut rand::rng());
-        plan.retain(|place| !held.contains(place) && !self.pending.iter().any(|(pending, ..)| pending == place));
+        let mut plan =
+            placement::replace(&candidates, self.geometry, shard_len, &held, &missing, &mut rand::rng());
+        // What is late on a node is not sent there twice.
+        plan.retain(|place| !self.pending.iter().any(|(pending, ..)| pending == place));
         plan
     }
 
     /// Where the stripe is, or is on its way to and not late.
     fn held(&self) -> Vec<Place> {
-        let sent = self.pending.iter().filter(|(.., replaced)| !replaced).map(|(place, ..)| *place);
+        let sent = self.pending.iter().filter(|(.., late)| !late).map(|(place, ..)| *place);
         self.acked.iter().map(|(place, _)| *place).chain(sent).collect()
     }
 

@@ -14,23 +14,26 @@ use cyxcloud_core::{BucketId, ByteCount, FileId, OwnerId, Timestamp, UploadId};
 use cyxcloud_dataplane::{Config, DataPlane, ReadError, WriteError, WriteRequest};
 use cyxcloud_metadata::MetadataStore;
 use cyxcloud_metadata::model::{
-    Attributes, Bucket, CommitObject, Content, Extent, NewSegment, NodeStep, Owner, Precondition, RegisterNode,
-    StripeLayout,
+    Attributes, Bucket, CommitObject, Content, Extent, NewSegment, NodeStep, Owner, Precondition,
+    RegisterNode, StripeLayout,
 };
 use cyxcloud_metadata::sqlite::{SqliteConfig, SqliteStore};
 use futures::{Stream, StreamExt, TryStreamExt};
 
-use crate::fake::{Fault, FakeNode};
+use crate::fake::{FakeNode, Fault};
 
 pub(crate) const STRIPE: usize = 1 << 20;
 
-/// Time-outs short enough for tests, long enough for a busy machine.
+/// What a hung call takes to time out. A test that waits for one has failed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Quick to suspect a node; slow to give a call up.
 pub(crate) fn quick() -> Config {
     Config {
         connect_timeout: Duration::from_secs(2),
-        write_timeout: Duration::from_secs(8),
-        read_timeout: Duration::from_secs(8),
-        late_store: Duration::from_secs(1),
+        write_timeout: PATIENCE,
+        read_timeout: PATIENCE,
+        late_store: Duration::from_millis(800),
         late_fetch: (Duration::from_millis(250), Duration::from_millis(1000)),
         straggler_grace: Duration::from_millis(300),
         penalty: (Duration::from_secs(2), Duration::from_secs(8)),
@@ -149,8 +152,7 @@ impl Cluster {
 
     /// Tells everybody that a node is offline.
     pub(crate) async fn mark_offline(&self, node: usize) {
-        let step =
-            NodeStep { node: self.nodes[node].id, from: NodeStatus::Online, to: NodeStatus::Offline };
+        let step = NodeStep { node: self.nodes[node].id, from: NodeStatus::Online, to: NodeStatus::Offline };
         self.metadata.step_node(&step).await.expect("step a node");
         self.plane.refresh_nodes().await.expect("look up the nodes");
     }

@@ -60,6 +60,8 @@ struct Held {
 
 #[derive(Default)]
 pub(crate) struct Counts {
+    /// Of all kinds, also those that were not answered.
+    pub(crate) calls: AtomicU64,
     pub(crate) stores: AtomicU64,
     pub(crate) gets: AtomicU64,
     pub(crate) slices: AtomicU64,
@@ -95,8 +97,7 @@ impl FakeNode {
         });
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let address = listener.local_addr().expect("bound");
-        let mut node =
-            Self { id: NodeId::from_random([number + 1; 16]), address, state, runtime: None };
+        let mut node = Self { id: NodeId::from_random([number + 1; 16]), address, state, runtime: None };
         node.serve(listener);
         node
     }
@@ -184,6 +185,7 @@ impl State {
 
     /// What every call goes through first.
     async fn enter(&self) -> Result<Fault, Status> {
+        self.counts.calls.fetch_add(1, Ordering::SeqCst);
         let fault = *self.fault.lock().expect("no test panics holding it");
         match fault {
             Fault::Refuse => Err(Status::unavailable("refused")),
@@ -236,12 +238,16 @@ impl ChunkService for Service {
         Ok(Response::new(StoreChunkResponse { receipt: Some(receipt.into()), existed }))
     }
 
-    async fn get_chunk(&self, request: Request<GetChunkRequest>) -> Result<Response<GetChunkResponse>, Status> {
+    async fn get_chunk(
+        &self,
+        request: Request<GetChunkRequest>,
+    ) -> Result<Response<GetChunkResponse>, Status> {
         let request = request.into_inner();
         let fault = self.0.enter().await?;
         let chunk = id_of(&request.chunk_id)?;
         let held = self.0.chunks().get(&chunk).map(|held| held.bytes.clone());
-        let mut bytes = held.filter(|_| fault != Fault::Forget).ok_or_else(|| Status::not_found("not held"))?.to_vec();
+        let mut bytes =
+            held.filter(|_| fault != Fault::Forget).ok_or_else(|| Status::not_found("not held"))?.to_vec();
         match fault {
             Fault::Rotten => return Err(Status::data_loss("rotten")),
             Fault::WrongBytes => {
@@ -259,7 +265,8 @@ impl ChunkService for Service {
         self.0.counts.slices.fetch_add(1, Ordering::SeqCst);
         self.0.counts.slice_bytes.fetch_add(request.slices.iter().map(|s| s.length).sum(), Ordering::SeqCst);
         let slices: Vec<_> = request.slices.iter().map(|s| s.offset..s.offset + s.length).collect();
-        let proof = proof::prove(&bytes, &slices).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let proof =
+            proof::prove(&bytes, &slices).map_err(|error| Status::invalid_argument(error.to_string()))?;
         Ok(Response::new(GetChunkResponse { data: Bytes::new(), proof: proof.into() }))
     }
 
@@ -275,7 +282,9 @@ impl ChunkService for Service {
         let held = chunks.get(&chunk).map(|held| held.generation);
         let outcome = match held {
             None => Outcome::Absent,
-            Some(held) if held.incarnation.as_bytes()[..] == named.incarnation && held.counter <= named.counter => {
+            Some(held)
+                if held.incarnation.as_bytes()[..] == named.incarnation && held.counter <= named.counter =>
+            {
                 chunks.remove(&chunk);
                 Outcome::Deleted
             }
@@ -284,7 +293,10 @@ impl ChunkService for Service {
         Ok(Response::new(DeleteChunkResponse { outcome: outcome.into(), held: held.map(Into::into) }))
     }
 
-    async fn has_chunk(&self, request: Request<HasChunkRequest>) -> Result<Response<HasChunkResponse>, Status> {
+    async fn has_chunk(
+        &self,
+        request: Request<HasChunkRequest>,
+    ) -> Result<Response<HasChunkResponse>, Status> {
         self.0.enter().await?;
         let chunk = id_of(&request.into_inner().chunk_id)?;
         let answer = match self.0.chunks().get(&chunk) {
@@ -319,10 +331,15 @@ impl ChunkService for Service {
                 length: held.bytes.len() as u64,
                 generation: Some(held.generation.into()),
                 quarantined: false,
-                descriptors: if request.with_descriptors { vec![held.descriptor.clone()] } else { Vec::new() },
+                descriptors: if request.with_descriptors {
+                    vec![held.descriptor.clone()]
+                } else {
+                    Vec::new()
+                },
             })
             .collect();
-        let pages: Vec<_> = entries.chunks(3).map(|page| Ok(ListChunksResponse { chunks: page.to_vec() })).collect();
+        let pages: Vec<_> =
+            entries.chunks(3).map(|page| Ok(ListChunksResponse { chunks: page.to_vec() })).collect();
         Ok(Response::new(Box::pin(futures::stream::iter(pages))))
     }
 }

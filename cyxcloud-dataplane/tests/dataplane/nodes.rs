@@ -30,7 +30,10 @@ async fn chunks_are_stored_found_listed_and_deleted() {
     assert_eq!(listed[0].descriptors, [&[7; 9][..]]);
     let list = pool.list_chunks(node, Some(chunks[2].0), 4, false).await.expect("list");
     let listed: Vec<_> = list.try_collect().await.expect("list");
-    assert_eq!(listed.iter().map(|entry| entry.chunk).collect::<Vec<_>>(), chunks[3..7].iter().map(|c| c.0).collect::<Vec<_>>());
+    assert_eq!(
+        listed.iter().map(|entry| entry.chunk).collect::<Vec<_>>(),
+        chunks[3..7].iter().map(|c| c.0).collect::<Vec<_>>()
+    );
 
     let (chunk, generation) = chunks[0];
     let older = Generation { counter: generation.counter.saturating_sub(1).max(1), ..generation };
@@ -61,7 +64,10 @@ async fn lies_are_found_out() {
         cluster.nodes[0].fault(fault);
         let whole = pool.get_chunk(node, chunk, length).await.map(|bytes| bytes.len());
         assert!(matches!(whole, Err(NodeError::Corrupt)), "{fault:?}: {whole:?}");
-        let slice = pool.get_slices(node, chunk, length, &[240_000..260_000]).await.map(|slices| slices.len());
+        let slice = pool
+            .get_slices(node, chunk, length, std::slice::from_ref(&(240_000..260_000)))
+            .await
+            .map(|slices| slices.len());
         assert!(matches!(slice, Err(NodeError::Corrupt)), "{fault:?}: {slice:?}");
     }
     cluster.nodes[0].fault(Fault::LongBytes);

@@ -9,7 +9,7 @@ use cyxcloud_dataplane::{Config, ReadError};
 use cyxcloud_metadata::model::{Extent, StripeLayout};
 use futures::StreamExt;
 
-use crate::cluster::{Cluster, STRIPE, quick, random};
+use crate::cluster::{Cluster, PATIENCE, STRIPE, quick, random};
 use crate::fake::Fault;
 
 /// How many shards of a stripe each node holds.
@@ -28,7 +28,21 @@ async fn ranges_of_all_shapes_are_what_was_written() {
         let body = random(len as usize, len);
         let extents = cluster.put(&body).await;
         let stripe = STRIPE as u64;
-        let marks = [0, 1, 65_535, 65_536, 65_537, 104_857, 300_000, stripe - 1, stripe, stripe + 1, 2 * stripe, len - 1, len];
+        let marks = [
+            0,
+            1,
+            65_535,
+            65_536,
+            65_537,
+            104_857,
+            300_000,
+            stripe - 1,
+            stripe,
+            stripe + 1,
+            2 * stripe,
+            len - 1,
+            len,
+        ];
         let marks: Vec<u64> = marks.into_iter().filter(|mark| *mark <= len).collect();
         for &from in &marks {
             for &to in &marks {
@@ -79,7 +93,11 @@ async fn objects_of_several_segments_read_as_one() {
         assert!(read == whole[range.start as usize..range.end as usize], "{range:?}");
     }
     let beyond = cluster.get(&extents, 0..len + 1).await;
-    assert!(matches!(beyond, Err(ReadError::NotCovered { at }) if at == len), "{:?}", beyond.map(|read| read.len()));
+    assert!(
+        matches!(beyond, Err(ReadError::NotCovered { at }) if at == len),
+        "{:?}",
+        beyond.map(|read| read.len())
+    );
     extents.remove(1);
     assert!(matches!(cluster.get(&extents, 0..len).await, Err(ReadError::NotCovered { at: 700 })));
 }
@@ -99,7 +117,11 @@ async fn any_m_shards_may_be_lost_and_one_more_is_an_error() {
         node.kill();
     }
     let failed = cluster.get_all(&extents).await;
-    assert!(matches!(failed, Err(ReadError::Unreadable { have: 9, need: 10, .. })), "{:?}", failed.map(|read| read.len()));
+    assert!(
+        matches!(failed, Err(ReadError::Unreadable { have: 9, need: 10, .. })),
+        "{:?}",
+        failed.map(|read| read.len())
+    );
     cluster.nodes[2].restart();
     assert!(cluster.get_all(&extents).await.expect("read") == body[..]);
     assert!(cluster.metric("reconstructs_total") > 0.0);
@@ -134,7 +156,11 @@ async fn any_one_of_six_nodes_may_fail_in_any_way() {
                 assert!(read == body[range.start as usize..range.end as usize], "{fault:?} {range:?}");
             }
         }
-        assert!(began.elapsed() < Duration::from_secs(7), "{fault:?}: {:?}, no time-out is waited for", began.elapsed());
+        assert!(
+            began.elapsed() < PATIENCE / 2,
+            "{fault:?}: {:?}, no time-out is waited for",
+            began.elapsed()
+        );
         cluster.nodes[victim % 6].fault(Fault::None);
     }
     cluster.memory_is_returned().await;
@@ -153,42 +179,45 @@ async fn wrong_and_missing_shards_are_reported() {
         let before = cluster.stripes(&extents).await;
         let victim = cluster.nodes[3].id;
         let data_shards = before[0].shards[..10].iter().filter(|shard| shard.nodes.contains(&victim)).count();
+        // A refusal is not a lie: nothing is reported of a node that is merely away.
+        cluster.nodes[4].fault(Fault::Refuse);
+        assert!(cluster.get_all(&extents).await.expect("read") == body[..]);
+        cluster.nodes[4].fault(Fault::None);
         cluster.nodes[3].fault(fault);
         assert!(cluster.get_all(&extents).await.expect("read") == body[..]);
         let lost = |stripes: &[StripeLayout]| 14 - load(&stripes[0]).values().sum::<usize>();
-        let mut reported = 0;
-        for _ in 0..100 {
-            reported = lost(&cluster.stripes(&extents).await);
-            if reported >= data_shards {
+        let found = cluster.metric(metric) as usize;
+        // Of its parity as much as was asked for in place of what the other node refused.
+        assert!(found >= data_shards, "{fault:?}");
+        for _ in 0..200 {
+            if lost(&cluster.stripes(&extents).await) == found {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
-        assert_eq!(reported, data_shards, "{fault:?}");
-        assert_eq!(load(&cluster.stripes(&extents).await[0]).get(&victim).copied().unwrap_or(0) + reported, load(&before[0])[&victim]);
-        assert_eq!(cluster.metric(metric), data_shards as f64);
-        // A refusal is not a lie: nothing is reported of a node that is merely away.
-        cluster.nodes[3].fault(Fault::None);
-        cluster.nodes[4].fault(Fault::Refuse);
-        assert!(cluster.get_all(&extents).await.expect("read") == body[..]);
-        assert_eq!(cluster.metric(metric), data_shards as f64);
+        let after = cluster.stripes(&extents).await;
+        assert_eq!(lost(&after), found, "{fault:?}");
+        let left = load(&after[0]).get(&victim).copied().unwrap_or(0);
+        assert_eq!(left + found, load(&before[0])[&victim]);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hung_node_is_hedged_and_then_avoided() {
-    let cluster = Cluster::start(6).await;
+    let penalty = (PATIENCE, PATIENCE);
+    let late_fetch = (Duration::from_secs(1), Duration::from_secs(2));
+    let cluster = Cluster::with(6, Config { penalty, late_fetch, ..quick() }).await;
     let body = random(6 * STRIPE, 9);
     let extents = cluster.put(&body).await;
     cluster.nodes[0].fault(Fault::Hang);
+    let calls = || cluster.nodes[0].counts().calls.load(Ordering::SeqCst);
     let began = Instant::now();
     assert!(cluster.get_all(&extents).await.expect("read") == body[..]);
-    let first = began.elapsed();
-    assert!(first < Duration::from_secs(4), "{first:?}");
+    assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
     assert!(cluster.metric("hedges_total") > 0.0);
-    let hedges = cluster.metric("hedges_total");
+    let before = calls();
     assert!(cluster.get_all(&extents).await.expect("read") == body[..]);
-    assert!(cluster.metric("hedges_total") <= hedges + 1.0, "who kept us waiting is asked last");
+    assert!(calls() <= before + 1, "who kept us waiting is asked last");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -202,7 +231,11 @@ async fn lies_beyond_the_parity_are_an_error_and_never_wrong_bytes() {
         for (extents, needed) in &objects {
             for range in [0..40_000, 0..1] {
                 let failed = cluster.get(extents, range).await;
-                assert!(matches!(failed, Err(ReadError::Unreadable { need, .. }) if need == *needed), "{:?}", failed.map(|read| read.len()));
+                assert!(
+                    matches!(failed, Err(ReadError::Unreadable { need, .. }) if need == *needed),
+                    "{:?}",
+                    failed.map(|read| read.len())
+                );
             }
         }
     }
@@ -212,7 +245,11 @@ async fn lies_beyond_the_parity_are_an_error_and_never_wrong_bytes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_secret_opens_nothing() {
     let mut cluster = Cluster::start(4).await;
-    let extents = [cluster.put(&random(STRIPE, 12)).await, cluster.put(&random(9000, 13)).await, cluster.put(&random(90, 14)).await];
+    let extents = [
+        cluster.put(&random(STRIPE, 12)).await,
+        cluster.put(&random(9000, 13)).await,
+        cluster.put(&random(90, 14)).await,
+    ];
     cluster.secret = std::sync::Arc::new(cyxcloud_core::seal::OwnerSecret::from_bytes([3; 32]));
     for extents in &extents {
         assert!(matches!(cluster.get_all(extents).await, Err(ReadError::Sealed { .. })));
@@ -241,7 +278,8 @@ async fn whoever_keeps_what_it_read_still_gets_the_rest() {
     let body = random(10 * STRIPE, 16);
     let extents = cluster.put(&body).await;
     let read = cluster.plane.read(cluster.secret.clone(), extents, 0..body.len() as u64);
-    let pieces: Vec<_> = tokio::time::timeout(Duration::from_secs(30), read.collect::<Vec<_>>()).await.expect("it ends");
+    let pieces: Vec<_> =
+        tokio::time::timeout(Duration::from_secs(30), read.collect::<Vec<_>>()).await.expect("it ends");
     let read: Vec<u8> = pieces.into_iter().flat_map(|piece| piece.expect("read")).collect();
     assert!(read == body[..]);
     cluster.memory_is_returned().await;

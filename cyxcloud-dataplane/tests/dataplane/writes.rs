@@ -13,7 +13,7 @@ use cyxcloud_dataplane::{Config, WriteError};
 use cyxcloud_metadata::model::{NewSegment, SegmentBody};
 use futures::StreamExt;
 
-use crate::cluster::{Cluster, STRIPE, broken, quick, random, stream};
+use crate::cluster::{Cluster, PATIENCE, STRIPE, broken, quick, random, stream};
 use crate::fake::Fault;
 
 /// Every stripe's tolerance as recorded is the one its locations have, computed here from scratch.
@@ -35,8 +35,23 @@ async fn bodies_of_all_lengths_come_back() {
     let cluster = Cluster::start(6).await;
     let small = 128 << 10;
     let lengths = [
-        0, 1, 4095, 4096, 4097, 65_535, 65_536, 65_537, small - 1, small, small + 1, 200_000, STRIPE - 1, STRIPE,
-        STRIPE + 1, 2 * STRIPE, 9 * STRIPE + 12_345,
+        0,
+        1,
+        4095,
+        4096,
+        4097,
+        65_535,
+        65_536,
+        65_537,
+        small - 1,
+        small,
+        small + 1,
+        200_000,
+        STRIPE - 1,
+        STRIPE,
+        STRIPE + 1,
+        2 * STRIPE,
+        9 * STRIPE + 12_345,
     ];
     for (seed, len) in lengths.into_iter().enumerate() {
         let body = random(len, seed as u64);
@@ -55,7 +70,10 @@ async fn bodies_of_all_lengths_come_back() {
             check_tolerance(&segment, u8::from(len > 4096));
             let extents = cluster.commit(segment).await;
             if len > 0 {
-                assert!(cluster.get_all(&extents).await.expect("read") == body[..], "{len} bytes, known: {known}");
+                assert!(
+                    cluster.get_all(&extents).await.expect("read") == body[..],
+                    "{len} bytes, known: {known}"
+                );
             }
         }
     }
@@ -65,7 +83,7 @@ async fn bodies_of_all_lengths_come_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_on_a_node_is_sealed_and_described() {
     let cluster = Cluster::start(4).await;
-    let body = Bytes::from(vec![b'A'; STRIPE + 1000]);
+    let body = Bytes::from(vec![b'A'; 2 * STRIPE - 5]);
     let segment = cluster.write(&body, true).await.expect("write");
     let master = MasterKey::from_bytes([1; 32]);
     let mut seen = HashSet::new();
@@ -119,7 +137,8 @@ async fn faults_during_a_write_are_planned_around() {
         cluster.nodes[2].fault(fault);
         let began = Instant::now();
         for body in [&body, &random(60_000, 9)] {
-            let segment = cluster.write(body, true).await.unwrap_or_else(|error| panic!("{fault:?}: {error}"));
+            let segment =
+                cluster.write(body, true).await.unwrap_or_else(|error| panic!("{fault:?}: {error}"));
             check_tolerance(&segment, 1);
             if let SegmentBody::Stripes(stripes) = &segment.body
                 && matches!(fault, Fault::OtherKey | Fault::OtherLength | Fault::Full | Fault::Hang)
@@ -130,7 +149,11 @@ async fn faults_during_a_write_are_planned_around() {
             let extents = cluster.commit(segment).await;
             assert!(cluster.get_all(&extents).await.expect("read") == body[..], "{fault:?}");
         }
-        assert!(began.elapsed() < Duration::from_secs(7), "{fault:?}: {:?}, no time-out is waited for", began.elapsed());
+        assert!(
+            began.elapsed() < PATIENCE / 2,
+            "{fault:?}: {:?}, no time-out is waited for",
+            began.elapsed()
+        );
         cluster.memory_is_returned().await;
     }
 }
@@ -144,7 +167,7 @@ async fn few_nodes_get_extra_copies() {
         check_tolerance(&segment, 1);
         let SegmentBody::Stripes(stripes) = &segment.body else { panic!("it is not small") };
         let stored: usize = stripes[0].shards.iter().map(|shard| shard.locations.len()).sum();
-        assert_eq!(stored, locations);
+        assert!(stored >= locations, "{stored}; more only where a node was slow");
         let extents = cluster.commit(segment).await;
         for down in 0..usize::from(nodes) {
             cluster.nodes[down].kill();
@@ -213,7 +236,10 @@ async fn a_body_that_breaks_off_fails_the_write() {
     let cluster = Cluster::start(6).await;
     for len in [0, 100, 100_000, 5 * STRIPE + 3] {
         let failed = cluster.plane.write_segment(cluster.request(None), broken(len), Box::new(|_| ())).await;
-        assert!(matches!(&failed, Err(WriteError::Body(error)) if error == "the client went away"), "{failed:?}");
+        assert!(
+            matches!(&failed, Err(WriteError::Body(error)) if error == "the client went away"),
+            "{failed:?}"
+        );
     }
     let body = random(3 * STRIPE, 9);
     for declared in [1, 4097, 200_000, 3 * STRIPE as u64 - 1, 3 * STRIPE as u64 + 1, 9 * STRIPE as u64] {
@@ -261,10 +287,13 @@ async fn the_same_bytes_seal_to_the_same_chunks_and_are_stored_again() {
     let cluster = Cluster::start(6).await;
     let body = random(STRIPE, 11);
     let ids = |segment: &NewSegment| match &segment.body {
-        SegmentBody::Stripes(stripes) => stripes[0].shards.iter().map(|shard| shard.chunk).collect::<Vec<_>>(),
+        SegmentBody::Stripes(stripes) => {
+            stripes[0].shards.iter().map(|shard| shard.chunk).collect::<Vec<_>>()
+        }
         SegmentBody::Inline { .. } => panic!("it is not small"),
     };
-    let stores = || -> u64 { cluster.nodes.iter().map(|node| node.counts().stores.load(Ordering::SeqCst)).sum() };
+    let stores =
+        || -> u64 { cluster.nodes.iter().map(|node| node.counts().stores.load(Ordering::SeqCst)).sum() };
     let first = cluster.write(&body, true).await.expect("write");
     let before = stores();
     let second = cluster.write(&body, true).await.expect("write");

@@ -85,8 +85,9 @@ pub async fn check_health(policy: &AddressPolicy, address: SocketAddr) -> Result
 
 async fn ask(address: SocketAddr) -> Result<(http::StatusCode, Bytes), String> {
     let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
     let driver = tokio::spawn(connection);
     let request = http::Request::get("/health")
         .header(http::header::HOST, address.to_string())
@@ -111,7 +112,11 @@ mod tests {
     use super::*;
 
     fn loopback() -> AddressPolicy {
-        AddressPolicy { networks: vec!["127.0.0.0/8".parse().expect("valid")], loopback: true, forbidden: Vec::new() }
+        AddressPolicy {
+            networks: vec!["127.0.0.0/8".parse().expect("valid")],
+            loopback: true,
+            forbidden: Vec::new(),
+        }
     }
 
     fn closed() -> AddressPolicy {
@@ -134,11 +139,16 @@ mod tests {
 
     #[tokio::test]
     async fn addresses_of_strangers_are_judged_before_they_are_dialled() {
-        for host in ["127.0.0.1", "::1", "169.254.169.254", "10.0.0.1", "::ffff:127.0.0.1", "localhost", "0.0.0.0"] {
+        for host in
+            ["127.0.0.1", "::1", "169.254.169.254", "10.0.0.1", "::ffff:127.0.0.1", "localhost", "0.0.0.0"]
+        {
             assert!(matches!(resolve(&closed(), host, 80).await, Err(Error::Refused(_))), "{host}");
         }
         assert!(resolve(&loopback(), "localhost", 80).await.is_ok());
-        assert!(matches!(resolve(&loopback(), "no.such.host.invalid", 80).await, Err(Error::Unresolvable { .. })));
+        assert!(matches!(
+            resolve(&loopback(), "no.such.host.invalid", 80).await,
+            Err(Error::Unresolvable { .. })
+        ));
         let address = answering("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nOK").await;
         assert!(matches!(check_health(&closed(), address).await, Err(Error::Refused(_))));
     }
@@ -153,7 +163,10 @@ mod tests {
             "HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1/\r\ncontent-length: 0\r\n\r\n",
         ] {
             let address = answering(answer).await;
-            assert!(matches!(check_health(&loopback(), address).await, Err(Error::Unhealthy { .. })), "{answer}");
+            assert!(
+                matches!(check_health(&loopback(), address).await, Err(Error::Unhealthy { .. })),
+                "{answer}"
+            );
         }
         let noise = answering("SSH-2.0-OpenSSH\r\n").await;
         assert!(matches!(check_health(&loopback(), noise).await, Err(Error::Silent { .. })));

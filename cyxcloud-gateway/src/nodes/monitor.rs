@@ -50,7 +50,8 @@ impl Monitor {
         timers: LifecycleTimers,
         registry: &Registry,
     ) -> Result<Self, prometheus::Error> {
-        let by_status = IntGaugeVec::new(Opts::new("cyxcloud_gateway_nodes", "Nodes by status"), &["status"])?;
+        let by_status =
+            IntGaugeVec::new(Opts::new("cyxcloud_gateway_nodes", "Nodes by status"), &["status"])?;
         registry.register(Box::new(by_status.clone()))?;
         Ok(Self { metadata, plane, ephemeral, timers, by_status, began: OnceLock::new() })
     }

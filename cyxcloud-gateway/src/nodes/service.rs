@@ -147,7 +147,9 @@ impl NodeService for NodeApi {
         match outcome {
             Outcome::Recorded => {}
             Outcome::Unknown => return Err(unknown_node()),
-            Outcome::Unavailable => return Err(Status::unavailable("the metadata store does not answer; try again")),
+            Outcome::Unavailable => {
+                return Err(Status::unavailable("the metadata store does not answer; try again"));
+            }
         }
         if !beat.corrupt_chunks.is_empty() {
             let chunks = corrupt_chunks(&beat.corrupt_chunks)?;
@@ -159,7 +161,11 @@ impl NodeService for NodeApi {
         let commands =
             if moved { vec![wire::NodeCommand { kind: i32::from(Kind::Register) }] } else { Vec::new() };
         let now_ms = self.metadata.now().await.map_err(unavailable)?.unix_millis();
-        Ok(Response::new(wire::HeartbeatResponse { status: node.status.as_str().to_owned(), commands, now_ms }))
+        Ok(Response::new(wire::HeartbeatResponse {
+            status: node.status.as_str().to_owned(),
+            commands,
+            now_ms,
+        }))
     }
 
     async fn get_node_info(
@@ -240,8 +246,11 @@ fn check_registration(wanted: &wire::RegisterNodeRequest) -> Result<([u8; 32], U
         ports.grpc,
         ports.metrics,
     );
-    let signature: &[u8; 64] =
-        wanted.signature.as_ref().try_into().map_err(|_| Status::invalid_argument("signature is not 64 bytes"))?;
+    let signature: &[u8; 64] = wanted
+        .signature
+        .as_ref()
+        .try_into()
+        .map_err(|_| Status::invalid_argument("signature is not 64 bytes"))?;
     verify_signature(&public_key, &message, signature)
         .map_err(|_| Status::permission_denied("the signature does not prove possession of public_key"))?;
     let now_ms = chrono::Utc::now().timestamp_millis();
@@ -258,20 +267,26 @@ fn ports(wanted: &wire::RegisterNodeRequest) -> Result<Ports, Status> {
             .filter(|port| *port != 0)
             .ok_or_else(|| Status::invalid_argument(format!("{name} is not a port")))
     };
-    Ok(Ports { grpc: port("grpc_port", wanted.grpc_port)?, metrics: port("metrics_port", wanted.metrics_port)? })
+    Ok(Ports {
+        grpc: port("grpc_port", wanted.grpc_port)?,
+        metrics: port("metrics_port", wanted.metrics_port)?,
+    })
 }
 
 fn advertised_host(wanted: &wire::RegisterNodeRequest, peer: Option<IpAddr>) -> Result<String, Status> {
     if !wanted.advertise_host.is_empty() {
         return Ok(wanted.advertise_host.clone());
     }
-    peer.map(|ip| ip.to_string())
-        .ok_or_else(|| Status::invalid_argument("advertise_host is empty and the caller's address is not known"))
+    peer.map(|ip| ip.to_string()).ok_or_else(|| {
+        Status::invalid_argument("advertise_host is empty and the caller's address is not known")
+    })
 }
 
 fn corrupt_chunks(raw: &[bytes::Bytes]) -> Result<Vec<ChunkId>, Status> {
     if raw.len() > CORRUPT_MAX {
-        return Err(Status::invalid_argument(format!("at most {CORRUPT_MAX} corrupt chunks in one heartbeat")));
+        return Err(Status::invalid_argument(format!(
+            "at most {CORRUPT_MAX} corrupt chunks in one heartbeat"
+        )));
     }
     raw.iter()
         .map(|id| ChunkId::try_from(id.as_ref()).map_err(|error| Status::invalid_argument(error.to_string())))

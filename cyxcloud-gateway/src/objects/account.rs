@@ -74,9 +74,8 @@ fn summarize(object: Object, extents: &[Extent]) -> Kept {
     geometries.sort();
     geometries.dedup();
     let on_nodes = segments.iter().filter(|segment| segment.inline.is_none());
-    let chunks = on_nodes.map(|segment| {
-        stripes_of(segment.length, segment.stripe_size) * segment.geometry.shards() as u64
-    });
+    let chunks = on_nodes
+        .map(|segment| stripes_of(segment.length, segment.stripe_size) * segment.geometry.shards() as u64);
     Kept {
         geometry: if geometries.is_empty() { "inline".to_owned() } else { geometries.join(", ") },
         acknowledged: segments.iter().map(|segment| segment.acked_tolerance).min().unwrap_or(0),

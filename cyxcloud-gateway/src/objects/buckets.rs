@@ -11,7 +11,12 @@ use super::error::{Error, Result};
 
 impl ObjectService {
     /// Makes a bucket with the placement profile named, `standard` if none is. `BucketOwned`, `BucketTaken`.
-    pub async fn create_bucket(&self, caller: OwnerId, name: BucketName, profile: Option<&str>) -> Result<Bucket> {
+    pub async fn create_bucket(
+        &self,
+        caller: OwnerId,
+        name: BucketName,
+        profile: Option<&str>,
+    ) -> Result<Bucket> {
         let profile = profile.unwrap_or(Profile::STANDARD.name);
         let profile = Profile::by_name(profile).ok_or_else(|| Error::NoSuchProfile(profile.to_owned()))?;
         let bucket = Bucket {

@@ -99,7 +99,10 @@ pub fn encode(value: &[u8]) -> String {
 
 /// The checksum of the concatenation of parts, from each part's checksum and length. `None` where the algorithm
 /// cannot do that, or a value is not one of its own.
-pub fn combine<'a>(algorithm: Algorithm, parts: impl IntoIterator<Item = (&'a [u8], u64)>) -> Option<Vec<u8>> {
+pub fn combine<'a>(
+    algorithm: Algorithm,
+    parts: impl IntoIterator<Item = (&'a [u8], u64)>,
+) -> Option<Vec<u8>> {
     let crc = algorithm.crc()?;
     let mut whole = None;
     for (value, length) in parts {
@@ -252,7 +255,10 @@ mod tests {
         assert_eq!(hex_of(Algorithm::Crc32c), "e3069283");
         assert_eq!(hex_of(Algorithm::Crc64Nvme), "ae8b14860a799888");
         assert_eq!(hex_of(Algorithm::Sha1), "f7c3bc1d808e04732adf679965ccc34ca7ae3441");
-        assert_eq!(hex_of(Algorithm::Sha256), "15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225");
+        assert_eq!(
+            hex_of(Algorithm::Sha256),
+            "15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225"
+        );
         assert_eq!(digests.etag(), "25f9e794323b453885f5181f1b624d0b");
         assert_eq!(digests.length, 9);
     }

@@ -8,7 +8,9 @@ use std::sync::{Mutex, PoisonError};
 use cyxcloud_core::ByteCount;
 use cyxcloud_metadata::Error as MetadataError;
 use cyxcloud_metadata::error::PartsRefusal;
-use cyxcloud_metadata::model::{Assembled, CompleteMultipart, Multipart, Object, Part, Precondition, StoredChecksum};
+use cyxcloud_metadata::model::{
+    Assembled, CompleteMultipart, Multipart, Object, Part, Precondition, StoredChecksum,
+};
 use md5::{Digest as _, Md5};
 
 use super::checksums::{Algorithm, combine, composite, encode};
@@ -84,11 +86,19 @@ fn differing_part(claimed: &[CompletedPart], stored: &[Part]) -> Option<u32> {
             part.checksums.iter().any(|have| have.algorithm == algorithm.name() && have.value != *value)
         })
     };
-    claimed.iter().zip(stored).find(|(claimed, part)| differs(claimed, part)).map(|(claimed, _)| claimed.number)
+    claimed
+        .iter()
+        .zip(stored)
+        .find(|(claimed, part)| differs(claimed, part))
+        .map(|(claimed, _)| claimed.number)
 }
 
 /// What the parts make.
-fn assemble(complete: &CompleteUpload, upload: &Multipart, parts: &[Part]) -> Result<Assembled, PartsRefusal> {
+fn assemble(
+    complete: &CompleteUpload,
+    upload: &Multipart,
+    parts: &[Part],
+) -> Result<Assembled, PartsRefusal> {
     if let Some(small) = parts.iter().rev().skip(1).rev().find(|part| part.size < PART_MIN) {
         return Err(PartsRefusal::TooSmall { number: small.number });
     }
@@ -123,7 +133,8 @@ fn multipart_etag(parts: &[Part]) -> String {
 /// The checksum of the object, if the upload was created for one. Every part then has one.
 fn object_checksum(upload: &Multipart, parts: &[Part]) -> Option<StoredChecksum> {
     let algorithm = Algorithm::by_name(upload.checksum_algorithm.as_deref()?)?;
-    let values: Vec<Vec<u8>> = parts.iter().map(|part| part_checksum(part, algorithm)).collect::<Option<_>>()?;
+    let values: Vec<Vec<u8>> =
+        parts.iter().map(|part| part_checksum(part, algorithm)).collect::<Option<_>>()?;
     let full = upload.checksum_type.as_deref() == Some(FULL_OBJECT);
     let value = if full {
         let sized = values.iter().zip(parts).map(|(value, part)| (value.as_slice(), part.size.get()));
@@ -141,7 +152,8 @@ fn part_checksum(part: &Part, algorithm: Algorithm) -> Option<Vec<u8>> {
 
 /// Whether the object is what the client says it is; a claim that cannot be checked does not hold.
 fn check_claims(complete: &CompleteUpload, have: Option<&StoredChecksum>) -> Result<(), PartsRefusal> {
-    let bare = |value: &str| value.split_once('-').map_or_else(|| value.to_owned(), |(bare, _)| bare.to_owned());
+    let bare =
+        |value: &str| value.split_once('-').map_or_else(|| value.to_owned(), |(bare, _)| bare.to_owned());
     let holds = complete.checksums.iter().all(|(algorithm, claimed)| {
         have.is_some_and(|have| have.algorithm == algorithm.name() && bare(&have.value) == bare(claimed))
     });
@@ -212,7 +224,8 @@ mod tests {
     fn the_etag_is_that_of_s3() {
         let parts = [part(1, &vec![0; MIB5]), part(2, b"tail")];
         let made = assemble(&complete(), &upload(None, ""), &parts).expect("assembles");
-        let sums = [hex::decode(&parts[0].etag).expect("hex"), hex::decode(&parts[1].etag).expect("hex")].concat();
+        let sums =
+            [hex::decode(&parts[0].etag).expect("hex"), hex::decode(&parts[1].etag).expect("hex")].concat();
         let mut hasher = Hasher::new([]);
         hasher.update(&sums);
         assert_eq!(made.etag, format!("{}-2", hasher.finish().etag()));
@@ -243,7 +256,10 @@ mod tests {
         let made = assemble(&complete(), &upload(Some(sha), COMPOSITE), &parts).expect("assembles");
         let concat = [sha.of(&vec![7; MIB5]), sha.of(b"tail")].concat();
         let want = format!("{}-2", encode(&sha.of(&concat)));
-        assert_eq!(made.checksums.first().map(|sum| (sum.value.as_str(), sum.composite)), Some((want.as_str(), true)));
+        assert_eq!(
+            made.checksums.first().map(|sum| (sum.value.as_str(), sum.composite)),
+            Some((want.as_str(), true))
+        );
     }
 
     #[test]

@@ -98,7 +98,10 @@ impl ObjectService {
             };
             attributes.checksums = source.attributes.checksums.clone();
             if let Some(algorithm) = copy.algorithm {
-                let kept = attributes.checksums.iter().find(|sum| sum.algorithm == algorithm.name() && !sum.composite);
+                let kept = attributes
+                    .checksums
+                    .iter()
+                    .find(|sum| sum.algorithm == algorithm.name() && !sum.composite);
                 let checksum = match kept {
                     Some(kept) => kept.clone(),
                     None => {
@@ -135,7 +138,8 @@ impl ObjectService {
     pub async fn copy_part(&self, copy: &CopyPart) -> Result<Part> {
         let (_, upload) = self.open_upload(&copy.upload).await?;
         let algorithm = part_algorithm(&upload)?;
-        let select = copy.range.map_or(Select::Whole, |(first, last)| Select::Range(ByteRange::FromTo(first, last)));
+        let select =
+            copy.range.map_or(Select::Whole, |(first, last)| Select::Range(ByteRange::FromTo(first, last)));
         for _ in 0..TRIES_MAX {
             let (found, extents) = self.source(copy.upload.caller, &copy.source, select).await?;
             let size = found.object.size.get();
@@ -155,7 +159,11 @@ impl ObjectService {
                 size: ByteCount::bytes(length),
                 etag: summary.etag,
                 content_hash: summary.content_hash,
-                checksums: summary.digests.iter().map(|(algorithm, value)| stored(*algorithm, value)).collect(),
+                checksums: summary
+                    .digests
+                    .iter()
+                    .map(|(algorithm, value)| stored(*algorithm, value))
+                    .collect(),
                 content,
             };
             match self.metadata.commit_part(&commit).await {
@@ -177,14 +185,23 @@ impl ObjectService {
     }
 
     /// MD5, content hash and checksum of the bytes found: those of the source where they are the same bytes.
-    async fn summarize(&self, found: Read, extents: Vec<Extent>, algorithm: Option<Algorithm>) -> Result<Summary> {
+    async fn summarize(
+        &self,
+        found: Read,
+        extents: Vec<Extent>,
+        algorithm: Option<Algorithm>,
+    ) -> Result<Summary> {
         let Read { object, range, .. } = found;
         let whole = range == (0..object.size.get());
         if whole && is_md5(&object.etag) {
             let kept = algorithm.map(|algorithm| (algorithm, checksum_of(&object, algorithm)));
             match kept {
                 None => {
-                    return Ok(Summary { etag: object.etag, content_hash: object.content_hash, digests: vec![] });
+                    return Ok(Summary {
+                        etag: object.etag,
+                        content_hash: object.content_hash,
+                        digests: vec![],
+                    });
                 }
                 Some((algorithm, Some(value))) => {
                     let digests = vec![(algorithm, value)];

@@ -17,7 +17,8 @@ impl ObjectService {
         precondition: &Precondition,
     ) -> Result<Option<Object>> {
         let bucket = self.bucket(caller, bucket).await?;
-        let mut deleted = self.metadata.delete_objects(bucket.id, std::slice::from_ref(key), precondition).await?;
+        let mut deleted =
+            self.metadata.delete_objects(bucket.id, std::slice::from_ref(key), precondition).await?;
         Ok(deleted.pop().flatten())
     }
 

@@ -8,7 +8,6 @@ use cyxcloud_dataplane::{ReadError, WriteError};
 use cyxcloud_metadata as metadata;
 use cyxcloud_metadata::error::PartsRefusal;
 
-
 /// Any error, where nobody branches on it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// The result of an object operation.
@@ -261,4 +260,3 @@ impl From<ReadError> for Error {
         }
     }
 }
-

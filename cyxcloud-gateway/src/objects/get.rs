@@ -112,7 +112,12 @@ impl ObjectService {
     }
 
     /// The bytes of a range, the first of them at hand.
-    pub(super) async fn open(&self, object: &Object, extents: Vec<Extent>, range: Range<u64>) -> Result<BodyStream> {
+    pub(super) async fn open(
+        &self,
+        object: &Object,
+        extents: Vec<Extent>,
+        range: Range<u64>,
+    ) -> Result<BodyStream> {
         let length = range.end - range.start;
         if length == 0 {
             return Ok(BodyStream { first: None, rest: futures::stream::empty().boxed(), remaining: 0 });
@@ -231,7 +236,8 @@ mod tests {
     #[tokio::test]
     async fn a_body_is_never_shorter_or_longer_than_announced() {
         let bytes = || Ok(Bytes::from_static(b"abc"));
-        let collect = |stream: futures::stream::Take<BodyStream>| stream.map(|item| item.is_ok()).collect::<Vec<_>>();
+        let collect =
+            |stream: futures::stream::Take<BodyStream>| stream.map(|item| item.is_ok()).collect::<Vec<_>>();
         assert_eq!(collect(stream(vec![bytes(), bytes()], 6).take(9)).await, [true, true]);
         assert_eq!(collect(stream(vec![bytes()], 6).take(2)).await, [true, false]);
         assert_eq!(collect(stream(vec![bytes(), bytes()], 4).take(2)).await, [true, false]);

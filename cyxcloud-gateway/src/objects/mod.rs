@@ -31,7 +31,7 @@ use cyxcloud_metadata::MetadataStore;
 use cyxcloud_metadata::model::Bucket;
 
 pub use account::{Account, Kept};
-pub use complete::{CompletedPart, CompleteUpload};
+pub use complete::{CompleteUpload, CompletedPart};
 pub use copy::{CopyObject, CopyPart, Source};
 pub use error::{BoxError, Error, Result};
 pub use get::{BodyStream, Read, ReadObject, Select};
@@ -86,7 +86,12 @@ pub struct ObjectService {
 
 impl ObjectService {
     /// A service over a metadata store and a data plane that uses the same store.
-    pub fn new(metadata: Arc<dyn MetadataStore>, plane: DataPlane, secrets: OwnerSecrets, config: Config) -> Self {
+    pub fn new(
+        metadata: Arc<dyn MetadataStore>,
+        plane: DataPlane,
+        secrets: OwnerSecrets,
+        config: Config,
+    ) -> Self {
         Self { metadata, plane, secrets, config }
     }
 

@@ -149,7 +149,11 @@ fn checksum_type(algorithm: Option<Algorithm>, asked: Option<String>) -> Result<
         FULL_OBJECT => algorithm.combines(),
         _ => false,
     };
-    if possible { Ok(Some(kind)) } else { Err(Error::ImpossibleChecksum { algorithm: algorithm.name(), kind }) }
+    if possible {
+        Ok(Some(kind))
+    } else {
+        Err(Error::ImpossibleChecksum { algorithm: algorithm.name(), kind })
+    }
 }
 
 #[cfg(test)]

@@ -40,7 +40,10 @@ pub struct Claims {
 
 impl std::fmt::Debug for Claims {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Claims").field("length", &self.length).field("compute", &self.compute).finish_non_exhaustive()
+        f.debug_struct("Claims")
+            .field("length", &self.length)
+            .field("compute", &self.compute)
+            .finish_non_exhaustive()
     }
 }
 
@@ -162,7 +165,8 @@ impl ObjectService {
             return Err(Error::TooLarge { max });
         }
         let bucket = target.bucket;
-        let profile = Profile::by_name(&bucket.profile).ok_or_else(|| Error::NoSuchProfile(bucket.profile.clone()))?;
+        let profile =
+            Profile::by_name(&bucket.profile).ok_or_else(|| Error::NoSuchProfile(bucket.profile.clone()))?;
         let secret = self.secrets.of(bucket.owner).await?;
         let upload = new_upload_id();
         let stays_inline = claims.length.is_some_and(|length| length <= self.config.inline_max.get());
@@ -197,7 +201,8 @@ impl ObjectService {
         let hasher = hasher.lock().unwrap_or_else(PoisonError::into_inner).take();
         let digests = hasher.expect("only this place takes the hasher").finish();
         claims.check(&digests)?;
-        let without_intent = intent.is_none() && matches!(&segment.body, SegmentBody::Stripes(s) if !s.is_empty());
+        let without_intent =
+            intent.is_none() && matches!(&segment.body, SegmentBody::Stripes(s) if !s.is_empty());
         assert!(!without_intent, "the data plane put a body on nodes that was to stay inline");
         Ok(Written { segment, digests, upload, intent })
     }
@@ -244,7 +249,11 @@ impl ObjectService {
 }
 
 /// Ends a body that is longer than was said or than can be.
-fn limited<S>(body: S, announced: Option<u64>, max: u64) -> impl Stream<Item = Result<Bytes, BodyFault>> + Send
+fn limited<S>(
+    body: S,
+    announced: Option<u64>,
+    max: u64,
+) -> impl Stream<Item = Result<Bytes, BodyFault>> + Send
 where
     S: Stream<Item = Result<Bytes, BoxError>> + Send,
 {
@@ -326,5 +335,100 @@ mod tests {
         let late = vec![(Algorithm::Crc32, Algorithm::Crc32.of(b"hello"))];
         let claims = Claims { late: Some(Box::new(move || Ok(late))), ..Claims::default() };
         assert!(matches!(claims.check(&hasher.finish()), Err(Error::InvalidChecksum { what: "CRC32" })));
+    }
+
+    mod intents {
+        use std::time::Duration;
+
+        use cyxcloud_core::address::AddressPolicy;
+        use cyxcloud_core::seal::MasterKey;
+        use cyxcloud_core::{BucketId, Timestamp};
+        use cyxcloud_dataplane::DataPlane;
+        use cyxcloud_metadata::model::Owner;
+        use cyxcloud_metadata::sqlite::{SqliteConfig, SqliteStore};
+
+        use super::super::*;
+        use crate::objects::{Config, OwnerSecrets};
+
+        async fn service() -> (ObjectService, Bucket, ObjectKey) {
+            let metadata: Arc<dyn MetadataStore> =
+                Arc::new(SqliteStore::open(&SqliteConfig::Memory).expect("opens in memory"));
+            let (master, id) = (MasterKey::from_bytes([1; 32]), OwnerId::from_random([1; 16]));
+            let owner = Owner {
+                id,
+                username: None,
+                email: None,
+                wallet_address: None,
+                admin: false,
+                storage_quota: None,
+                wrapped_secret: OwnerSecrets::wrap_new(&master, id),
+                created_at: Timestamp::default(),
+            };
+            metadata.ensure_owner(&owner).await.expect("makes an owner");
+            let bucket = Bucket {
+                id: BucketId::from_random([2; 16]),
+                name: "bucket".parse().expect("valid"),
+                owner: id,
+                profile: "standard".to_owned(),
+                created_at: Timestamp::default(),
+            };
+            let bucket = metadata.create_bucket(&bucket).await.expect("makes a bucket");
+            let registry = prometheus::Registry::new();
+            let plane = DataPlane::new(
+                cyxcloud_dataplane::Config::default(),
+                Arc::clone(&metadata),
+                AddressPolicy::default(),
+                master.clone(),
+                &registry,
+            );
+            let secrets = OwnerSecrets::new(Arc::clone(&metadata), master);
+            let config = Config { renew_every: Duration::from_millis(5), ..Config::default() };
+            let key = ObjectKey::new("key").expect("valid");
+            (ObjectService::new(metadata, plane, secrets, config), bucket, key)
+        }
+
+        async fn is_gone(service: &ObjectService, id: UploadId) -> bool {
+            let renewed = service.metadata.renew_upload(id, Duration::from_secs(60)).await;
+            matches!(renewed, Err(MetadataError::UploadGone))
+        }
+
+        #[tokio::test]
+        async fn one_that_is_dropped_is_cancelled() {
+            let (service, bucket, key) = service().await;
+            let target = Target { bucket: &bucket, key: &key, stripe_size: None };
+            let id = new_upload_id();
+            let intent = service.begin(id, &target).await.expect("begins");
+            assert!(!is_gone(&service, id).await);
+            drop(intent);
+            for _ in 0..200 {
+                if is_gone(&service, id).await {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            panic!("the intent is still there");
+        }
+
+        #[tokio::test]
+        async fn one_that_has_ended_is_left_alone() {
+            let (service, bucket, key) = service().await;
+            let target = Target { bucket: &bucket, key: &key, stripe_size: None };
+            let id = new_upload_id();
+            service.begin(id, &target).await.expect("begins").ended();
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            assert!(!is_gone(&service, id).await);
+        }
+
+        #[tokio::test]
+        async fn renewing_ends_when_the_lease_is_lost() {
+            let (service, bucket, key) = service().await;
+            let target = Target { bucket: &bucket, key: &key, stripe_size: None };
+            let id = new_upload_id();
+            let intent = service.begin(id, &target).await.expect("begins");
+            let waited = tokio::time::timeout(Duration::from_millis(50), service.keep_alive(&intent)).await;
+            assert!(waited.is_err(), "it renews for as long as the intent is there");
+            service.metadata.cancel_upload(id).await.expect("cancels");
+            assert!(matches!(service.keep_alive(&intent).await, Error::UploadGone));
+        }
     }
 }

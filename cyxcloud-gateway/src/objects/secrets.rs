@@ -56,7 +56,8 @@ impl OwnerSecrets {
             .master
             .unwrap(&Self::context(owner), &row.wrapped_secret)
             .map_err(|error| Error::OwnerKey { owner, source: Some(Box::new(error)) })?;
-        let bytes = <[u8; 32]>::try_from(secret.as_slice()).map_err(|_| Error::OwnerKey { owner, source: None })?;
+        let bytes =
+            <[u8; 32]>::try_from(secret.as_slice()).map_err(|_| Error::OwnerKey { owner, source: None })?;
         let secret = Arc::new(OwnerSecret::from_bytes(bytes));
         self.cache.insert(owner, Arc::clone(&secret)).await;
         Ok(secret)

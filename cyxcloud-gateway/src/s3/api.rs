@@ -52,7 +52,11 @@ pub(super) fn key(key: String) -> S3Result<ObjectKey> {
     use cyxcloud_core::name::ObjectKeyError as E;
     ObjectKey::new(key).map_err(|error| match error {
         E::TooLong(_) => s3_error!(KeyTooLongError, "Your key is too long; it can have 1024 bytes."),
-        E::Empty => s3_error_of("UserKeyMustBeSpecified", StatusCode::BAD_REQUEST, "A key has at least one character."),
+        E::Empty => s3_error_of(
+            "UserKeyMustBeSpecified",
+            StatusCode::BAD_REQUEST,
+            "A key has at least one character.",
+        ),
     })
 }
 
@@ -88,7 +92,10 @@ impl S3 for Translator {
         buckets::delete(self, req).await
     }
 
-    async fn get_bucket_location(&self, req: S3Request<GetBucketLocationInput>) -> Answer<GetBucketLocationOutput> {
+    async fn get_bucket_location(
+        &self,
+        req: S3Request<GetBucketLocationInput>,
+    ) -> Answer<GetBucketLocationOutput> {
         buckets::location(self, req).await
     }
 
@@ -122,12 +129,18 @@ impl S3 for Translator {
         Err(unconfigured::lifecycle())
     }
 
-    async fn get_bucket_website(&self, req: S3Request<GetBucketWebsiteInput>) -> Answer<GetBucketWebsiteOutput> {
+    async fn get_bucket_website(
+        &self,
+        req: S3Request<GetBucketWebsiteInput>,
+    ) -> Answer<GetBucketWebsiteOutput> {
         buckets::exists(self, &req, &req.input.bucket).await?;
         Err(unconfigured::website())
     }
 
-    async fn get_bucket_tagging(&self, req: S3Request<GetBucketTaggingInput>) -> Answer<GetBucketTaggingOutput> {
+    async fn get_bucket_tagging(
+        &self,
+        req: S3Request<GetBucketTaggingInput>,
+    ) -> Answer<GetBucketTaggingOutput> {
         buckets::exists(self, &req, &req.input.bucket).await?;
         Err(unconfigured::bucket_tagging())
     }
@@ -191,7 +204,10 @@ impl S3 for Translator {
         read::acl(self, req).await
     }
 
-    async fn get_object_tagging(&self, req: S3Request<GetObjectTaggingInput>) -> Answer<GetObjectTaggingOutput> {
+    async fn get_object_tagging(
+        &self,
+        req: S3Request<GetObjectTaggingInput>,
+    ) -> Answer<GetObjectTaggingOutput> {
         read::tagging(self, req).await
     }
 

@@ -5,7 +5,8 @@ use s3s::dto::EncodingType;
 use s3s::{S3Result, s3_error};
 
 /// What is left as it is, beside letters and digits. A space becomes `%20`, which every client reads, and not `+`.
-const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'*').remove(b'/');
+const KEPT: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'*').remove(b'/');
 
 /// How a listing writes keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -36,7 +36,9 @@ impl From<Error> for S3Error {
                 insert(&mut headers, header::ETAG, &format!("\"{etag}\""));
                 insert(&mut headers, header::LAST_MODIFIED, &http_date(*modified_at));
             }
-            Error::InvalidRange { size } => insert(&mut headers, header::CONTENT_RANGE, &format!("bytes */{size}")),
+            Error::InvalidRange { size } => {
+                insert(&mut headers, header::CONTENT_RANGE, &format!("bytes */{size}"))
+            }
             _ => return answer,
         }
         answer.set_headers(headers);

@@ -16,7 +16,9 @@ use crate::objects::{ListUploads, PAGE_MAX};
 /// Checks a page size; S3 cuts what is too large and refuses what is negative.
 pub(super) fn page_size(asked: Option<i32>, name: &str) -> S3Result<usize> {
     let asked = usize::try_from(asked.unwrap_or(PAGE_MAX as i32));
-    let asked = asked.map_err(|_| s3_error!(InvalidArgument, "Argument {name} must be an integer between 0 and 2147483647"))?;
+    let asked = asked.map_err(|_| {
+        s3_error!(InvalidArgument, "Argument {name} must be an integer between 0 and 2147483647")
+    })?;
     Ok(asked.min(PAGE_MAX))
 }
 
@@ -31,7 +33,9 @@ fn show(page: Vec<ListEntry>, encoding: KeyEncoding, shown_owner: Option<OwnerId
     for entry in page {
         match entry {
             ListEntry::Object(object) => contents.push(show_object(object, encoding, shown_owner)),
-            ListEntry::Prefix(prefix) => prefixes.push(CommonPrefix { prefix: Some(encoding.write(&prefix)) }),
+            ListEntry::Prefix(prefix) => {
+                prefixes.push(CommonPrefix { prefix: Some(encoding.write(&prefix)) })
+            }
         }
     }
     Shown { contents, prefixes }

@@ -20,7 +20,10 @@ use crate::objects::{
 /// Checks a part number.
 pub(super) fn part_number(number: i32) -> S3Result<u32> {
     u32::try_from(number).ok().filter(|number| (1..=PART_NUMBER_MAX).contains(number)).ok_or_else(|| {
-        s3_error!(InvalidArgument, "Part number must be an integer between 1 and {PART_NUMBER_MAX}, inclusive")
+        s3_error!(
+            InvalidArgument,
+            "Part number must be an integer between 1 and {PART_NUMBER_MAX}, inclusive"
+        )
     })
 }
 
@@ -93,7 +96,10 @@ fn copy_range(asked: &Asked) -> S3Result<Option<(u64, u64)>> {
     }
 }
 
-pub(super) async fn part_copy(s3: &Translator, req: S3Request<UploadPartCopyInput>) -> Answer<UploadPartCopyOutput> {
+pub(super) async fn part_copy(
+    s3: &Translator,
+    req: S3Request<UploadPartCopyInput>,
+) -> Answer<UploadPartCopyOutput> {
     let asked = Asked::of(&req)?;
     let input = req.input;
     let copy = CopyPart {
@@ -169,7 +175,8 @@ fn completed(part: CompletedPart) -> S3Result<objects::CompletedPart> {
         (Algorithm::Sha1, part.checksum_sha1),
         (Algorithm::Sha256, part.checksum_sha256),
     ];
-    let checksums = checksums.into_iter().filter_map(|(algorithm, value)| Some((algorithm, value?))).collect();
+    let checksums =
+        checksums.into_iter().filter_map(|(algorithm, value)| Some((algorithm, value?))).collect();
     Ok(objects::CompletedPart { number: part_number(number)?, etag: etag.into_value(), checksums })
 }
 
@@ -229,7 +236,7 @@ mod tests {
         assert_eq!(part_number(1).expect("fine"), 1);
         assert_eq!(part_number(10_000).expect("fine"), 10_000);
         for bad in [0, -1, 10_001] {
-            assert_eq!(part_number(bad).err().expect("refused").code().as_str(), "InvalidArgument");
+            assert_eq!(part_number(bad).expect_err("refused").code().as_str(), "InvalidArgument");
         }
     }
 }

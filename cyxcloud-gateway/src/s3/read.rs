@@ -44,7 +44,11 @@ pub(super) use set_checksums;
 /// The type of an object's checksums, in S3's word.
 pub(super) fn checksum_type(checksums: &[StoredChecksum]) -> Option<ChecksumType> {
     let composite = checksums.first()?.composite;
-    Some(ChecksumType::from_static(if composite { ChecksumType::COMPOSITE } else { ChecksumType::FULL_OBJECT }))
+    Some(ChecksumType::from_static(if composite {
+        ChecksumType::COMPOSITE
+    } else {
+        ChecksumType::FULL_OBJECT
+    }))
 }
 
 /// Headers that the query wants instead of the object's.
@@ -148,7 +152,8 @@ pub(super) async fn get(s3: &Translator, mut req: S3Request<GetObjectInput>) -> 
     let read = read_of(&asked, &input.bucket, input.key, input.part_number)?;
     let (found, body) = s3.objects.get(&read).await?;
     let headers = raw_headers(&found.object, overrides.expires.is_some());
-    let mut output = describe!(GetObjectOutput, &found, overrides, wants_checksums(input.checksum_mode.as_ref()));
+    let mut output =
+        describe!(GetObjectOutput, &found, overrides, wants_checksums(input.checksum_mode.as_ref()));
     output.body = Some(StreamingBlob::from(Body::http_body_unsync(ExactBody(body))));
     Ok(S3Response::with_headers(output, headers))
 }
@@ -161,7 +166,8 @@ pub(super) async fn head(s3: &Translator, mut req: S3Request<HeadObjectInput>) -
     let read = read_of(&asked, &input.bucket, input.key, input.part_number)?;
     let found = s3.objects.head(&read).await?;
     let headers = raw_headers(&found.object, overrides.expires.is_some());
-    let output = describe!(HeadObjectOutput, &found, overrides, wants_checksums(input.checksum_mode.as_ref()));
+    let output =
+        describe!(HeadObjectOutput, &found, overrides, wants_checksums(input.checksum_mode.as_ref()));
     Ok(S3Response::with_headers(output, headers))
 }
 
@@ -198,7 +204,8 @@ pub(super) async fn attributes(
     }
     if wants(ObjectAttributes::STORAGE_CLASS) {
         let class = object.attributes.headers.get(STORAGE_CLASS.as_str()).cloned();
-        output.storage_class = Some(class.map_or(StorageClass::from_static(StorageClass::STANDARD), Into::into));
+        output.storage_class =
+            Some(class.map_or(StorageClass::from_static(StorageClass::STANDARD), Into::into));
     }
     if wants(ObjectAttributes::CHECKSUM) && !object.attributes.checksums.is_empty() {
         let mut checksum = Checksum::default();
@@ -241,7 +248,11 @@ pub(super) async fn acl(s3: &Translator, req: S3Request<GetObjectAclInput>) -> A
     let asked = Asked::of(&req)?;
     version(req.input.version_id.as_deref())?;
     let id: OwnerId = look(s3, &asked, &req.input.bucket, req.input.key).await?.owner;
-    Ok(S3Response::new(GetObjectAclOutput { grants: Some(grants(id)), owner: Some(owner(id)), request_charged: None }))
+    Ok(S3Response::new(GetObjectAclOutput {
+        grants: Some(grants(id)),
+        owner: Some(owner(id)),
+        request_charged: None,
+    }))
 }
 
 /// Objects have no tags; clients that copy ask for them.
@@ -262,7 +273,10 @@ impl HttpBody for ExactBody {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let item = ready!(Pin::new(&mut self.0).poll_next(cx));
         if let Some(Err(error)) = &item {
             tracing::error!(%error, "a read failed after its answer had begun; the connection is broken off");

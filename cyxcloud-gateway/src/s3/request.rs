@@ -22,12 +22,48 @@ pub(super) const LONG_XML_MAX: usize = 8 << 20;
 
 /// Query names that select something else than the object or bucket itself.
 const SUBRESOURCES: [&str; 42] = [
-    "abac", "accelerate", "acl", "analytics", "annotation", "append", "attributes", "cors", "delete", "encryption",
-    "intelligent-tiering", "inventory", "legal-hold", "lifecycle", "location", "logging", "metadataConfiguration",
-    "metadataInventoryTable", "metadataJournalTable", "metadataTable", "metrics", "notification", "object-lock",
-    "ownershipControls", "policy", "policyStatus", "publicAccessBlock", "renameObject", "replication",
-    "requestPayment", "restore", "retention", "select", "session", "tagging", "torrent", "uploads", "versioning",
-    "versions", "website", "events", "rename",
+    "abac",
+    "accelerate",
+    "acl",
+    "analytics",
+    "annotation",
+    "append",
+    "attributes",
+    "cors",
+    "delete",
+    "encryption",
+    "intelligent-tiering",
+    "inventory",
+    "legal-hold",
+    "lifecycle",
+    "location",
+    "logging",
+    "metadataConfiguration",
+    "metadataInventoryTable",
+    "metadataJournalTable",
+    "metadataTable",
+    "metrics",
+    "notification",
+    "object-lock",
+    "ownershipControls",
+    "policy",
+    "policyStatus",
+    "publicAccessBlock",
+    "renameObject",
+    "replication",
+    "requestPayment",
+    "restore",
+    "retention",
+    "select",
+    "session",
+    "tagging",
+    "torrent",
+    "uploads",
+    "versioning",
+    "versions",
+    "website",
+    "events",
+    "rename",
 ];
 /// Those of an object that `s3s` routes by method. Any other would be taken for the object itself.
 const OBJECT_GET: &[&str] = &["attributes", "acl", "legal-hold", "retention", "tagging", "torrent"];
@@ -36,14 +72,38 @@ const OBJECT_POST: &[&str] = &["select", "uploads", "restore"];
 const OBJECT_DELETE: &[&str] = &["tagging"];
 /// Those of a bucket that `s3s` does not route, or not for every method.
 const BUCKET_NEVER: &[&str] = &[
-    "abac", "annotation", "append", "attributes", "events", "legal-hold", "metadataConfiguration",
-    "metadataInventoryTable", "metadataJournalTable", "rename", "renameObject", "restore", "retention", "select",
-    "session", "torrent",
+    "abac",
+    "annotation",
+    "append",
+    "attributes",
+    "events",
+    "legal-hold",
+    "metadataConfiguration",
+    "metadataInventoryTable",
+    "metadataJournalTable",
+    "rename",
+    "renameObject",
+    "restore",
+    "retention",
+    "select",
+    "session",
+    "torrent",
 ];
-const BUCKET_PUT_NEVER: &[&str] = &["delete", "location", "metadataTable", "policyStatus", "uploads", "versions"];
+const BUCKET_PUT_NEVER: &[&str] =
+    &["delete", "location", "metadataTable", "policyStatus", "uploads", "versions"];
 const BUCKET_DELETE_NEVER: &[&str] = &[
-    "accelerate", "acl", "delete", "location", "logging", "notification", "object-lock", "policyStatus",
-    "requestPayment", "uploads", "versioning", "versions",
+    "accelerate",
+    "acl",
+    "delete",
+    "location",
+    "logging",
+    "notification",
+    "object-lock",
+    "policyStatus",
+    "requestPayment",
+    "uploads",
+    "versioning",
+    "versions",
 ];
 
 /// Headers that change what would be stored in ways that we do not have.
@@ -111,7 +171,10 @@ pub(super) async fn prepare(request: Request<S3Body>) -> S3Result<HttpRequest> {
 fn query_names(query: &str) -> Vec<(String, String)> {
     let decode = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
-    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(k, v)| (decode(k), decode(v))).collect()
+    pairs
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .map(|(k, v)| (decode(k), decode(v)))
+        .collect()
 }
 
 fn not_implemented(message: impl Into<String>) -> S3Error {
@@ -138,7 +201,8 @@ fn check_query(method: &Method, level: Level, query: &[(String, String)]) -> S3R
         return Err(not_implemented(format!("{method} of ?{other} is not implemented.")));
     }
     let part_upload = (has("partNumber"), has("uploadId"));
-    if level == Level::Object && method == Method::PUT && matches!(part_upload, (true, false) | (false, true)) {
+    if level == Level::Object && method == Method::PUT && matches!(part_upload, (true, false) | (false, true))
+    {
         return Err(s3_error!(InvalidArgument, "This operation needs both partNumber and uploadId."));
     }
     Ok(())
@@ -162,7 +226,9 @@ fn check_headers(method: &Method, headers: &HeaderMap, owner: &str) -> S3Result<
     match text(headers, &HeaderName::from_static("x-amz-server-side-encryption"))?.as_deref() {
         None | Some("AES256") => {}
         Some(other) => {
-            return Err(not_implemented(format!("Everything is encrypted with AES256; {other} is not implemented.")));
+            return Err(not_implemented(format!(
+                "Everything is encrypted with AES256; {other} is not implemented."
+            )));
         }
     }
     match text(headers, &HeaderName::from_static("x-amz-acl"))?.as_deref() {
@@ -202,15 +268,21 @@ fn join_metadata(headers: &mut HeaderMap) -> S3Result<()> {
 async fn collect(body: S3Body, max: usize) -> S3Result<Bytes> {
     match Limited::new(body, max).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            Err(s3_error!(MalformedXML, "The document is longer than the {max} bytes that are possible here."))
-        }
+        Err(error) if error.is::<LengthLimitError>() => Err(s3_error!(
+            MalformedXML,
+            "The document is longer than the {max} bytes that are possible here."
+        )),
         Err(error) => Err(from_body(&error)),
     }
 }
 
 /// Whether a document is what its sender said. The checksum of a completion is that of the object to be.
-fn check_document(bytes: &Bytes, completes: bool, headers: &HeaderMap, extensions: &Extensions) -> S3Result<()> {
+fn check_document(
+    bytes: &Bytes,
+    completes: bool,
+    headers: &HeaderMap,
+    extensions: &Extensions,
+) -> S3Result<()> {
     let mut of_document = headers.clone();
     if completes {
         for algorithm in Algorithm::ALL {
@@ -269,7 +341,11 @@ mod tests {
             (Method::PUT, "/bucket?session"),
             (Method::GET, "/bucket?metadataConfiguration"),
         ] {
-            assert_eq!(code(method.clone(), uri, &[]).await.as_deref(), Some("NotImplemented"), "{method} {uri}");
+            assert_eq!(
+                code(method.clone(), uri, &[]).await.as_deref(),
+                Some("NotImplemented"),
+                "{method} {uri}"
+            );
         }
         let part = code(Method::PUT, "/bucket/key?partNumber=1", &[]).await;
         assert_eq!(part.as_deref(), Some("InvalidArgument"));
@@ -298,7 +374,10 @@ mod tests {
             let code = code(Method::PUT, "/bucket/key", &[(name, value)]).await;
             assert_eq!(code.as_deref(), Some(want), "{name}");
         }
-        assert_eq!(code(Method::PUT, "/bucket/key", &[("x-amz-server-side-encryption", "AES256")]).await, None);
+        assert_eq!(
+            code(Method::PUT, "/bucket/key", &[("x-amz-server-side-encryption", "AES256")]).await,
+            None
+        );
         assert_eq!(code(Method::PUT, "/bucket/key", &[("x-amz-acl", "private")]).await, None);
     }
 
@@ -324,7 +403,7 @@ mod tests {
     async fn without_a_principal_nothing_is_let_in() {
         let mut request = request(Method::GET, "/", &[]);
         request.extensions_mut().clear();
-        let error = prepare(request).await.err().expect("refused");
+        let error = prepare(request).await.expect_err("refused");
         assert_eq!(error.code().as_str(), "AccessDenied");
     }
 }

@@ -106,9 +106,6 @@ impl Answer {
     fn complete(&self, document: &Bytes) -> Bytes {
         let Ok(text) = std::str::from_utf8(document) else { return document.clone() };
         let Some(head) = text.trim_end().strip_suffix("</Error>") else { return document.clone() };
-        if head.contains("<RequestId>") {
-            return document.clone();
-        }
         let mut out = head.to_owned();
         if !head.contains("<Message>") {
             let code = head.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));

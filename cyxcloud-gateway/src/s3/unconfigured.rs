@@ -5,7 +5,8 @@ use s3s::{S3Error, S3ErrorCode};
 
 /// The error that S3 answers for a bucket without this configuration.
 fn missing(code: &'static str, what: &str) -> S3Error {
-    let mut error = S3Error::with_message(S3ErrorCode::Custom(code.into()), format!("The {what} does not exist."));
+    let mut error =
+        S3Error::with_message(S3ErrorCode::Custom(code.into()), format!("The {what} does not exist."));
     error.set_status_code(StatusCode::NOT_FOUND);
     error
 }

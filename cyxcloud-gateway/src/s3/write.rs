@@ -41,7 +41,10 @@ pub(super) async fn put(s3: &Translator, req: S3Request<PutObjectInput>) -> Answ
 /// The source of a copy as the object service names it.
 pub(super) fn source(asked: &Asked, source: CopySource) -> S3Result<Source> {
     let CopySource::Bucket { bucket: name, key: source_key, version_id } = source else {
-        return Err(s3_error!(NotImplemented, "Access points are not implemented; name the source as bucket/key."));
+        return Err(s3_error!(
+            NotImplemented,
+            "Access points are not implemented; name the source as bucket/key."
+        ));
     };
     version(version_id.as_deref())?;
     Ok(Source {
@@ -120,7 +123,10 @@ enum Fate {
     Failed(String, S3Error),
 }
 
-pub(super) async fn delete_many(s3: &Translator, req: S3Request<DeleteObjectsInput>) -> Answer<DeleteObjectsOutput> {
+pub(super) async fn delete_many(
+    s3: &Translator,
+    req: S3Request<DeleteObjectsInput>,
+) -> Answer<DeleteObjectsOutput> {
     let asked = Asked::of(&req)?;
     let bucket = bucket(&req.input.bucket)?;
     let Delete { objects, quiet } = req.input.delete;

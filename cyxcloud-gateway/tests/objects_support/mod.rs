@@ -59,7 +59,11 @@ impl Reply {
         pieces
             .filter_map(|rest| rest.split_once(&close))
             .map(|(content, _)| {
-                content.replace("&quot;", "\"").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+                content
+                    .replace("&quot;", "\"")
+                    .replace("&lt;", "<")
+                    .replace("&gt;", ">")
+                    .replace("&amp;", "&")
             })
             .collect()
     }
@@ -110,8 +114,13 @@ impl Gateway {
             ..cyxcloud_dataplane::Config::default()
         };
         let registry = prometheus::Registry::new();
-        let plane =
-            DataPlane::new(plane_config, metadata.clone(), AddressPolicy::default(), master.clone(), &registry);
+        let plane = DataPlane::new(
+            plane_config,
+            metadata.clone(),
+            AddressPolicy::default(),
+            master.clone(),
+            &registry,
+        );
         let secrets = OwnerSecrets::new(metadata.clone(), master);
         let config = Config { inline_max, ..Config::default() };
         let objects = Arc::new(ObjectService::new(metadata.clone(), plane, secrets, config));
@@ -141,7 +150,8 @@ impl Gateway {
         }
         let names_length = headers.iter().any(|(name, _)| *name == "content-length");
         if matches!(method, Method::PUT | Method::POST) && !names_length {
-            request = request.header("content-length", http_body::Body::size_hint(&body).exact().unwrap_or(0));
+            request =
+                request.header("content-length", http_body::Body::size_hint(&body).exact().unwrap_or(0));
         }
         let request = request.extension(self.principal()).body(body).expect("is a request");
         self.call(request).await
