@@ -43,7 +43,10 @@ pub enum ProofError {
 pub fn prove(chunk: &[u8], slices: &[Range<u64>]) -> Result<Vec<u8>, ProofError> {
     let ranges = tree_ranges(chunk.len() as u64, slices)?;
     let outboard = PreOrderMemOutboard::create(chunk, GROUP);
-    let mut proof = Vec::with_capacity(slices.iter().map(|s| s.end - s.start).sum::<u64>() as usize + 4096);
+    // Slices may overlap; what they cover together is at most the chunk.
+    let asked =
+        slices.iter().fold(0u64, |sum, s| sum.saturating_add(s.end - s.start)).min(chunk.len() as u64);
+    let mut proof = Vec::with_capacity(asked as usize + 4096);
     encode_ranges_validated(chunk, &outboard, &ranges, &mut proof).map_err(|_| ProofError::Wrong)?;
     Ok(proof)
 }

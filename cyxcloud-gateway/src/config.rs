@@ -34,7 +34,7 @@ pub struct Config {
     /// Allow browsers from all origins (CORS)
     #[arg(long)]
     pub cors_permissive: bool,
-    /// PostgreSQL connection URL; without it metadata lives in SQLite under --data-dir
+    /// PostgreSQL connection URL; this, --data-dir or --memory-only says where metadata lives
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: Option<SecretString>,
     /// Connections to PostgreSQL, at most

@@ -21,8 +21,8 @@ use crate::objects::{BoxError, Error, ObjectService, ReadObject, Select};
 
 /// Bytes in one message, unless asked for otherwise.
 const MESSAGE_DEFAULT: usize = 1 << 20;
-/// Fewest and most bytes in one message.
-const MESSAGE_RANGE: std::ops::RangeInclusive<usize> = (64 << 10)..=(4 << 20);
+/// Fewest and most bytes in one message; clients refuse more than 4 MiB with its envelope unless told otherwise.
+const MESSAGE_RANGE: std::ops::RangeInclusive<usize> = (64 << 10)..=(2 << 20);
 /// Largest page of objects, and the one given unasked.
 const PAGE_MAX: usize = 1_000;
 
@@ -61,7 +61,7 @@ impl DataService for DataApi {
         let message_bytes = match wanted.message_bytes as usize {
             0 => MESSAGE_DEFAULT,
             asked if MESSAGE_RANGE.contains(&asked) => asked,
-            _ => return Err(Status::invalid_argument("message_bytes lies between 65536 and 4194304")),
+            _ => return Err(Status::invalid_argument("message_bytes lies between 65536 and 2097152")),
         };
         let read = ReadObject {
             caller,

@@ -9,6 +9,7 @@ pub mod body;
 pub mod config;
 pub mod data_service;
 pub mod ephemeral;
+pub mod incoming;
 pub mod nodes;
 pub mod objects;
 pub mod rest;

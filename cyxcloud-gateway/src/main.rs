@@ -1,5 +1,6 @@
 //! `cyxcloud-gateway`: reads its configuration, binds its ports, and runs until it is told to stop.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -22,7 +23,11 @@ async fn main() -> ExitCode {
         Ok(cap) => filter.add_directive(cap),
         Err(_) => filter,
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     match start(config).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -223,18 +223,30 @@ pub async fn run(
     });
 
     let stop = CancellationToken::new();
-    let monitoring = tokio::spawn(monitor.run());
-    let http = tokio::spawn(serve(app, listeners.http, stop.clone()));
-    let grpc = tokio::spawn(serve_grpc(nodes, data, listeners.grpc, stop.clone()));
+    let mut monitoring = tokio::spawn(monitor.run());
+    let mut http = tokio::spawn(serve(app, listeners.http, stop.clone()));
+    let mut grpc = tokio::spawn(serve_grpc(nodes, data, listeners.grpc, stop.clone()));
     let metrics =
         listeners.metrics.map(|listener| tokio::spawn(serve_metrics(registry, listener, stop.clone())));
     info!("gateway runs");
-    shutdown.await;
+    // Half a gateway is worse than none: whatever ends by itself ends all.
+    let failed = |name, error: Box<dyn std::error::Error + Send + Sync>| Err(Error::Serve(name, error));
+    let result = tokio::select! {
+        () = shutdown => Ok(()),
+        ended = &mut monitoring => failed("the node monitor", ended_by_itself(ended.err())),
+        ended = &mut http => failed("HTTP", ended_by_itself(ended.err())),
+        ended = &mut grpc => ended.unwrap_or_else(|error| failed("gRPC", Box::new(error))),
+    };
     info!("gateway stops: requests under way may finish");
     stop.cancel();
     let finish = async {
-        let _ = http.await;
-        let _ = grpc.await;
+        // One that ended was awaited above already.
+        if !http.is_finished() {
+            let _ = http.await;
+        }
+        if !grpc.is_finished() {
+            let _ = grpc.await;
+        }
         if let Some(metrics) = metrics {
             let _ = metrics.await;
         }
@@ -243,7 +255,11 @@ pub async fn run(
         warn!(grace_secs = SHUTDOWN_GRACE.as_secs(), "requests were still under way and are cut off");
     }
     monitoring.abort();
-    Ok(())
+    result
+}
+
+fn ended_by_itself(panic: Option<tokio::task::JoinError>) -> Box<dyn std::error::Error + Send + Sync> {
+    panic.map_or_else(|| "it ended by itself".into(), |panic| panic.to_string().into())
 }
 
 async fn serve_grpc(

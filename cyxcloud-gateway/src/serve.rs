@@ -12,12 +12,13 @@ use axum::body::Body;
 use cyxcloud_core::name::BucketName;
 use cyxcloud_core::node::NodeStatus;
 use cyxcloud_metadata::MetadataStore;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -25,10 +26,13 @@ use tracing::{debug, warn};
 
 use crate::auth::{Authenticator, Mount};
 use crate::ephemeral::Ephemeral;
+use crate::incoming::{Patience, Watched, watch};
 use crate::s3::S3Service;
 
 /// A client has this long for the head of a request, also on a connection kept alive.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client may take nothing of an answer for this long.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest head of a request: S3 keys of 1,024 bytes, each percent-encoded, and generous metadata.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Requests on one HTTP/2 connection at a time.
@@ -136,10 +140,32 @@ impl Door {
 impl App {
     /// Answers one request.
     pub async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+        let expects_continue = request.headers().contains_key(header::EXPECT);
+        let keeps_order = request.version() <= Version::HTTP_11;
+        let (head, body) = request.into_parts();
+        let (body, watched) = watch(body, Patience::default());
+        let mut response = self.answer(Request::from_parts(head, body)).await;
+        if keeps_order && !watched.is_over(expects_continue).await {
+            response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    async fn answer(&self, request: Request<Watched<Incoming>>) -> Response<Body> {
         let started = Instant::now();
         let method = method_label(request.method());
         let door = Door::of(request.uri().path(), self.is_virtual_host(&request));
+        let looks = matches!(*request.method(), Method::GET | Method::HEAD);
         let response = match door {
+            Door::Health | Door::Ready | Door::Version if !looks => {
+                let mut refusal = problem(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "method-not-allowed",
+                    "this address answers GET and HEAD only",
+                );
+                refusal.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+                refusal
+            }
             Door::Health => plain(StatusCode::OK, "OK"),
             Door::Ready => self.ready().await,
             Door::Version => plain(StatusCode::OK, concat!(env!("CARGO_PKG_VERSION"), "\n")),
@@ -157,18 +183,18 @@ impl App {
         response
     }
 
-    fn is_virtual_host(&self, request: &Request<Incoming>) -> bool {
+    fn is_virtual_host(&self, request: &Request<Watched<Incoming>>) -> bool {
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
         let host =
             host.or_else(|| request.uri().authority().map(http::uri::Authority::as_str)).unwrap_or_default();
         crate::auth::virtual_host_bucket(host, &self.domains).is_some()
     }
 
-    async fn s3(&self, request: Request<Incoming>, mount: Mount) -> Response<Body> {
+    async fn s3(&self, request: Request<Watched<Incoming>>, mount: Mount) -> Response<Body> {
         self.s3.call_unverified(request, mount, &self.auth).await.map(Body::new)
     }
 
-    async fn rest(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn rest(&self, request: Request<Watched<Incoming>>) -> Response<Body> {
         match self.auth.authenticate(request, Mount::Plain).await {
             Ok(request) => match self.rest.clone().oneshot(request.map(Body::new)).await {
                 Ok(response) => response,
@@ -259,7 +285,10 @@ async fn connection(
         let app = app.clone();
         async move { Ok::<_, Infallible>(app.handle(request).await) }
     });
-    let serving = builder.serve_connection(TokioIo::new(stream), service);
+    // A client that takes nothing for so long gives back what its answer holds.
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(STALL_TIMEOUT));
+    let serving = builder.serve_connection(TokioIo::new(Box::pin(stream)), service);
     let mut serving = std::pin::pin!(serving);
     tokio::select! {
         result = serving.as_mut() => return result,

@@ -157,7 +157,7 @@ pub(crate) struct Owed {
 }
 
 /// Whether a stripe that is being committed needs repair: it is below its target, or a node that holds a part of it
-/// is not online any more. Refuses (`Stale`) if nodes were removed and too few shards are left to read it.
+/// is not online any more. Refuses (`Stale`) if so many left meanwhile that the rest could not be read.
 pub(crate) fn owed(
     stripe: &NewStripe,
     data: usize,
@@ -171,13 +171,14 @@ pub(crate) fn owed(
         let short = stripe.tolerance < target;
         return Ok(short.then_some(Owed { priority: stripe.tolerance.into(), reason: "below target" }));
     }
-    let removed = |node: NodeId| standing(node) == Standing::Unknown;
-    if doubtful.iter().any(|node| removed(*node)) {
-        let held =
-            stripe.shards.iter().filter(|shard| shard.locations.iter().any(|at| !removed(at.node))).count();
-        if held < data {
-            return Err(Error::Stale { what: "set of nodes" });
-        }
+    let held = stripe
+        .shards
+        .iter()
+        .filter(|shard| shard.locations.iter().any(|at| standing(at.node) == Standing::Online))
+        .count();
+    // Nobody is told that bytes are kept which could not be read back now.
+    if held < data {
+        return Err(Error::Stale { what: "set of nodes" });
     }
     let priority = i32::from(stripe.tolerance) - i32::try_from(doubtful.len()).unwrap_or(i32::MAX);
     Ok(Some(Owed { priority: priority.max(0), reason: "node not online" }))
@@ -296,10 +297,10 @@ mod tests {
             owed(&stripe(geometry, 2), 3, 2, gone(Standing::Elsewhere, 2)).expect("readable").expect("owed");
         assert_eq!(two.priority, 0);
         assert!(owed(&stripe(geometry, 2), 3, 2, gone(Standing::Unknown, 2)).expect("readable").is_some());
-        assert!(matches!(
-            owed(&stripe(geometry, 2), 3, 2, gone(Standing::Unknown, 3)),
-            Err(Error::Stale { .. })
-        ));
+        for how in [Standing::Unknown, Standing::Elsewhere] {
+            let refused = owed(&stripe(geometry, 2), 3, 2, gone(how, 3));
+            assert!(matches!(refused, Err(Error::Stale { .. })), "{how:?}");
+        }
     }
 
     #[test]

@@ -38,7 +38,7 @@ use crate::gateway::Membership;
 use crate::identity::Identity;
 use crate::limit::Limited;
 use crate::metrics::Metrics;
-use crate::service::Service;
+use crate::service::{Service, Whole};
 use crate::store::ChunkStore;
 use crate::store::rocks::{RocksConfig, RocksStore};
 
@@ -215,8 +215,9 @@ async fn serve(listener: TcpListener, service: Service, stopped: oneshot::Receiv
     let chunks = ChunkServiceServer::new(service.clone())
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let data =
-        DataServiceServer::new(service).max_decoding_message_size(1 << 20).max_encoding_message_size(1 << 20);
+    let data = DataServiceServer::new(service.clone())
+        .max_decoding_message_size(1 << 20)
+        .max_encoding_message_size(1 << 20);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ChunkServiceServer<Service>>().await;
     health.set_serving::<DataServiceServer<Service>>().await;
@@ -230,7 +231,7 @@ async fn serve(listener: TcpListener, service: Service, stopped: oneshot::Receiv
         .http2_max_pending_accept_reset_streams(Some(20))
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .add_service(Limited::new(chunks, permits.clone()))
+        .add_service(Limited::new(Whole::new(chunks, service.clone()), permits.clone()))
         .add_service(Limited::new(data, permits))
         .add_service(health_service);
     let incoming =

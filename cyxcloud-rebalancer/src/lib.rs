@@ -41,10 +41,10 @@ pub struct Config {
     /// How often everything is looked through
     #[arg(long, env = "SCAN_INTERVAL_SECS", value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     pub scan_interval_secs: u64,
-    /// Repairs at the same time
+    /// Repairs at the same time (this version repairs nothing yet)
     #[arg(long, env = "REPAIR_PARALLELISM", value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub repair_parallelism: u32,
-    /// Copies of a small object
+    /// Copies of a small object (not used yet: profiles have their own)
     #[arg(long, env = "MIN_REPLICAS", value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
     pub min_replicas: u8,
     /// Health and metrics listen address

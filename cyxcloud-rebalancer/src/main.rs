@@ -1,5 +1,6 @@
 //! `cyxcloud-rebalancer`: reads its configuration, connects, and runs until it is told to stop.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -21,7 +22,11 @@ const DATABASE_CONNECTIONS: u32 = 4;
 async fn main() -> ExitCode {
     let config = Config::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     match start(config).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

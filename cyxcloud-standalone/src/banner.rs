@@ -1,5 +1,6 @@
 //! What a standalone server prints once it is ready: where it is, and three lines to copy.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -14,11 +15,26 @@ pub(crate) struct Facts<'a> {
     pub(crate) secret_key: &'a str,
     /// Whether the secret was made here; one that the operator set is not repeated.
     pub(crate) secret_is_ours: bool,
+    /// PATH.
+    pub(crate) search_path: Option<&'a OsStr>,
+    /// Where script/bootstrap keeps clients.
+    pub(crate) venv: Option<&'a Path>,
 }
 
 /// Prints to standard output.
 pub(crate) fn print(facts: &Facts<'_>) {
-    println!("{}", text(facts, &cli_program()));
+    println!("{}", text(facts, &cli_program(), &aws_program(facts)));
+}
+
+/// `aws`, or where script/bootstrap put it if it is not on the path.
+fn aws_program(facts: &Facts<'_>) -> String {
+    let on_path =
+        facts.search_path.is_some_and(|path| std::env::split_paths(path).any(|dir| dir.join("aws").exists()));
+    let own = facts.venv.map(|venv| venv.join("bin/aws")).filter(|aws| aws.exists());
+    match own {
+        Some(aws) if !on_path => aws.display().to_string(),
+        _ => "aws".to_owned(),
+    }
 }
 
 /// The client that was built beside this program, or its name where it is on the path.
@@ -30,7 +46,7 @@ fn cli_program() -> String {
     }
 }
 
-fn text(facts: &Facts<'_>, cli: &str) -> String {
+fn text(facts: &Facts<'_>, cli: &str, aws: &str) -> String {
     let url = match facts.http.ip().is_unspecified() {
         true => format!("http://127.0.0.1:{}", facts.http.port()),
         false => format!("http://{}", facts.http),
@@ -42,7 +58,7 @@ fn text(facts: &Facts<'_>, cli: &str) -> String {
     let examples = [
         format!(
             "AWS_ACCESS_KEY_ID={id} AWS_SECRET_ACCESS_KEY={secret} AWS_DEFAULT_REGION={region} \
-             aws --endpoint-url {url} s3 mb s3://demo"
+             {aws} --endpoint-url {url} s3 mb s3://demo"
         ),
         format!(
             "echo hello | CYXCLOUD_ACCESS_KEY={id} CYXCLOUD_SECRET_KEY={secret} \
@@ -72,11 +88,13 @@ mod tests {
             access_key: "KEY",
             secret_key: "SECRETSECRET",
             secret_is_ours: true,
+            search_path: None,
+            venv: None,
         };
-        let ours = text(&facts, "cyxcloud-cli");
+        let ours = text(&facts, "cyxcloud-cli", "aws");
         assert_eq!(ours.matches("http://127.0.0.1:9000").count(), 4);
         assert!(ours.contains("SECRETSECRET"));
         facts.secret_is_ours = false;
-        assert!(!text(&facts, "cyxcloud-cli").contains("SECRETSECRET"));
+        assert!(!text(&facts, "cyxcloud-cli", "aws").contains("SECRETSECRET"));
     }
 }

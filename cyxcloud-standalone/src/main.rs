@@ -8,6 +8,8 @@
 mod banner;
 mod secrets;
 
+use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -75,6 +77,12 @@ struct Config {
     /// Secret key of the root user; at least 16 characters
     #[arg(env = "CYXCLOUD_ROOT_SECRET_KEY", long = "root-secret-key", hide = true, hide_env_values = true)]
     root_secret_key: Option<SecretString>,
+    /// Where script/bootstrap keeps clients, for the examples
+    #[arg(long, env = "CYXCLOUD_VENV", hide = true)]
+    venv: Option<PathBuf>,
+    /// Where programs are looked for, for the examples
+    #[arg(long, env = "PATH", hide = true, hide_env_values = true)]
+    search_path: Option<OsString>,
     /// Memory for object bytes in flight, over all requests
     #[arg(long, env = "CYXCLOUD_MEMORY", value_name = "SIZE", default_value = "256MiB")]
     memory: ByteCount,
@@ -89,7 +97,11 @@ async fn main() -> ExitCode {
         Ok(cap) => filter.add_directive(cap),
         Err(_) => filter,
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     match start(config).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -144,6 +156,8 @@ async fn start(config: Config) -> anyhow::Result<()> {
         access_key: &secrets.root_access_key,
         secret_key: &secrets.root_secret_key,
         secret_is_ours: config.root_secret_key.is_none(),
+        search_path: config.search_path.as_deref(),
+        venv: config.venv.as_deref(),
     });
     let mut early = None;
     tokio::select! {

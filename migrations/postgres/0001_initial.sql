@@ -308,7 +308,7 @@ FROM (
         (SELECT fs.file_id FROM file_segments fs WHERE fs.segment_id = k.segment_id LIMIT 1) AS file_id,
         (SELECT count(*) FROM chunk_locations cl JOIN nodes n ON n.id = cl.node_id
          WHERE cl.segment_id = k.segment_id AND cl.stripe_index = k.stripe_index AND cl.shard_index = k.shard_index
-           AND cl.status = 'stored' AND n.status IN ('online', 'recovering')) AS current_replicas
+           AND cl.status = 'stored' AND n.status IN ('online', 'recovering') AND NOT n.quarantined) AS current_replicas
     FROM chunks k
     WHERE k.status <> 'pending'
 ) c;

@@ -20,5 +20,8 @@ pub mod gateway {
 /// Version of the wire protocol that this build speaks.
 pub const WIRE_VERSION: u32 = 1;
 
+/// Version of a node's format on disk that this build reads and writes.
+pub const FORMAT_VERSION: u32 = 1;
+
 /// Largest message either side accepts: the largest shard and room for its envelope.
 pub const MESSAGE_BYTES_MAX: usize = 66 << 20;

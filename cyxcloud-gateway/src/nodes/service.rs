@@ -10,10 +10,10 @@ use cyxcloud_core::reservation::{SYSTEM_RESERVED, StorageAccount};
 use cyxcloud_core::{ByteCount, ChunkId, NodeId, Timestamp};
 use cyxcloud_metadata::model::{Node, NodeHeartbeat, RegisterNode};
 use cyxcloud_metadata::{Error as MetadataError, MetadataStore};
-use cyxcloud_proto::WIRE_VERSION;
 use cyxcloud_proto::gateway as wire;
 use cyxcloud_proto::gateway::node_command::Kind;
 use cyxcloud_proto::gateway::node_service_server::NodeService;
+use cyxcloud_proto::{FORMAT_VERSION, WIRE_VERSION};
 use tonic::{Request, Response, Status};
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -215,6 +215,12 @@ fn check_registration(wanted: &wire::RegisterNodeRequest) -> Result<([u8; 32], U
             wanted.wire_version
         )));
     }
+    if wanted.format_version != FORMAT_VERSION {
+        return Err(Status::failed_precondition(format!(
+            "the node keeps chunks in format {} and this gateway knows format {FORMAT_VERSION}; update the older one",
+            wanted.format_version
+        )));
+    }
     for (name, text) in [
         ("peer_id", &wanted.peer_id),
         ("label", &wanted.label),
@@ -235,6 +241,9 @@ fn check_registration(wanted: &wire::RegisterNodeRequest) -> Result<([u8; 32], U
         .as_ref()
         .try_into()
         .map_err(|_| Status::invalid_argument("public_key is not 32 bytes"))?;
+    if wanted.peer_id != peer_id(&public_key) {
+        return Err(Status::permission_denied("peer_id is not that of public_key"));
+    }
     let incarnation = Uuid::from_slice(&wanted.incarnation)
         .map_err(|_| Status::invalid_argument("incarnation is not 16 bytes"))?;
     let ports = ports(wanted)?;
@@ -258,6 +267,16 @@ fn check_registration(wanted: &wire::RegisterNodeRequest) -> Result<([u8; 32], U
         return Err(Status::permission_denied("the signature is older than an hour; set the node's clock"));
     }
     Ok((public_key, incarnation))
+}
+
+/// libp2p's id of an Ed25519 key: base58 of the identity multihash of the key's protobuf
+/// (libp2p specification, "Peer Ids and Keys").
+fn peer_id(public_key: &[u8; 32]) -> String {
+    const IDENTITY_36_ED25519_32: [u8; 6] = [0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
+    let mut multihash = Vec::with_capacity(IDENTITY_36_ED25519_32.len() + public_key.len());
+    multihash.extend_from_slice(&IDENTITY_36_ED25519_32);
+    multihash.extend_from_slice(public_key);
+    bs58::encode(multihash).into_string()
 }
 
 fn ports(wanted: &wire::RegisterNodeRequest) -> Result<Ports, Status> {
@@ -338,5 +357,68 @@ fn info_of(node: Node) -> wire::NodeInfo {
         version: node.version,
         last_heartbeat_ms: node.last_heartbeat.unix_millis(),
         maintenance: node.maintenance,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cyxcloud_core::receipt::NodeKey;
+
+    use super::*;
+
+    fn registration() -> (NodeKey, wire::RegisterNodeRequest) {
+        let key = NodeKey::from_seed([7; 32]);
+        let (incarnation, signed_at) = (Uuid::from_u128(9), chrono::Utc::now().timestamp_millis());
+        let at = Timestamp::from_unix_millis(signed_at);
+        let signature =
+            key.sign(&registration_message(&key.public(), &incarnation, at, "192.0.2.7", 50051, 9090));
+        let request = wire::RegisterNodeRequest {
+            public_key: key.public().to_vec().into(),
+            peer_id: peer_id(&key.public()),
+            advertise_host: "192.0.2.7".to_owned(),
+            grpc_port: 50051,
+            metrics_port: 9090,
+            wire_version: WIRE_VERSION,
+            format_version: FORMAT_VERSION,
+            incarnation: incarnation.as_bytes().to_vec().into(),
+            signed_at_ms: signed_at,
+            signature: signature.to_vec().into(),
+            ..wire::RegisterNodeRequest::default()
+        };
+        (key, request)
+    }
+
+    #[test]
+    fn a_registration_proves_possession_of_its_key() {
+        let (key, request) = registration();
+        let (public, _) = check_registration(&request).expect("proven");
+        assert_eq!(public, key.public());
+        type Change = fn(&mut wire::RegisterNodeRequest);
+        let changes: [(&str, Change); 9] = [
+            ("another host", |r| r.advertise_host = "192.0.2.8".to_owned()),
+            ("another port", |r| r.grpc_port = 50052),
+            ("another life", |r| r.incarnation = vec![1; 16].into()),
+            ("another key", |r| r.public_key = NodeKey::from_seed([8; 32]).public().to_vec().into()),
+            ("another peer id", |r| r.peer_id = peer_id(&NodeKey::from_seed([8; 32]).public())),
+            ("another time", |r| r.signed_at_ms += 1),
+            ("no signature", |r| r.signature = Vec::new().into()),
+            ("another protocol", |r| r.wire_version += 1),
+            ("another format", |r| r.format_version += 1),
+        ];
+        for (name, change) in changes {
+            let mut changed = request.clone();
+            change(&mut changed);
+            assert!(check_registration(&changed).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn texts_are_short_and_plain() {
+        let (_, request) = registration();
+        for text in ["x".repeat(TEXT_MAX + 1), "a\nb".to_owned()] {
+            assert!(
+                check_registration(&wire::RegisterNodeRequest { region: text, ..request.clone() }).is_err()
+            );
+        }
     }
 }

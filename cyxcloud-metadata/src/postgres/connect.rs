@@ -14,6 +14,8 @@ use super::PostgresConfig;
 use super::transact::{self, Pauses};
 use crate::error::{Error, Result};
 
+/// Connections kept open though idle.
+const MIN_CONNECTIONS: u32 = 4;
 /// How long to wait for a connection, at the start and later.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection that rested longer is tried before it is used.
@@ -46,6 +48,8 @@ pub(super) async fn open(config: &PostgresConfig) -> Result<PgPool> {
     let _ = first.close().await;
     Ok(PgPoolOptions::new()
         .max_connections(config.max_connections.max(1))
+        // A burst after a quiet time must not wait for handshakes.
+        .min_connections(MIN_CONNECTIONS.min(config.max_connections))
         .acquire_timeout(CONNECT_TIMEOUT)
         .test_before_acquire(false)
         .after_connect(|conn, _| {

@@ -47,8 +47,7 @@ impl ChunkService for Service {
         &self,
         request: Request<GetChunkRequest>,
     ) -> Result<Response<GetChunkResponse>, Status> {
-        let measured = self.metrics.begin("GetChunk");
-        measured.end(self.get_one(request.into_inner()).await.map(Response::new))
+        self.get_measured(request.into_inner()).await.map(Response::new)
     }
 
     async fn delete_chunk(
@@ -92,6 +91,11 @@ impl Service {
             Ok(StoreChunkResponse { receipt: Some(receipt.into()), existed: stored.existed })
         })
         .await
+    }
+
+    pub(super) async fn get_measured(&self, request: GetChunkRequest) -> Result<GetChunkResponse, Status> {
+        let measured = self.metrics.begin("GetChunk");
+        measured.end(self.get_one(request).await)
     }
 
     async fn get_one(&self, request: GetChunkRequest) -> Result<GetChunkResponse, Status> {

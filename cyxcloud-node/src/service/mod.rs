@@ -7,6 +7,7 @@
 mod chunks;
 mod data;
 mod push;
+mod whole;
 
 use std::sync::Arc;
 
@@ -19,6 +20,8 @@ use tonic::Status;
 use crate::corrupt::CorruptChunks;
 use crate::metrics::Metrics;
 use crate::store::{ChunkStore, Error};
+
+pub(crate) use whole::Whole;
 
 pub(crate) use chunks::now;
 
