@@ -4,6 +4,7 @@
 //! What is acknowledged is on disk and synced; what is read was hashed on the way out. A node trusts nobody's address
 //! and is trusted by nobody: gateways check every byte and every receipt.
 
+pub mod allocator;
 pub mod config;
 mod corrupt;
 mod discovery;

@@ -11,8 +11,13 @@ use tracing_subscriber::EnvFilter;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+fn main() -> ExitCode {
+    cyxcloud_node::allocator::keep_freed_memory();
+    run()
+}
+
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn run() -> ExitCode {
     let config = match Config::load(std::env::args_os()) {
         Ok(config) => config,
         Err(ConfigError::Arguments(error)) => error.exit(),

@@ -88,8 +88,13 @@ struct Config {
     memory: ByteCount,
 }
 
+fn main() -> ExitCode {
+    cyxcloud_node::allocator::keep_freed_memory();
+    run()
+}
+
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn run() -> ExitCode {
     let config = Config::parse();
     // People who try it out want to read the banner; RUST_LOG=info shows the rest.
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
