@@ -394,9 +394,20 @@ fn reclaim_when_asked(db: &DB, shared: &Shared, asked: &Receiver<()>) {
         let bytes = shared.garbage.swap(0, Ordering::Relaxed);
         let mut options = CompactOptions::default();
         options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+        collect_blobs(db, true);
         db.compact_range_cf_opt(&cf(db, BYTES), None::<&[u8]>, None::<&[u8]>, &options);
+        collect_blobs(db, false);
         info!(bytes, "compacted after deletes");
         not_before = Instant::now() + RECLAIM_PAUSE;
+    }
+}
+
+/// Whether compactions rewrite the live bytes of old blob files. Only while deleted bytes are reclaimed: chunk ids are
+/// random, so every compaction of keys meets every blob file, and each would rewrite half of all that is stored.
+fn collect_blobs(db: &DB, on: bool) {
+    let value = if on { "true" } else { "false" };
+    if let Err(error) = db.set_options_cf(&cf(db, BYTES), &[("enable_blob_garbage_collection", value)]) {
+        warn!(%error, on, "could not switch the collection of blob files");
     }
 }
 
@@ -454,9 +465,9 @@ fn bytes_family(cache: &Cache, allocatable: ByteCount) -> Options {
     options.set_min_blob_size(1024);
     options.set_blob_file_size(256 << 20);
     options.set_blob_compression_type(DBCompressionType::None);
-    options.set_enable_blob_gc(true);
+    // See `collect_blobs`.
+    options.set_enable_blob_gc(false);
     options.set_blob_gc_age_cutoff(0.5);
-    options.set_blob_gc_force_threshold(0.7);
     options
 }
 
