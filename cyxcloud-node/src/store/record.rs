@@ -8,8 +8,9 @@ use uuid::Uuid;
 
 use super::{DESCRIPTORS_MAX, Entry};
 
-/// Version of the records below; a data directory names the one it was written in.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+/// Version of the records below; a data directory names the one it was written in. Gateways judge a registration by
+/// the same number.
+pub(crate) use cyxcloud_proto::FORMAT_VERSION;
 
 const QUARANTINED: u8 = 1;
 
