@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod erasure;
+pub mod faults;
 pub mod geometry;
 pub mod id;
 pub mod name;

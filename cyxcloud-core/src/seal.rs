@@ -162,6 +162,24 @@ pub fn open_frame<'a>(
     Ok(plain)
 }
 
+/// Opens one frame into `out`, which has room for its plain bytes and no more. On an error nothing in it may be used.
+pub fn open_frame_into(
+    key: &StripeKey,
+    index: u32,
+    last: bool,
+    frame: &[u8],
+    out: &mut [u8],
+) -> Result<(), SealError> {
+    let wrong_length = SealError::Length { have: frame.len(), want: out.len() + TAG };
+    let (text, tag) = frame.split_at_checked(out.len()).ok_or(wrong_length)?;
+    if tag.len() != TAG {
+        return Err(wrong_length);
+    }
+    key.key
+        .open_separate_gather(frame_nonce(index), key.aad(last), text, tag, out)
+        .map_err(|_| SealError::DoesNotOpen)
+}
+
 /// Where the plain bytes lie in an opened stripe, in order; together they are the stripe's plain bytes.
 pub fn plain_frames(plain_len: usize) -> impl ExactSizeIterator<Item = Range<usize>> {
     (0..plain_len.div_ceil(FRAME)).map(move |index| {

@@ -1,5 +1,6 @@
-//! How long things took lately, so that "late" means late here and now.
+//! How long things took lately, so that "late" means late here and now; and how much may be done about it.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -63,9 +64,53 @@ impl LatencyBySize {
     }
 }
 
+/// Calls that earn one more.
+const EARNED_BY: u32 = 20;
+/// Most that are saved up: a node that hangs holds up many reads at once.
+const SAVED_MAX: u32 = 32;
+
+/// How many calls may be repeated elsewhere because they are late: one in twenty.
+///
+/// Where all calls are late because there is too much to do, doing it twice makes it worse.
+#[derive(Debug)]
+pub(crate) struct Repeats(AtomicU32);
+
+impl Default for Repeats {
+    fn default() -> Self {
+        Self(AtomicU32::new(SAVED_MAX * EARNED_BY))
+    }
+}
+
+impl Repeats {
+    /// A call was made that was not a repeated one.
+    pub(crate) fn earn(&self) {
+        let more = |saved| (saved < SAVED_MAX * EARNED_BY).then_some(saved + 1);
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+    }
+
+    /// Whether one may be repeated now.
+    pub(crate) fn spend(&self) -> bool {
+        let less = |saved: u32| saved.checked_sub(EARNED_BY);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_call_in_twenty_may_be_repeated() {
+        let repeats = Repeats::default();
+        assert_eq!((0..1000).filter(|_| repeats.spend()).count(), 32, "what was saved up");
+        let repeated = (0..1000).filter(|_| {
+            repeats.earn();
+            repeats.spend()
+        });
+        assert_eq!(repeated.count(), 50);
+        (0..10_000).for_each(|_| repeats.earn());
+        assert_eq!((0..1000).filter(|_| repeats.spend()).count(), 32);
+    }
 
     #[test]
     fn late_follows_what_was_seen() {

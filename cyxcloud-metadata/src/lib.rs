@@ -22,9 +22,9 @@ use cyxcloud_core::{BucketId, ByteCount, ChunkId, NodeId, OwnerId, SegmentId, Ti
 
 pub use error::{Error, Result};
 use model::{
-    AccessKey, Assemble, BadLocation, Bucket, CommitObject, CommitPart, CompleteMultipart, ListMultiparts,
-    ListObjects, ListPage, Multipart, MultipartPage, NewUpload, Node, NodeHeartbeat, NodeStep, Object,
-    ObjectLayout, Owner, Part, Precondition, RegisterNode, StripeLayout, Usage,
+    AccessKey, Assemble, BadLocation, Bucket, CommitObject, CommitPart, CompleteMultipart, Heard,
+    ListMultiparts, ListObjects, ListPage, Multipart, MultipartPage, NewUpload, Node, NodeHeartbeat,
+    NodeStep, Object, ObjectLayout, Owner, Part, Precondition, RegisterNode, StripeLayout, Usage,
 };
 
 /// The metadata store. Every method is one transaction unless it says otherwise: all of it happens, or nothing.
@@ -130,8 +130,8 @@ pub trait MetadataStore: Send + Sync + std::fmt::Debug {
     /// Makes a node known or updates it; the public key is its identity. A node that was offline or draining
     /// comes back as `recovering`, a new one starts `online`.
     async fn register_node(&self, node: &RegisterNode) -> Result<Node>;
-    /// Records heartbeats; answers per heartbeat whether the node is known.
-    async fn record_heartbeats(&self, beats: &[NodeHeartbeat]) -> Result<Vec<bool>>;
+    /// Records heartbeats; answers per heartbeat what is known of the node, or `None` if nobody knows it.
+    async fn record_heartbeats(&self, beats: &[NodeHeartbeat]) -> Result<Vec<Option<Heard>>>;
     /// All nodes, in order of id.
     async fn nodes(&self) -> Result<Vec<Node>>;
     /// Carries out one step of a node's life cycle. `Stale` if it is elsewhere by now. Going offline counts a

@@ -304,6 +304,9 @@ pub struct Extent {
     pub length: u64,
     /// The segment.
     pub segment: SegmentInfo,
+    /// What the store gave along, so that a reader need not ask: some of the segment's stripes, in order and without
+    /// gaps, from the first one that the range asked for lies in. None of this is a promise; ask `stripes` for others.
+    pub stripes: Vec<StripeLayout>,
 }
 
 /// What reading a segment needs to know; immutable.
@@ -647,6 +650,17 @@ pub struct RegisterNode {
     pub version: String,
     /// Wire protocol version.
     pub wire_version: u32,
+}
+
+/// What the store knows of a node whose heartbeat it recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// Its place in the life cycle.
+    pub status: NodeStatus,
+    /// The life of its data directory that it registered with.
+    pub incarnation: Uuid,
+    /// The database's time.
+    pub now: Timestamp,
 }
 
 /// One heartbeat of a batch.

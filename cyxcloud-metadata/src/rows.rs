@@ -4,14 +4,30 @@
 //! Pure. Not here: SQL (`postgres`, `sqlite`), paging (`listing`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use cyxcloud_core::name::ObjectKey;
 use cyxcloud_core::{ByteCount, ChunkId, FileId, Geometry, NodeId, Timestamp};
 
 use crate::model::{
-    Attributes, Content, Multipart, NewSegment, NewStripe, Object, SegmentBody, SegmentRange, StoredChecksum,
+    Attributes, Content, Extent, Multipart, NewLocation, NewSegment, NewStripe, Object, SegmentBody,
+    SegmentRange, StoredChecksum,
 };
 use crate::{Error, Result};
+
+/// Stripes that come along with the layout of an object that is one extent: what a reader fetches first, and all that
+/// small objects have.
+pub(crate) const STRIPES_ALONG: u32 = 4;
+
+/// Which stripes come along with the only extent that a range of the object lies in.
+pub(crate) fn stripes_along(extent: &Extent, range: &Range<u64>) -> Range<u32> {
+    let size = extent.segment.stripe_size.get().max(1);
+    let at =
+        |offset: u64| extent.segment_offset + offset.saturating_sub(extent.object_offset).min(extent.length);
+    let index = |stripe: u64| u32::try_from(stripe).unwrap_or(u32::MAX);
+    let (first, end) = (index(at(range.start) / size), index(at(range.end).div_ceil(size)));
+    first..end.min(first.saturating_add(STRIPES_ALONG))
+}
 
 /// A row that no version of this program wrote.
 pub(crate) fn corrupt(what: &'static str, detail: impl ToString) -> Error {
@@ -142,7 +158,8 @@ impl FileShape {
 pub(crate) enum Standing {
     /// `online`.
     Online,
-    /// Known, in any other state.
+    /// Known, in any other state, or with another life of its data directory than the one it stored in: what it stored may
+    /// be gone.
     Elsewhere,
     /// Removed since: there can be no location on it.
     Unknown,
@@ -162,11 +179,11 @@ pub(crate) fn owed(
     stripe: &NewStripe,
     data: usize,
     target: u8,
-    standing: impl Fn(NodeId) -> Standing,
+    standing: impl Fn(&NewLocation) -> Standing,
 ) -> Result<Option<Owed>> {
     let locations = || stripe.shards.iter().flat_map(|shard| &shard.locations);
     let doubtful: BTreeSet<NodeId> =
-        locations().map(|at| at.node).filter(|node| standing(*node) != Standing::Online).collect();
+        locations().filter(|at| standing(at) != Standing::Online).map(|at| at.node).collect();
     if doubtful.is_empty() {
         let short = stripe.tolerance < target;
         return Ok(short.then_some(Owed { priority: stripe.tolerance.into(), reason: "below target" }));
@@ -174,7 +191,7 @@ pub(crate) fn owed(
     let held = stripe
         .shards
         .iter()
-        .filter(|shard| shard.locations.iter().any(|at| standing(at.node) == Standing::Online))
+        .filter(|shard| shard.locations.iter().any(|at| standing(at) == Standing::Online))
         .count();
     // Nobody is told that bytes are kept which could not be read back now.
     if held < data {
@@ -280,7 +297,7 @@ mod tests {
     #[test]
     fn a_whole_stripe_on_online_nodes_owes_nothing() {
         let geometry = Geometry::coded(3, 2).expect("valid");
-        let online = |_| Standing::Online;
+        let online = |_: &NewLocation| Standing::Online;
         assert_eq!(owed(&stripe(geometry, 2), 3, 2, online).expect("readable"), None);
         let short = owed(&stripe(geometry, 1), 3, 2, online).expect("readable").expect("owed");
         assert_eq!(short.priority, 1);
@@ -290,7 +307,7 @@ mod tests {
     fn nodes_that_left_make_a_repair_urgent_or_refuse_the_commit() {
         let geometry = Geometry::coded(3, 2).expect("valid");
         let gone = |how: Standing, n: u8| {
-            move |id: NodeId| if id.as_bytes()[0] < n { how } else { Standing::Online }
+            move |at: &NewLocation| if at.node.as_bytes()[0] < n { how } else { Standing::Online }
         };
         // The version bits of a UUID are elsewhere than in its first byte.
         let two =

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use cyxcloud_core::ChunkId;
 use http_body::{Body as _, Frame, SizeHint};
 use prost::Message;
 use tonic::body::Body;
@@ -34,15 +35,13 @@ impl Pieces {
         self.0.iter().map(Bytes::as_ref)
     }
 
-    /// Copies them to where they are wanted; `out` must have their length.
-    pub(crate) fn copy_to(&self, out: &mut [u8]) {
-        let mut rest = out;
-        for piece in &self.0 {
-            let (here, after) = rest.split_at_mut(piece.len());
-            here.copy_from_slice(piece);
-            rest = after;
-        }
-        assert!(rest.is_empty(), "the destination has the length of the pieces");
+    /// Whether these are the bytes of this chunk.
+    pub(crate) fn is_chunk(&self, chunk: &ChunkId) -> bool {
+        let mut hasher = blake3::Hasher::new();
+        self.iter().for_each(|piece| {
+            hasher.update(piece);
+        });
+        hasher.finalize().as_bytes() == chunk.as_bytes()
     }
 
     /// One slice; without a copy where it is one already.
@@ -51,6 +50,20 @@ impl Pieces {
             return self.0.concat().into();
         }
         self.0.pop().unwrap_or_default()
+    }
+}
+
+impl From<Pieces> for Vec<Bytes> {
+    fn from(pieces: Pieces) -> Self {
+        pieces.0
+    }
+}
+
+#[cfg(test)]
+impl Pieces {
+    /// Bytes as if they had arrived so many at a time.
+    pub(crate) fn of(bytes: &[u8], at_a_time: usize) -> Self {
+        Self(bytes.chunks(at_a_time).map(Bytes::copy_from_slice).collect())
     }
 }
 
@@ -253,10 +266,6 @@ mod tests {
 
     use super::*;
 
-    fn in_pieces(bytes: &[u8], size: usize) -> Pieces {
-        Pieces(bytes.chunks(size).map(Bytes::copy_from_slice).collect())
-    }
-
     #[test]
     fn a_request_is_what_prost_would_write() {
         let data = Bytes::from(vec![9; 1000]);
@@ -279,13 +288,10 @@ mod tests {
         let message =
             GetChunkResponse { data: data.clone().into(), proof: vec![3; 70].into() }.encode_to_vec();
         for size in [1, 2, 3, 7, 64, 999, 5000] {
-            let field = |number| bytes_field(in_pieces(&message, size), number).expect("valid");
+            let field = |number| bytes_field(Pieces::of(&message, size), number).expect("valid");
             assert_eq!(field(1).into_bytes(), data);
             assert_eq!(field(2).into_bytes(), vec![3; 70]);
             assert_eq!(field(3), Pieces::default());
-            let mut copied = vec![0; 1000];
-            field(1).copy_to(&mut copied);
-            assert_eq!(copied, data);
         }
     }
 
@@ -294,11 +300,11 @@ mod tests {
         for nonsense in
             [&[0x0a][..], &[0x0a, 5, 1], &[0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], &[0x0b, 0], &[0x80; 12]]
         {
-            assert!(bytes_field(in_pieces(nonsense, 2), 1).is_err(), "{nonsense:?}");
+            assert!(bytes_field(Pieces::of(nonsense, 2), 1).is_err(), "{nonsense:?}");
         }
         let mut odd = vec![0x18, 0x96, 0x01, 0x21];
         odd.extend([0; 8]);
         odd.extend([0x2d, 0, 0, 0, 0, 0x0a, 1, 77]);
-        assert_eq!(bytes_field(in_pieces(&odd, 3), 1).expect("valid").into_bytes(), vec![77]);
+        assert_eq!(bytes_field(Pieces::of(&odd, 3), 1).expect("valid").into_bytes(), vec![77]);
     }
 }

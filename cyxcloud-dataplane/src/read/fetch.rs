@@ -1,7 +1,8 @@
 //! Fetches as many shards of a stripe as rebuild it, from the nodes most likely to answer.
 //!
-//! Data shards first, nodes that failed lately last. A shard that is late is joined by another; one that is wrong or not there
-//! is reported and replaced. Every shard that is returned hashes to its id.
+//! Data shards first, nodes that failed lately last. A shard that is late is joined by another, while that happens seldom, and
+//! in any case when it is very late; one that is wrong or not there is reported and replaced.
+//! Every shard that is returned hashes to its id, unless the caller wants to find out by opening the stripe.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::Plane;
 use crate::error::NodeError;
+use crate::node::pool::Check;
 use crate::node::raw::Pieces;
 
 /// One place where a shard may be had.
@@ -32,7 +34,16 @@ struct Race<'a> {
     /// Not yet asked, the most promising last.
     sources: Vec<Source<'a>>,
     asked: Vec<(ShardIndex, NodeId, Instant)>,
-    have: BTreeMap<ShardIndex, Pieces>,
+    have: BTreeMap<ShardIndex, (NodeId, Pieces)>,
+    check: Check,
+}
+
+/// A shard as its node sent it.
+#[derive(Clone, Debug)]
+pub(super) struct Fetched {
+    pub(super) shard: ShardIndex,
+    pub(super) node: NodeId,
+    pub(super) bytes: Pieces,
 }
 
 /// Fetches `data` distinct shards; otherwise answers how many there are.
@@ -40,9 +51,22 @@ pub(super) async fn fetch(
     plane: &Plane,
     segment: &SegmentInfo,
     layout: &StripeLayout,
-) -> Result<Vec<(ShardIndex, Pieces)>, usize> {
+    check: Check,
+) -> Result<Vec<Fetched>, usize> {
     let sources = sources(plane, layout);
-    Race { plane, segment, layout, sources, asked: Vec::new(), have: BTreeMap::new() }.run().await
+    Race { plane, segment, layout, sources, asked: Vec::new(), have: BTreeMap::new(), check }.run().await
+}
+
+/// Reports those of the shards, fetched unchecked, that do not hash to their id. Takes its time: it happens only where a
+/// stripe did not open.
+pub(super) fn report_wrong(plane: &Plane, segment: &SegmentInfo, layout: &StripeLayout, fetched: &[Fetched]) {
+    for Fetched { shard, node, bytes } in fetched {
+        let wrong = |known: &&ShardLayout| known.index == *shard && !bytes.is_chunk(&known.chunk);
+        if layout.shards.iter().any(|known| wrong(&known)) {
+            plane.pool.note_corrupt(*node);
+            failed(plane, segment, layout.index, *shard, *node, &NodeError::Corrupt);
+        }
+    }
 }
 
 /// All places of a stripe's shards, the most promising last.
@@ -108,13 +132,14 @@ pub(super) fn failed(
 }
 
 impl<'a> Race<'a> {
-    async fn run(mut self) -> Result<Vec<(ShardIndex, Pieces)>, usize> {
+    async fn run(mut self) -> Result<Vec<Fetched>, usize> {
         let need = self.segment.geometry.data();
         let shard_len = self.layout.shards.first().map_or(0, |shard| shard.size.as_usize());
         let late_after = late_after(self.plane, shard_len);
         let mut fetches = FuturesUnordered::new();
         for _ in 0..need {
             fetches.extend(self.ask_next());
+            self.plane.pool.fetch_repeats.earn();
         }
         let mut next_look = Instant::now() + late_after;
         while self.have.len() < need {
@@ -127,8 +152,12 @@ impl<'a> Race<'a> {
                 }
                 () = tokio::time::sleep_until(next_look), if !self.sources.is_empty() => {
                     next_look = Instant::now() + late_after;
-                    let late = self.asked.iter().filter(|(.., at)| at.elapsed() >= late_after).count();
-                    for _ in 0..late {
+                    let overdue = self.plane.config.late_fetch.1.max(late_after);
+                    let waits: Vec<Duration> = self.asked.iter().map(|(.., at)| at.elapsed()).collect();
+                    for waited in waits.into_iter().filter(|waited| *waited >= late_after) {
+                        if waited < overdue && !self.plane.pool.fetch_repeats.spend() {
+                            continue;
+                        }
                         let another = self.ask_next();
                         if another.is_some() {
                             self.plane.metrics.hedges.with_label_values(&["get"]).inc();
@@ -144,7 +173,8 @@ impl<'a> Race<'a> {
                 self.plane.pool.note_late(*node);
             }
         }
-        Ok(self.have.into_iter().collect())
+        let fetched = |(shard, (node, bytes))| Fetched { shard, node, bytes };
+        Ok(self.have.into_iter().map(fetched).collect())
     }
 
     /// Asks the most promising source of a shard that is neither there nor asked for, or else of one that is asked for.
@@ -160,10 +190,10 @@ impl<'a> Race<'a> {
             .or_else(|| self.sources.iter().rposition(wanted))?;
         let source = self.sources.remove(place);
         self.asked.push((source.shard.index, source.node, Instant::now()));
-        let plane = self.plane;
+        let (plane, check) = (self.plane, self.check);
         Some(async move {
             let shard = source.shard;
-            (source, plane.pool.fetch(source.node, shard.chunk, shard.size.as_usize()).await)
+            (source, plane.pool.fetch(source.node, shard.chunk, shard.size.as_usize(), check).await)
         })
     }
 
@@ -173,7 +203,7 @@ impl<'a> Race<'a> {
         self.asked.retain(|(asked, node, _)| (*asked, *node) != (shard, source.node));
         match outcome {
             Ok(bytes) => {
-                self.have.insert(shard, bytes);
+                self.have.insert(shard, (source.node, bytes));
                 true
             }
             Err(error) => {

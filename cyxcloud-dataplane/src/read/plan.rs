@@ -14,8 +14,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::ReadError;
 
-/// Stripes of the first page, which the first byte waits for, and of the largest.
+/// Stripes of the first page, which the first byte waits for, of the second, and of the largest.
 const PAGE_FIRST: u32 = 4;
+const PAGE_SECOND: u32 = 16;
 const PAGE_MAX: u32 = 64;
 /// A stripe whose sealed bytes are no more than this is always read whole.
 const WHOLE_MAX: usize = 64 << 10;
@@ -147,7 +148,8 @@ impl Planner {
             u32::try_from(n)
                 .map_err(|_| ReadError::Layout { segment: segment.id, detail: "it has too many stripes" })
         };
-        let pages = Pages::new(self.metadata.clone(), segment.id, index(first)?..index(end)?);
+        let wanted = index(first)?..index(end)?;
+        let pages = Pages::new(self.metadata.clone(), segment.id, wanted, extent.stripes);
         self.current = Some(Current { segment, spans: spans.peekable(), pages });
         Ok(None)
     }
@@ -182,8 +184,18 @@ struct Pages {
 }
 
 impl Pages {
-    fn new(metadata: Arc<dyn MetadataStore>, segment: SegmentId, left: Range<u32>) -> Self {
-        Self { metadata, segment, left, size: PAGE_FIRST, page: VecDeque::new(), coming: None }
+    /// Begins with the layouts that are `known`, if they are of the first stripes wanted.
+    fn new(
+        metadata: Arc<dyn MetadataStore>,
+        segment: SegmentId,
+        mut left: Range<u32>,
+        known: Vec<StripeLayout>,
+    ) -> Self {
+        let of_use = known.into_iter().zip(left.clone()).take_while(|(layout, index)| layout.index == *index);
+        let page: VecDeque<StripeLayout> = of_use.map(|(layout, _)| layout).collect();
+        let size = if page.is_empty() { PAGE_FIRST } else { PAGE_SECOND };
+        left.start += u32::try_from(page.len()).unwrap_or(u32::MAX);
+        Self { metadata, segment, left, size, page, coming: None }
     }
 
     /// The layout of the next stripe, which must be `index`; `None` if that would mean waiting and it may not.
@@ -197,6 +209,8 @@ impl Pages {
                 }
                 Some(_) | None => self.turn().await?,
             }
+        } else if self.coming.is_none() {
+            self.look_ahead();
         }
         let missing = ReadError::Layout { segment: self.segment, detail: "a stripe is missing" };
         self.page.pop_front().filter(|layout| layout.index == index).map(Some).ok_or(missing)
@@ -234,7 +248,7 @@ impl Pages {
         let start = self.left.start;
         let end = self.left.end.min(start.saturating_add(self.size));
         self.left.start = end;
-        self.size = (self.size * 4).min(PAGE_MAX);
+        self.size = (self.size * (PAGE_SECOND / PAGE_FIRST)).min(PAGE_MAX);
         start..end
     }
 }

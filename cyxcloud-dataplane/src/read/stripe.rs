@@ -10,12 +10,15 @@ use cyxcloud_metadata::model::{SegmentInfo, StripeLayout};
 use tokio::sync::Semaphore;
 use tracing::debug;
 
+use super::fetch::Fetched;
 use super::open::Sealed;
 use super::plan::{self, Work};
 use super::{Opened, fetch, open, ranged};
 use crate::Plane;
 use crate::budget::Permit;
+use crate::buffer::Buffer;
 use crate::error::ReadError;
+use crate::node::pool::Check;
 
 /// Before a stripe is given up it is looked up again, for it may have moved, and asked for again after this pause.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -84,33 +87,57 @@ async fn whole(
     permit: Permit,
 ) -> Result<Opened, ReadError> {
     let stripe = layout.index;
-    let shards = match fetch::fetch(plane, segment, &layout).await {
-        Ok(shards) => shards,
-        Err(have) => {
-            debug!(segment = %segment.id, stripe, have, "stripe could not be read at first");
-            tokio::time::sleep(RETRY_PAUSE).await;
-            layout = look_up(plane, segment, stripe).await?;
-            let need = segment.geometry.data();
-            fetch::fetch(plane, segment, &layout).await.map_err(|have| {
-                let (segment, have) = (segment.id, have);
-                ReadError::Unreadable { segment, stripe, have, need }
-            })?
-        }
-    };
-    if shards.iter().any(|(shard, _)| segment.geometry.is_parity(*shard)) {
-        plane.metrics.reconstructs.inc();
-    }
-    let sealed = Sealed {
+    let sealed = Arc::new(Sealed {
         geometry: segment.geometry,
         format: segment.format,
         plain_hash: layout.plain_hash,
         plain_len: layout.plain_len.as_usize(),
         secret,
+    });
+    // A stripe opens only if all of its shards are right: frames by their tags, the whole by its hash. So the shards are
+    // held against their ids only when it does not.
+    let mut first = fetch::fetch(plane, segment, &layout, Check::Later).await;
+    if let Ok(fetched) = &first {
+        match opened(plane, segment, &sealed, fetched.clone()).await {
+            Ok(buffer) => return Ok(open::span(buffer, span, permit)),
+            Err(error) => debug!(segment = %segment.id, stripe, %error, "one of the shards is wrong"),
+        }
+        fetch::report_wrong(plane, segment, &layout, fetched);
+        first = fetch::fetch(plane, segment, &layout, Check::Now).await;
+    }
+    let fetched = match first {
+        Ok(fetched) => fetched,
+        Err(have) => {
+            debug!(segment = %segment.id, stripe, have, "stripe could not be read at first");
+            tokio::time::sleep(RETRY_PAUSE).await;
+            layout = look_up(plane, segment, stripe).await?;
+            let need = segment.geometry.data();
+            fetch::fetch(plane, segment, &layout, Check::Now).await.map_err(|have| {
+                let (segment, have) = (segment.id, have);
+                ReadError::Unreadable { segment, stripe, have, need }
+            })?
+        }
     };
-    let buffers = plane.buffers.clone();
-    let opened = plane.cpu.run(layout.plain_len.as_usize(), move || sealed.whole(&buffers, shards)).await;
-    let buffer = opened.map_err(|source| ReadError::Sealed { segment: segment.id, stripe, source })?;
-    Ok(open::slices(buffer, 0, span, permit))
+    let buffer = opened(plane, segment, &sealed, fetched).await.map_err(|source| ReadError::Sealed {
+        segment: segment.id,
+        stripe,
+        source,
+    })?;
+    Ok(open::span(buffer, span, permit))
+}
+
+async fn opened(
+    plane: &Arc<Plane>,
+    segment: &SegmentInfo,
+    sealed: &Arc<Sealed>,
+    fetched: Vec<Fetched>,
+) -> Result<Buffer, SealError> {
+    if fetched.iter().any(|fetched| segment.geometry.is_parity(fetched.shard)) {
+        plane.metrics.reconstructs.inc();
+    }
+    let (buffers, sealed) = (plane.buffers.clone(), sealed.clone());
+    let shards = fetched.into_iter().map(|fetched| (fetched.shard, fetched.bytes)).collect();
+    plane.cpu.run(sealed.plain_len, move || sealed.whole(&buffers, shards)).await
 }
 
 /// The stripe as it is recorded now.

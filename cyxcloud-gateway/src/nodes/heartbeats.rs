@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cyxcloud_metadata::MetadataStore;
-use cyxcloud_metadata::model::NodeHeartbeat;
+use cyxcloud_metadata::model::{Heard, NodeHeartbeat};
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
@@ -16,8 +16,8 @@ const BATCH_MAX: usize = 1_000;
 /// What became of a heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Recorded.
-    Recorded,
+    /// Recorded; with what is known of the node.
+    Recorded(Heard),
     /// Nobody knows this node.
     Unknown,
     /// The metadata store did not answer.
@@ -67,8 +67,7 @@ async fn record(metadata: Arc<dyn MetadataStore>, mut receiver: mpsc::Receiver<W
         }
         for (index, (_, answer)) in batch.drain(..).enumerate() {
             let outcome = match &known {
-                Ok(known) if known.get(index).copied().unwrap_or(false) => Outcome::Recorded,
-                Ok(_) => Outcome::Unknown,
+                Ok(known) => known.get(index).copied().flatten().map_or(Outcome::Unknown, Outcome::Recorded),
                 Err(_) => Outcome::Unavailable,
             };
             // Whoever waited may have gone; the heartbeat counts all the same.

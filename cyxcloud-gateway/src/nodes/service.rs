@@ -144,27 +144,25 @@ impl NodeService for NodeApi {
                 read_only: beat.read_only,
             })
             .await;
-        match outcome {
-            Outcome::Recorded => {}
+        let heard = match outcome {
+            Outcome::Recorded(heard) => heard,
             Outcome::Unknown => return Err(unknown_node()),
             Outcome::Unavailable => {
                 return Err(Status::unavailable("the metadata store does not answer; try again"));
             }
-        }
+        };
         if !beat.corrupt_chunks.is_empty() {
             let chunks = corrupt_chunks(&beat.corrupt_chunks)?;
             let marked = self.metadata.report_corrupt_chunks(id, &chunks).await.map_err(unavailable)?;
             warn!(node = %id, chunks = chunks.len(), locations = marked, "node reports corrupt chunks");
         }
-        let node = self.node(id).await?.ok_or_else(unknown_node)?;
-        let moved = beat.incarnation.as_ref() != node.incarnation.as_bytes().as_slice();
+        let moved = beat.incarnation.as_ref() != heard.incarnation.as_bytes().as_slice();
         let commands =
             if moved { vec![wire::NodeCommand { kind: i32::from(Kind::Register) }] } else { Vec::new() };
-        let now_ms = self.metadata.now().await.map_err(unavailable)?.unix_millis();
         Ok(Response::new(wire::HeartbeatResponse {
-            status: node.status.as_str().to_owned(),
+            status: heard.status.as_str().to_owned(),
             commands,
-            now_ms,
+            now_ms: heard.now.unix_millis(),
         }))
     }
 

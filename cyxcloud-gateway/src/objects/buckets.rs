@@ -40,7 +40,9 @@ impl ObjectService {
     /// Deletes an empty bucket.
     pub async fn delete_bucket(&self, caller: OwnerId, name: &BucketName) -> Result<()> {
         let bucket = self.bucket(caller, name).await?;
-        Ok(self.metadata.delete_bucket(bucket.id).await?)
+        self.metadata.delete_bucket(bucket.id).await?;
+        self.recent.forget(name).await;
+        Ok(())
     }
 
     /// What the bucket holds now.

@@ -302,6 +302,7 @@ mod tests {
                 target_tolerance: 4,
                 inline: None,
             },
+            stripes: Vec::new(),
         }
     }
 

@@ -66,16 +66,28 @@ pub struct Read {
 impl ObjectService {
     /// What a read would find, without the bytes.
     pub async fn head(&self, read: &ReadObject) -> Result<Read> {
-        let bucket = self.bucket(read.caller, &read.bucket).await?;
-        let object = self.metadata.object(bucket.id, &read.key).await?.ok_or(Error::NoSuchKey)?;
+        let mut recent = self.recent_bucket(read.caller, &read.bucket).await?;
+        let object = loop {
+            match self.metadata.object(recent.bucket.id, &read.key).await? {
+                Some(object) => break object,
+                None => recent = self.made_anew(read.caller, &recent).await?.ok_or(Error::NoSuchKey)?,
+            }
+        };
         judge(&read.conditions, &object)?;
         select(object, read.select)
     }
 
     /// Reads an object.
     pub async fn get(&self, read: &ReadObject) -> Result<(Read, BodyStream)> {
-        let bucket = self.bucket(read.caller, &read.bucket).await?;
-        let (found, extents) = self.find(&bucket, &read.key, &read.conditions, read.select).await?;
+        let mut recent = self.recent_bucket(read.caller, &read.bucket).await?;
+        let (found, extents) = loop {
+            match self.find(&recent.bucket, &read.key, &read.conditions, read.select).await {
+                Err(Error::NoSuchKey) => {
+                    recent = self.made_anew(read.caller, &recent).await?.ok_or(Error::NoSuchKey)?;
+                }
+                found => break found?,
+            }
+        };
         let body = self.open(&found.object, extents, found.range.clone()).await?;
         Ok((found, body))
     }

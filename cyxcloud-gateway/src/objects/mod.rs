@@ -18,7 +18,10 @@ mod list;
 mod multipart;
 mod put;
 pub mod range;
+mod recent;
 mod secrets;
+#[cfg(test)]
+mod testing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +42,8 @@ pub use list::{ListParts, ListUploads, PartsPage};
 pub use multipart::{CreateUpload, PutPart, UploadKey};
 pub use put::{Claims, LateClaims, PutObject};
 pub use secrets::OwnerSecrets;
+
+use recent::RecentBuckets;
 
 /// Largest body of one upload, and largest part.
 pub const BODY_MAX: ByteCount = ByteCount::gib(5);
@@ -81,6 +86,7 @@ pub struct ObjectService {
     metadata: Arc<dyn MetadataStore>,
     plane: DataPlane,
     secrets: OwnerSecrets,
+    recent: RecentBuckets,
     config: Config,
 }
 
@@ -92,7 +98,7 @@ impl ObjectService {
         secrets: OwnerSecrets,
         config: Config,
     ) -> Self {
-        Self { metadata, plane, secrets, config }
+        Self { metadata, plane, secrets, recent: RecentBuckets::new(), config }
     }
 
     /// The metadata store below.
@@ -103,6 +109,7 @@ impl ObjectService {
     /// The caller's bucket of this name. `NoSuchBucket`, `AccessDenied`.
     pub async fn bucket(&self, caller: OwnerId, name: &BucketName) -> Result<Bucket> {
         let bucket = self.metadata.bucket(name).await?.ok_or(Error::NoSuchBucket)?;
+        self.recent.remember(&bucket).await;
         if bucket.owner == caller { Ok(bucket) } else { Err(Error::AccessDenied) }
     }
 }

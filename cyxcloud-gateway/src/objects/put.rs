@@ -116,12 +116,17 @@ impl ObjectService {
         S: Stream<Item = Result<Bytes, BoxError>> + Send,
     {
         let PutObject { caller, bucket, key, mut attributes, precondition, claims, stripe_size } = put;
-        let bucket = self.bucket(caller, &bucket).await?;
-        self.check_early(&bucket, &key, &precondition).await?;
-        let target = Target { bucket: &bucket, key: &key, stripe_size };
+        // What a precondition says of a key must not be said of a bucket that is no more.
+        let recent = match precondition {
+            Precondition::None => self.recent_bucket(caller, &bucket).await?,
+            _ => self.bucket(caller, &bucket).await?.into(),
+        };
+        let bucket = &recent.bucket;
+        self.check_early(bucket, &key, &precondition).await?;
+        let target = Target { bucket, key: &key, stripe_size };
         let written = self.write_body(target, claims, body).await?;
         attributes.checksums = written.digests.stored();
-        let commit = CommitObject {
+        let mut commit = CommitObject {
             upload: written.upload,
             has_intent: written.intent.is_some(),
             file: new_file_id(),
@@ -135,7 +140,17 @@ impl ObjectService {
             attributes,
             content: Content::New(written.segment),
         };
-        let object = self.metadata.commit_object(&commit).await?;
+        let object = match self.metadata.commit_object(&commit).await {
+            Err(MetadataError::NoSuchBucket) => {
+                let anew = self.made_anew(caller, &recent).await?;
+                // What was written keeps the promise of the profile that it was written for.
+                let anew =
+                    anew.filter(|anew| anew.bucket.profile == bucket.profile).ok_or(Error::NoSuchBucket)?;
+                commit.bucket = anew.bucket.id;
+                self.metadata.commit_object(&commit).await?
+            }
+            committed => committed?,
+        };
         written.intent.into_iter().for_each(Intent::ended);
         Ok(object)
     }
@@ -340,52 +355,8 @@ mod tests {
     mod intents {
         use std::time::Duration;
 
-        use cyxcloud_core::address::AddressPolicy;
-        use cyxcloud_core::seal::MasterKey;
-        use cyxcloud_core::{BucketId, Timestamp};
-        use cyxcloud_dataplane::DataPlane;
-        use cyxcloud_metadata::model::Owner;
-        use cyxcloud_metadata::sqlite::{SqliteConfig, SqliteStore};
-
         use super::super::*;
-        use crate::objects::{Config, OwnerSecrets};
-
-        async fn service() -> (ObjectService, Bucket, ObjectKey) {
-            let metadata: Arc<dyn MetadataStore> =
-                Arc::new(SqliteStore::open(&SqliteConfig::Memory).expect("opens in memory"));
-            let (master, id) = (MasterKey::from_bytes([1; 32]), OwnerId::from_random([1; 16]));
-            let owner = Owner {
-                id,
-                username: None,
-                email: None,
-                wallet_address: None,
-                admin: false,
-                storage_quota: None,
-                wrapped_secret: OwnerSecrets::wrap_new(&master, id),
-                created_at: Timestamp::default(),
-            };
-            metadata.ensure_owner(&owner).await.expect("makes an owner");
-            let bucket = Bucket {
-                id: BucketId::from_random([2; 16]),
-                name: "bucket".parse().expect("valid"),
-                owner: id,
-                profile: "standard".to_owned(),
-                created_at: Timestamp::default(),
-            };
-            let bucket = metadata.create_bucket(&bucket).await.expect("makes a bucket");
-            let registry = prometheus::Registry::new();
-            let plane = DataPlane::new(
-                cyxcloud_dataplane::Config::default(),
-                Arc::clone(&metadata),
-                AddressPolicy::default(),
-                master.clone(),
-                &registry,
-            );
-            let secrets = OwnerSecrets::new(Arc::clone(&metadata), master);
-            let config = Config { renew_every: Duration::from_millis(5), ..Config::default() };
-            let key = ObjectKey::new("key").expect("valid");
-            (ObjectService::new(metadata, plane, secrets, config), bucket, key)
-        }
+        use crate::objects::testing::service;
 
         async fn is_gone(service: &ObjectService, id: UploadId) -> bool {
             let renewed = service.metadata.renew_upload(id, Duration::from_secs(60)).await;

@@ -101,6 +101,7 @@ macro_rules! conformance_suite {
             nodes::heartbeats_tell_who_is_known,
             nodes::a_step_from_elsewhere_is_stale,
             nodes::going_offline_is_counted,
+            nodes::what_a_former_life_stored_keeps_no_promise,
             nodes::only_a_draining_node_can_be_removed,
             nodes::a_bad_location_is_not_read_again,
             nodes::corrupt_chunks_are_marked_wherever_they_are,
@@ -119,6 +120,7 @@ macro_rules! conformance_suite {
             owners::an_access_key_stays_with_its_owner,
             owners::the_store_answers_and_has_a_clock,
             segments::stripes_read_back_in_any_geometry,
+            segments::the_first_stripes_come_with_the_layout,
             segments::a_range_finds_only_what_overlaps_it,
             segments::a_copy_outlives_its_source,
             segments::a_reference_to_nothing_is_refused,
@@ -274,11 +276,14 @@ impl Place {
     }
 }
 
+/// Of every node's data directory, until it registers with another.
+const FIRST_LIFE: Uuid = Uuid::from_u128(9);
+
 fn stripe(geometry: Geometry, number: u32, nodes: &[NodeId]) -> NewStripe {
     let shard = |index: ShardIndex| {
         let at = |copy: usize| NewLocation {
             node: nodes[(index.get() + copy) % nodes.len()],
-            generation: Generation { incarnation: Uuid::from_u128(9), counter: u64::from(number) + 1 },
+            generation: Generation { incarnation: FIRST_LIFE, counter: u64::from(number) + 1 },
             receipt_signature: vec![index.get() as u8; 64],
             stored_at: Timestamp::from_unix_millis(1_700_000_000_123),
         };
@@ -309,7 +314,7 @@ fn new_node() -> RegisterNode {
         name: "A node".to_owned(),
         grpc_address: "http://203.0.113.7:50051".to_owned(),
         metrics_address: "http://203.0.113.7:9090".to_owned(),
-        incarnation: Uuid::new_v4(),
+        incarnation: FIRST_LIFE,
         storage_total: ByteCount::gib(100),
         storage_reserved: ByteCount::gib(2),
         storage_used: ByteCount::gib(1),

@@ -93,7 +93,11 @@ pub async fn heartbeats_tell_who_is_known(store: &dyn MetadataStore) {
     };
     let before = node(store, ids[0]).await.expect("known");
     let beats = [beat(ids[0], 1), beat(fresh(), 5), beat(ids[1], 2)];
-    assert_eq!(store.record_heartbeats(&beats).await.expect("record"), [true, false, true]);
+    let heard = store.record_heartbeats(&beats).await.expect("record");
+    let (first, second) = (heard[0].expect("known"), heard[2].expect("known"));
+    assert_eq!((heard.len(), heard[1]), (3, None));
+    assert_eq!((first.status, first.incarnation, second.status), (Online, before.incarnation, Offline));
+    assert!(first.now >= before.last_heartbeat);
     assert!(store.record_heartbeats(&[]).await.expect("record none").is_empty());
     let first = node(store, ids[0]).await.expect("known");
     assert_eq!((first.storage_used, first.storage_available), (ByteCount::bytes(1), ByteCount::bytes(999)));
@@ -134,6 +138,31 @@ pub async fn going_offline_is_counted(store: &dyn MetadataStore) {
     step(store, id, Online, Offline).await;
     let again = node(store, id).await.expect("known");
     assert_eq!((again.failure_count, again.first_offline_at.is_some()), (2, true));
+}
+
+/// A node whose data directory began anew after it signed a receipt may not hold it any more: a commit counts such a
+/// receipt as it counts one of a node that left.
+pub async fn what_a_former_life_stored_keeps_no_promise(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let mut nodes = Vec::new();
+    for _ in 0..5 {
+        nodes.push(new_node());
+        store.register_node(nodes.last().expect("there")).await.expect("register");
+    }
+    let ids: Vec<NodeId> = nodes.iter().map(|node| node.id).collect();
+    let begin_anew = async |node: &RegisterNode| {
+        let anew = RegisterNode { incarnation: Uuid::new_v4(), ..node.clone() };
+        store.register_node(&anew).await.expect("register");
+    };
+    let geometry = Geometry::coded(3, 2).expect("valid");
+    begin_anew(&nodes[0]).await;
+    begin_anew(&nodes[1]).await;
+    let readable = place.striped(geometry, 1, &ids);
+    store.commit_object(&place.commit("readable", Content::New(readable))).await.expect("three are left");
+    begin_anew(&nodes[2]).await;
+    let gone = place.striped(geometry, 1, &ids);
+    let refused = store.commit_object(&place.commit("gone", Content::New(gone))).await;
+    assert!(matches!(refused, Err(Error::Stale { .. })), "{refused:?}");
 }
 
 /// With it go its locations, and only its.

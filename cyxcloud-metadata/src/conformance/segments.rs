@@ -73,8 +73,54 @@ pub async fn stripes_read_back_in_any_geometry(store: &dyn MetadataStore) {
             store.object_layout(place.bucket, &key(&name), None).await.expect("layout").expect("is there");
         assert_eq!(layout.extents[0].segment.geometry, geometry);
         assert_eq!(layout.extents[0].segment.inline, None);
+        assert!(all.starts_with(&along(layout.extents[0].stripes.clone())) && !all.is_empty(), "{name}");
     }
     assert!(store.stripes(fresh(), 0..9).await.expect("read stripes").is_empty());
+}
+
+fn along(mut stripes: Vec<StripeLayout>) -> Vec<StripeLayout> {
+    for shard in stripes.iter_mut().flat_map(|stripe| &mut stripe.shards) {
+        shard.nodes.sort();
+    }
+    stripes
+}
+
+/// Those of the range that was asked for and no others, also through a reference into the middle of a segment; none of what
+/// lives in its row.
+pub async fn the_first_stripes_come_with_the_layout(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    let geometry = Geometry::coded(3, 2).expect("valid");
+    let small = place.striped(Geometry::copied(3).expect("valid"), 1, &nodes);
+    // 8 stripes of 1,000 bytes and one of 137.
+    let large = place.striped(geometry, 9, &nodes);
+    for (name, segment) in [("small", &small), ("large", &large)] {
+        store.commit_object(&place.commit(name, Content::New(segment.clone()))).await.expect("commit");
+    }
+    let part = SegmentRange { segment: large.id, offset: 2500, length: 4000 };
+    store.commit_object(&place.commit("part", Content::References(vec![part]))).await.expect("commit");
+    place.put(store, "inline", b"0123456789").await;
+    let indices = async |name: &str, range: Option<std::ops::Range<u64>>| {
+        let layout =
+            store.object_layout(place.bucket, &key(name), range).await.expect("layout").expect("is there");
+        let [extent] = layout.extents.as_slice() else { panic!("one extent") };
+        let found = along(extent.stripes.clone());
+        let want = expected(if name == "small" { &small } else { &large });
+        for stripe in &found {
+            assert_eq!(stripe, &want[stripe.index as usize], "{name}");
+        }
+        found.iter().map(|stripe| stripe.index).collect::<Vec<_>>()
+    };
+    assert_eq!(indices("small", None).await, [0]);
+    assert_eq!(indices("small", Some(3..4)).await, [0]);
+    assert_eq!(indices("large", None).await, [0, 1, 2, 3]);
+    assert_eq!(indices("large", Some(999..1000)).await, [0]);
+    assert_eq!(indices("large", Some(999..1001)).await, [0, 1]);
+    assert_eq!(indices("large", Some(7000..u64::MAX)).await, [7, 8]);
+    assert_eq!(indices("part", None).await, [2, 3, 4, 5]);
+    assert_eq!(indices("part", Some(1500..1501)).await, [4]);
+    assert_eq!(indices("part", Some(3499..5000)).await, [5, 6]);
+    assert!(indices("inline", None).await.is_empty());
 }
 
 /// Of an object of many extents.

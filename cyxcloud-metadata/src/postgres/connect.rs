@@ -7,32 +7,23 @@
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, Executor, PgConnection, PgPool, Row};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, Connection, PgConnection, Row};
 
 use super::PostgresConfig;
+use super::pool::Connections;
 use super::transact::{self, Pauses};
 use crate::error::{Error, Result};
 
-/// Connections kept open though idle.
-const MIN_CONNECTIONS: u32 = 4;
-/// How long to wait for a connection, at the start and later.
+/// How long to wait for the first connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection that rested longer is tried before it is used.
-const TRIED_WITHIN: Duration = Duration::from_secs(1);
 const CONNECTING: &str = "connect to PostgreSQL";
 const MIGRATING: &str = "bring the schema of the database up to date";
-
-/// What every connection is told once. Transactions count on a new snapshot per statement. A gateway that hangs must
-/// not keep keys locked, and who waits for a lock gives up later than that.
-const SESSION: &str = "SET default_transaction_isolation = 'read committed';
-    SET idle_in_transaction_session_timeout = '20s';
-    SET lock_timeout = '30s'";
 
 /// Settings without which an acknowledged commit can be lost.
 const DURABILITY: [&str; 3] = ["fsync", "full_page_writes", "synchronous_commit"];
 
-pub(super) async fn open(config: &PostgresConfig) -> Result<PgPool> {
+pub(super) async fn open(config: &PostgresConfig) -> Result<Connections> {
     let options = config
         .url
         .parse::<PgConnectOptions>()
@@ -46,30 +37,10 @@ pub(super) async fn open(config: &PostgresConfig) -> Result<PgPool> {
     migrate(&mut first).await?;
     // It has done its work; that it can't say good-bye changes nothing.
     let _ = first.close().await;
-    Ok(PgPoolOptions::new()
-        .max_connections(config.max_connections.max(1))
-        // A burst after a quiet time must not wait for handshakes.
-        .min_connections(MIN_CONNECTIONS.min(config.max_connections))
-        .acquire_timeout(CONNECT_TIMEOUT)
-        .test_before_acquire(false)
-        .after_connect(|conn, _| {
-            Box::pin(async move {
-                conn.execute(SESSION).await?;
-                Ok(())
-            })
-        })
-        .before_acquire(|conn, rest| {
-            Box::pin(async move {
-                if rest.idle_for > TRIED_WITHIN {
-                    conn.ping().await?;
-                }
-                Ok(true)
-            })
-        })
-        .connect_lazy_with(options))
+    Ok(Connections::new(options, config.max_connections))
 }
 
-/// Without the pool, which would go on trying in silence where the server refuses.
+/// Says what is wrong at once, where later ones are tried again.
 async fn first_connection(options: &PgConnectOptions) -> Result<PgConnection> {
     match tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await {
         Ok(Ok(conn)) => Ok(conn),

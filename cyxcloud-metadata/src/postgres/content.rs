@@ -3,11 +3,11 @@
 //!
 //! Rows go in by arrays, one statement for all stripes, chunks, locations and repair jobs of a segment.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use cyxcloud_core::{ByteCount, NodeId};
+use cyxcloud_core::ByteCount;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
@@ -15,18 +15,20 @@ use uuid::Uuid;
 use super::read;
 use super::transact::Failure;
 use crate::error::Error;
-use crate::model::{Content, NewSegment, NewShard, NewStripe, SegmentBody, SegmentRange};
+use crate::model::{Content, NewLocation, NewSegment, NewShard, NewStripe, SegmentBody, SegmentRange};
 use crate::rows::{self, FileShape, Owed, SegmentShape, Standing};
 
 /// How the nodes that content names stand.
 #[derive(Default)]
 pub(super) struct Nodes {
-    online: BTreeSet<Uuid>,
+    /// With the life of its data directory.
+    online: BTreeMap<Uuid, Uuid>,
     elsewhere: BTreeSet<Uuid>,
 }
 
 impl Nodes {
-    /// The nodes that content names, each once; to be bound where `online` and `elsewhere` are selected.
+    /// The nodes that content names, each once; to be bound where `online`, `lives` and `elsewhere` are
+    /// selected.
     pub(super) fn named(content: &Content) -> Vec<Uuid> {
         let Content::New(segment) = content else { return Vec::new() };
         let shards = stripes(segment).iter().flat_map(|stripe| &stripe.shards);
@@ -35,20 +37,20 @@ impl Nodes {
         nodes.into_iter().collect()
     }
 
-    /// From the columns `online` and `elsewhere`.
+    /// From the columns `online`, `lives` and `elsewhere`.
     pub(super) fn read(row: &PgRow) -> Result<Self, Failure> {
-        let set = |column| row.try_get::<Vec<Uuid>, _>(column).map(|ids| ids.into_iter().collect());
-        Ok(Self { online: set("online")?, elsewhere: set("elsewhere")? })
+        let ids = |column| row.try_get::<Vec<Uuid>, _>(column);
+        let online = ids("online")?.into_iter().zip(ids("lives")?).collect();
+        Ok(Self { online, elsewhere: ids("elsewhere")?.into_iter().collect() })
     }
 
-    fn standing(&self, node: NodeId) -> Standing {
-        let node = node.as_uuid();
-        if self.online.contains(&node) {
-            Standing::Online
-        } else if self.elsewhere.contains(&node) {
-            Standing::Elsewhere
-        } else {
-            Standing::Unknown
+    fn standing(&self, at: &NewLocation) -> Standing {
+        let node = at.node.as_uuid();
+        match self.online.get(&node) {
+            Some(life) if *life == at.generation.incarnation => Standing::Online,
+            Some(_) => Standing::Elsewhere,
+            None if self.elsewhere.contains(&node) => Standing::Elsewhere,
+            None => Standing::Unknown,
         }
     }
 }
@@ -163,7 +165,7 @@ async fn insert_stripes(conn: &mut PgConnection, segment: &NewSegment, nodes: &N
             chunk.push(index, shard);
             location.push(index, shard, nodes);
         }
-        let standing = |node| nodes.standing(node);
+        let standing = |at: &NewLocation| nodes.standing(at);
         if let Some(owed) = rows::owed(new, segment.geometry.data(), segment.target_tolerance, standing)? {
             job.push(index, &owed);
         }
@@ -245,7 +247,7 @@ struct Locations<'a> {
 impl<'a> Locations<'a> {
     fn push(&mut self, stripe: i32, shard: &'a NewShard, nodes: &Nodes) {
         for location in &shard.locations {
-            if nodes.standing(location.node) == Standing::Unknown {
+            if nodes.standing(location) == Standing::Unknown {
                 continue;
             }
             self.stripe.push(stripe);

@@ -13,6 +13,7 @@ mod multipart;
 mod nodes;
 mod objects;
 mod people;
+mod pool;
 mod read;
 mod transact;
 mod upkeep;
@@ -23,14 +24,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cyxcloud_core::name::{BucketName, ObjectKey};
 use cyxcloud_core::{BucketId, ChunkId, NodeId, OwnerId, SegmentId, Timestamp, UploadId};
-use sqlx::PgPool;
 
+use self::pool::Connections;
 use crate::MetadataStore;
 use crate::error::Result;
 use crate::model::{
-    AccessKey, Assemble, BadLocation, Bucket, CommitObject, CommitPart, CompleteMultipart, ListMultiparts,
-    ListObjects, ListPage, Multipart, MultipartPage, NewUpload, Node, NodeHeartbeat, NodeStep, Object,
-    ObjectLayout, Owner, Part, Precondition, RegisterNode, StripeLayout, Usage,
+    AccessKey, Assemble, BadLocation, Bucket, CommitObject, CommitPart, CompleteMultipart, Heard,
+    ListMultiparts, ListObjects, ListPage, Multipart, MultipartPage, NewUpload, Node, NodeHeartbeat,
+    NodeStep, Object, ObjectLayout, Owner, Part, Precondition, RegisterNode, StripeLayout, Usage,
 };
 
 /// Where the database is.
@@ -57,12 +58,12 @@ impl std::fmt::Debug for PostgresConfig {
 /// The metadata store on PostgreSQL.
 #[derive(Clone)]
 pub struct PostgresStore {
-    pool: PgPool,
+    pool: Connections,
 }
 
 impl std::fmt::Debug for PostgresStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PostgresStore").field("connections", &self.pool.size()).finish_non_exhaustive()
+        f.debug_struct("PostgresStore").field("idle", &self.pool.idle()).finish_non_exhaustive()
     }
 }
 
@@ -218,7 +219,7 @@ impl MetadataStore for PostgresStore {
         self.register(node).await
     }
 
-    async fn record_heartbeats(&self, beats: &[NodeHeartbeat]) -> Result<Vec<bool>> {
+    async fn record_heartbeats(&self, beats: &[NodeHeartbeat]) -> Result<Vec<Option<Heard>>> {
         self.hear(beats).await
     }
 

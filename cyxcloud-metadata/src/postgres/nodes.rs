@@ -1,6 +1,9 @@
 //! Storage nodes: known, heard, led through their life cycle, forgotten; and what they were found to hold wrongly.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
+use cyxcloud_core::node::NodeStatus;
 use cyxcloud_core::{ChunkId, NodeId};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
@@ -10,7 +13,7 @@ use super::PostgresStore;
 use super::read;
 use super::transact::{self, BEGIN, Failure};
 use crate::error::{Error, Result};
-use crate::model::{BadLocation, Fault, Node, NodeHeartbeat, NodeStep, RegisterNode};
+use crate::model::{BadLocation, Fault, Heard, Node, NodeHeartbeat, NodeStep, RegisterNode};
 use crate::rows;
 
 fn node(row: &PgRow) -> Result<Node, Failure> {
@@ -27,10 +30,7 @@ fn node(row: &PgRow) -> Result<Node, Failure> {
         storage_reserved: read::bytes(row, "storage_reserved")?,
         storage_used: read::bytes(row, "storage_used")?,
         storage_available: read::bytes(row, "storage_available")?,
-        status: row
-            .try_get::<&str, _>("status")?
-            .parse()
-            .map_err(|error| rows::corrupt("node status", error))?,
+        status: status(row)?,
         status_changed_at: read::time(row, "status_changed_at")?,
         last_heartbeat: read::time(row, "last_heartbeat")?,
         first_offline_at: row.try_get::<Option<DateTime<Utc>>, _>("first_offline_at")?.map(read::timestamp),
@@ -44,6 +44,15 @@ fn node(row: &PgRow) -> Result<Node, Failure> {
         read_only: row.try_get("read_only")?,
         quarantined: row.try_get("quarantined")?,
     })
+}
+
+fn heard(row: &PgRow) -> Result<Heard, Failure> {
+    Ok(Heard { status: status(row)?, incarnation: row.try_get("incarnation")?, now: read::time(row, "now")? })
+}
+
+fn status(row: &PgRow) -> Result<NodeStatus, Failure> {
+    let status = row.try_get::<&str, _>("status")?.parse();
+    Ok(status.map_err(|error| rows::corrupt("node status", error))?)
 }
 
 impl PostgresStore {
@@ -88,7 +97,7 @@ impl PostgresStore {
 
     /// Nodes are locked in order of id, so that gateways that hear the same nodes don't deadlock. Of several
     /// heartbeats of one node the last counts.
-    pub(super) async fn hear(&self, beats: &[NodeHeartbeat]) -> Result<Vec<bool>> {
+    pub(super) async fn hear(&self, beats: &[NodeHeartbeat]) -> Result<Vec<Option<Heard>>> {
         let last: std::collections::BTreeMap<Uuid, &NodeHeartbeat> =
             beats.iter().map(|beat| (beat.node.as_uuid(), beat)).collect();
         let column = |of: fn(&NodeHeartbeat) -> i64| last.values().map(|beat| of(beat)).collect::<Vec<_>>();
@@ -101,9 +110,9 @@ impl PostgresStore {
         let maintenance: Vec<bool> = last.values().map(|beat| beat.maintenance).collect();
         let read_only: Vec<bool> = last.values().map(|beat| beat.read_only).collect();
         let columns = &(ids, used, available, connections, cpu, memory, maintenance, read_only);
-        let known: Vec<Uuid> = transact::single(&self.pool, "record heartbeats", |conn, _| {
+        let known: HashMap<Uuid, Heard> = transact::single(&self.pool, "record heartbeats", |conn, _| {
             Box::pin(async move {
-                Ok(sqlx::query_scalar(include_str!("sql/heartbeats.sql"))
+                let rows = sqlx::query(include_str!("sql/heartbeats.sql"))
                     .bind(&columns.0)
                     .bind(&columns.1)
                     .bind(&columns.2)
@@ -113,12 +122,12 @@ impl PostgresStore {
                     .bind(&columns.6)
                     .bind(&columns.7)
                     .fetch_all(conn)
-                    .await?)
+                    .await?;
+                rows.iter().map(|row| Ok((row.try_get("id")?, heard(row)?))).collect()
             })
         })
         .await?;
-        let known: std::collections::HashSet<Uuid> = known.into_iter().collect();
-        Ok(beats.iter().map(|beat| known.contains(&beat.node.as_uuid())).collect())
+        Ok(beats.iter().map(|beat| known.get(&beat.node.as_uuid()).copied()).collect())
     }
 
     pub(super) async fn all_nodes(&self) -> Result<Vec<Node>> {

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use cyxcloud_core::name::ObjectKey;
-use cyxcloud_core::{BucketId, ChunkId, FileId, NodeId, SegmentId, ShardIndex};
+use cyxcloud_core::{BucketId, ByteCount, ChunkId, FileId, NodeId, SegmentId};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
@@ -15,7 +15,7 @@ use super::read::{self, object_columns};
 use super::transact::{self, BEGIN, Failure};
 use crate::error::Result;
 use crate::model::{Extent, Object, ObjectLayout, Precondition, SegmentInfo, ShardLayout, StripeLayout};
-use crate::rows;
+use crate::rows::{self, STRIPES_ALONG};
 
 /// The columns of [`extent`], of tables `e` (`file_segments`) and `s` (`segments`).
 macro_rules! extent_columns {
@@ -24,6 +24,40 @@ macro_rules! extent_columns {
          s.owner_id AS segment_owner, s.length AS segment_length, s.stripe_size, s.data_shards, s.parity_shards, \
          s.copies, s.format, s.content_hash AS segment_hash, s.acked_tolerance, s.target_tolerance, s.inline_hash, \
          s.inline_data"
+    };
+}
+
+/// The stripes of a segment with all places of their shards, as one row of arrays, one element for each shard and node.
+///
+/// Stripe by stripe and shard by shard: the fences (`OFFSET 0`) keep the planner from walking all shards of a segment for
+/// each of them, which it thinks cheap where most segments are small. For a large one that took a second.
+macro_rules! places {
+    ($which:literal) => {
+        concat!(
+            "SELECT array_agg(a.stripe_index) AS stripe_at, array_agg(a.plain_hash) AS stripe_hash,
+                array_agg(a.plain_len) AS stripe_len, array_agg(a.shard_index) AS shard_at,
+                array_agg(a.chunk_id) AS shard_chunk, array_agg(a.size_bytes) AS shard_size,
+                array_agg(a.node_id) AS shard_node
+            FROM (
+                SELECT st.stripe_index, st.plain_hash, st.plain_len, p.*
+                FROM stripes st
+                CROSS JOIN LATERAL (
+                    SELECT c.shard_index, c.chunk_id, c.size_bytes, l.node_id
+                    FROM chunks c
+                    LEFT JOIN LATERAL (
+                        SELECT node_id FROM chunk_locations
+                        WHERE segment_id = c.segment_id AND stripe_index = c.stripe_index
+                            AND shard_index = c.shard_index AND status = 'stored'
+                        OFFSET 0
+                    ) l ON TRUE
+                    WHERE c.segment_id = st.segment_id AND c.stripe_index = st.stripe_index
+                    OFFSET 0
+                ) p
+                WHERE st.segment_id = s.id AND ",
+            $which,
+            " ORDER BY st.stripe_index, p.shard_index, p.node_id
+            ) a"
+        )
     };
 }
 
@@ -63,7 +97,7 @@ impl PostgresStore {
         .await
     }
 
-    /// One statement where there is one extent. Otherwise a second one reads all extents of that version, which
+    /// One statement, its first stripes included, where there is one extent. Otherwise a second one reads all extents of that version, which
     /// never change; if they went with the version in between, the key is looked up again.
     pub(super) async fn layout(
         &self,
@@ -97,16 +131,21 @@ impl PostgresStore {
         segment: SegmentId,
         range: Range<u32>,
     ) -> Result<Vec<StripeLayout>> {
+        const STRIPES: &str = concat!(
+            "SELECT s.data_shards, s.parity_shards, s.copies, p.* FROM segments s CROSS JOIN LATERAL (",
+            places!("st.stripe_index >= $2 AND st.stripe_index < $3"),
+            ") p WHERE s.id = $1"
+        );
         let (from, to) = (read::int(range.start.into()), read::int(range.end.into()));
         transact::single(&self.pool, "read stripes", |conn, _| {
             Box::pin(async move {
-                let rows = sqlx::query(include_str!("sql/stripes.sql"))
+                let row = sqlx::query(STRIPES)
                     .bind(segment.as_uuid())
                     .bind(from)
                     .bind(to)
-                    .fetch_all(conn)
+                    .fetch_optional(conn)
                     .await?;
-                fold_stripes(&rows)
+                row.as_ref().map_or(Ok(Vec::new()), stripes)
             })
         })
         .await
@@ -151,13 +190,21 @@ async fn first_extent(
         object_columns!(),
         ", x.n, ",
         extent_columns!(),
-        " FROM files f
+        ", p.* FROM files f
         LEFT JOIN LATERAL (
             SELECT count(*) AS n, min(position) AS first FROM file_segments
             WHERE file_id = f.id AND object_offset < $4 AND object_offset + length > $3
         ) x ON TRUE
         LEFT JOIN file_segments e ON e.file_id = f.id AND e.position = x.first
         LEFT JOIN segments s ON s.id = e.segment_id
+        LEFT JOIN LATERAL (",
+        places!(
+            "x.n = 1 AND s.inline_hash IS NULL
+             AND st.stripe_index >= (e.segment_offset + greatest($3 - e.object_offset, 0)) / s.stripe_size
+             AND st.stripe_index < (e.segment_offset + greatest($3 - e.object_offset, 0)) / s.stripe_size + $5
+             AND st.stripe_index * s.stripe_size < e.segment_offset + least($4 - e.object_offset, e.length)"
+        ),
+        ") p ON TRUE
         WHERE f.bucket_id = $1 AND f.key = $2 AND f.is_latest AND NOT f.is_delete_marker"
     );
     let row = sqlx::query(FIRST)
@@ -165,11 +212,13 @@ async fn first_extent(
         .bind(key.as_bytes())
         .bind(window.start)
         .bind(window.end)
+        .bind(read::int(STRIPES_ALONG.into()))
         .fetch_optional(conn)
         .await?;
     let Some(row) = row else { return Ok(None) };
     let count = row.try_get("n")?;
-    let extents = if count == 1 { vec![extent(&row)?] } else { Vec::new() };
+    let extents =
+        if count == 1 { vec![Extent { stripes: stripes(&row)?, ..extent(&row)? }] } else { Vec::new() };
     Ok(Some((read::object(&row)?, extents, count)))
 }
 
@@ -207,45 +256,49 @@ fn extent(row: &PgRow) -> Result<Extent, Failure> {
             target_tolerance: read::small(row, "target_tolerance")?,
             inline,
         },
+        stripes: Vec::new(),
     })
 }
 
-/// Rows of one node each, in order of stripe, shard and node.
-fn fold_stripes(rows: &[PgRow]) -> Result<Vec<StripeLayout>, Failure> {
-    let mut stripes: Vec<StripeLayout> = Vec::new();
-    for row in rows {
-        let index = read::count(row, "stripe_index")?;
-        if stripes.last().is_none_or(|stripe| stripe.index != index) {
-            stripes.push(StripeLayout {
+/// From the columns of [`places`] and a segment's geometry.
+fn stripes(row: &PgRow) -> Result<Vec<StripeLayout>, Failure> {
+    let Some(stripe_at) = row.try_get::<Option<Vec<i32>>, _>("stripe_at")? else { return Ok(Vec::new()) };
+    let (hashes, lengths) =
+        (row.try_get::<Vec<Vec<u8>>, _>("stripe_hash")?, row.try_get::<Vec<i64>, _>("stripe_len")?);
+    let (shard_at, chunks) =
+        (row.try_get::<Vec<i16>, _>("shard_at")?, row.try_get::<Vec<Vec<u8>>, _>("shard_chunk")?);
+    let (sizes, nodes) =
+        (row.try_get::<Vec<i64>, _>("shard_size")?, row.try_get::<Vec<Option<Uuid>>, _>("shard_node")?);
+    let geometry = read::geometry(row)?;
+    let mut found: Vec<StripeLayout> = Vec::new();
+    let stripes = stripe_at.into_iter().zip(hashes).zip(lengths);
+    let shards = shard_at.into_iter().zip(chunks).zip(sizes).zip(nodes);
+    for (((stripe, plain_hash), plain_len), (((shard, chunk), size), node)) in stripes.zip(shards) {
+        let index = u32::try_from(stripe).map_err(|error| rows::corrupt("stripe index", error))?;
+        if found.last().is_none_or(|stripe| stripe.index != index) {
+            found.push(StripeLayout {
                 index,
-                plain_hash: read::hash(row, "plain_hash")?,
-                plain_len: read::bytes(row, "plain_len")?,
-                shards: Vec::new(),
+                plain_hash: rows::hash("hash", &plain_hash)?,
+                plain_len: ByteCount::from_i64(plain_len),
+                shards: Vec::with_capacity(geometry.shards()),
             });
         }
-        let Some(stripe) = stripes.last_mut() else { continue };
-        let place = shard_index(row)?;
+        let Some(stripe) = found.last_mut() else { continue };
+        let place = usize::try_from(shard).ok().and_then(|shard| geometry.shard(shard));
+        let place = place.ok_or_else(|| rows::corrupt("shard index", format!("{shard} in {geometry}")))?;
         if stripe.shards.last().is_none_or(|shard| shard.index != place) {
             stripe.shards.push(ShardLayout {
                 index: place,
-                chunk: ChunkId::from_bytes(read::hash(row, "chunk_id")?),
-                size: read::bytes(row, "size_bytes")?,
+                chunk: ChunkId::from_bytes(rows::hash("hash", &chunk)?),
+                size: ByteCount::from_i64(size),
                 nodes: Vec::new(),
             });
         }
-        if let (Some(shard), Some(node)) =
-            (stripe.shards.last_mut(), row.try_get::<Option<Uuid>, _>("node_id")?)
-        {
+        if let (Some(shard), Some(node)) = (stripe.shards.last_mut(), node) {
             shard.nodes.push(NodeId::from_uuid(node));
         }
     }
-    Ok(stripes)
-}
-
-fn shard_index(row: &PgRow) -> Result<ShardIndex, Failure> {
-    let index = usize::from(read::small(row, "shard_index")?);
-    let geometry = read::geometry(row)?;
-    geometry.shard(index).ok_or_else(|| rows::corrupt("shard index", format!("{index} in {geometry}")).into())
+    Ok(found)
 }
 
 /// Locks in order of key. A key without a row has no object: whoever makes one comes after us.

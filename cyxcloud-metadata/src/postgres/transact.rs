@@ -10,11 +10,11 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::time::Duration;
 
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
-use sqlx::{AssertSqlSafe, Executor, PgConnection, PgPool, Postgres};
+use sqlx::{AssertSqlSafe, Executor, PgConnection};
 use uuid::Uuid;
 
+use super::pool::{Connections, Lease};
 use crate::error::{Error, Result};
 
 /// How often a transaction is run before we say that the database is too busy.
@@ -83,7 +83,7 @@ enum Stop {
 /// Runs `work` in a transaction that `opening` begins (one message to the server, which may also lock what the work
 /// needs first), again where it met another transaction.
 pub(super) async fn run<'s, T, F>(
-    pool: &PgPool,
+    pool: &Connections,
     doing: &'static str,
     opening: &str,
     work: F,
@@ -106,7 +106,7 @@ where
 
 /// Like [`run`], for work that may be run again after it was committed: where the answer to COMMIT is lost, it is.
 pub(super) async fn run_idempotent<'s, T, F>(
-    pool: &PgPool,
+    pool: &Connections,
     doing: &'static str,
     opening: &str,
     work: F,
@@ -126,7 +126,7 @@ where
 
 /// Like [`run`], for work whose second run would answer differently: a lost answer to COMMIT is reported as such.
 pub(super) async fn run_once<'s, T, F>(
-    pool: &PgPool,
+    pool: &Connections,
     doing: &'static str,
     opening: &str,
     work: F,
@@ -141,7 +141,7 @@ where
 }
 
 /// Runs work that is a single statement and may be run twice, without BEGIN and COMMIT around it.
-pub(super) async fn single<'s, T, F>(pool: &PgPool, doing: &'static str, work: F) -> Result<T>
+pub(super) async fn single<'s, T, F>(pool: &Connections, doing: &'static str, work: F) -> Result<T>
 where
     F: for<'c> Fn(&'c mut PgConnection, Scope<'c, 's>) -> Work<'c, T> + Send + Sync,
 {
@@ -149,33 +149,45 @@ where
     loop {
         let mut conn = pool.acquire().await.map_err(|source| from_sql(doing, source))?;
         let failure = match work(&mut conn, PhantomData).await {
-            Ok(value) => return Ok(value),
+            Ok(value) => {
+                conn.is_at_rest();
+                return Ok(value);
+            }
             Err(failure) => failure,
         };
         match failure {
-            Failure::Sql(source) if met_another(&source) || is_lost(&source) => {
-                if is_lost(&source) {
-                    conn.close_on_drop();
+            Failure::Sql(source) if is_lost(&source) => {
+                drop(conn);
+                pool.forget_resting();
+                if !pauses.next().await {
+                    return Err(unavailable(doing, source));
                 }
+            }
+            Failure::Sql(source) if met_another(&source) => {
+                conn.is_at_rest();
                 drop(conn);
                 if !pauses.next().await {
                     return Err(unavailable(doing, source));
                 }
             }
-            failure => return Err(failure.into_error(doing)),
+            failure => {
+                conn.is_at_rest();
+                return Err(failure.into_error(doing));
+            }
         }
     }
 }
 
-async fn attempt<'s, T, F>(pool: &PgPool, opening: &str, work: &F) -> Result<Ended<T>, Stop>
+async fn attempt<'s, T, F>(pool: &Connections, opening: &str, work: &F) -> Result<Ended<T>, Stop>
 where
     F: for<'c> Fn(&'c mut PgConnection, Scope<'c, 's>) -> Work<'c, T> + Send + Sync,
 {
     let conn = pool.acquire().await.map_err(|source| Stop::Failed(Failure::Sql(source)))?;
-    let mut session = Session { conn, at_rest: false };
+    let mut session = Session { conn };
     if let Err(source) = session.send(opening).await {
         // An idle connection may have died long ago; nothing was begun, so another may do.
         if is_lost(&source) {
+            pool.forget_resting();
             return Err(Stop::Again(source));
         }
         session.roll_back().await;
@@ -190,7 +202,7 @@ where
     };
     match session.send("COMMIT").await {
         Ok(()) => {
-            session.at_rest = true;
+            session.conn.is_at_rest();
             Ok(Ended::Committed(value))
         }
         // The server says itself that it did not.
@@ -211,8 +223,7 @@ fn judge(failure: Failure) -> Stop {
 
 /// A connection inside a transaction. Dropped before the end, it is closed, and the server rolls back.
 struct Session {
-    conn: PoolConnection<Postgres>,
-    at_rest: bool,
+    conn: Lease,
 }
 
 impl Session {
@@ -222,14 +233,8 @@ impl Session {
     }
 
     async fn roll_back(&mut self) {
-        self.at_rest = self.send("ROLLBACK").await.is_ok();
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        if !self.at_rest {
-            self.conn.close_on_drop();
+        if self.send("ROLLBACK").await.is_ok() {
+            self.conn.is_at_rest();
         }
     }
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::engine::Done;
 use super::row::{self, int, one, run};
 use crate::error::Error;
-use crate::model::{Content, NewSegment, NewShard, NewStripe, SegmentBody, SegmentRange};
+use crate::model::{Content, NewLocation, NewSegment, NewShard, NewStripe, SegmentBody, SegmentRange};
 use crate::rows::{self, FileShape, SegmentShape, Standing};
 
 /// What an object or part consists of, recorded or found live; and the shape that it gives a file.
@@ -99,18 +99,16 @@ fn insert_segment(db: &Connection, segment: &NewSegment) -> Done<()> {
     Ok(())
 }
 
+/// Of nodes that are known: whether it is online, and the life of its data directory.
+type Standings = HashMap<NodeId, Option<(bool, Uuid)>>;
+
 /// How the nodes that the stripes name stand now.
-fn standings(db: &Connection, stripes: &[NewStripe]) -> Done<HashMap<NodeId, Standing>> {
-    const SELECT: &str = "SELECT status = 'online' FROM nodes WHERE id = ?1";
+fn standings(db: &Connection, stripes: &[NewStripe]) -> Done<Standings> {
+    const SELECT: &str = "SELECT status = 'online', incarnation FROM nodes WHERE id = ?1";
     let mut standings = HashMap::new();
     for location in stripes.iter().flat_map(|stripe| &stripe.shards).flat_map(|shard| &shard.locations) {
         if let std::collections::hash_map::Entry::Vacant(unknown) = standings.entry(location.node) {
-            let online = one(db, SELECT, [location.node.as_uuid()], |row| Ok(row.get::<_, bool>(0)?))?;
-            unknown.insert(match online {
-                Some(true) => Standing::Online,
-                Some(false) => Standing::Elsewhere,
-                None => Standing::Unknown,
-            });
+            unknown.insert(one(db, SELECT, [location.node.as_uuid()], |row| Ok((row.get(0)?, row.get(1)?)))?);
         }
     }
     Ok(standings)
@@ -121,13 +119,17 @@ fn insert_stripe(
     segment: &NewSegment,
     index: u32,
     stripe: &NewStripe,
-    standings: &HashMap<NodeId, Standing>,
+    standings: &Standings,
 ) -> Done<()> {
     const STRIPE: &str =
         "INSERT INTO stripes (segment_id, stripe_index, plain_hash, plain_len) VALUES (?1, ?2, ?3, ?4)";
     let id = segment.id.as_uuid();
     run(db, STRIPE, params![id, index, stripe.plain_hash.as_slice(), stripe.plain_len.as_i64()])?;
-    let standing = |node: NodeId| standings.get(&node).copied().unwrap_or(Standing::Unknown);
+    let standing = |at: &NewLocation| match standings.get(&at.node).copied().flatten() {
+        Some((true, life)) if life == at.generation.incarnation => Standing::Online,
+        Some(_) => Standing::Elsewhere,
+        None => Standing::Unknown,
+    };
     for shard in &stripe.shards {
         insert_shard(db, segment, index, shard, &standing)?;
     }
@@ -142,7 +144,7 @@ fn insert_shard(
     segment: &NewSegment,
     stripe: u32,
     shard: &NewShard,
-    standing: &impl Fn(NodeId) -> Standing,
+    standing: &impl Fn(&NewLocation) -> Standing,
 ) -> Done<()> {
     const CHUNK: &str = "INSERT INTO chunks
         (segment_id, stripe_index, shard_index, chunk_id, is_parity, size_bytes, replication_factor)
@@ -154,7 +156,7 @@ fn insert_shard(
         (segment.id.as_uuid(), small(shard.index.get()), shard.chunk.as_bytes().as_slice());
     let (parity, copies) = (segment.geometry.is_parity(shard.index), small(segment.geometry.copies()));
     run(db, CHUNK, params![id, stripe, place, chunk, parity, shard.size.as_i64(), copies])?;
-    for at in shard.locations.iter().filter(|at| standing(at.node) != Standing::Unknown) {
+    for at in shard.locations.iter().filter(|at| standing(at) != Standing::Unknown) {
         run(
             db,
             LOCATION,

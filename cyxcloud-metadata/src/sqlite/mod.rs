@@ -28,9 +28,9 @@ pub use self::schema::SqliteConfig;
 use crate::MetadataStore;
 use crate::error::{Error, Result};
 use crate::model::{
-    AccessKey, Assemble, BadLocation, Bucket, CommitObject, CommitPart, CompleteMultipart, ListMultiparts,
-    ListObjects, ListPage, Multipart, MultipartPage, NewUpload, Node, NodeHeartbeat, NodeStep, Object,
-    ObjectLayout, Owner, Part, Precondition, RegisterNode, StripeLayout, Usage,
+    AccessKey, Assemble, BadLocation, Bucket, CommitObject, CommitPart, CompleteMultipart, Heard,
+    ListMultiparts, ListObjects, ListPage, Multipart, MultipartPage, NewUpload, Node, NodeHeartbeat,
+    NodeStep, Object, ObjectLayout, Owner, Part, Precondition, RegisterNode, StripeLayout, Usage,
 };
 
 /// The embedded metadata store. Dropping it finishes what was begun and closes the file.
@@ -228,7 +228,7 @@ impl MetadataStore for SqliteStore {
         self.engine.write("register the node", move |db| nodes::register(db, &node)).await
     }
 
-    async fn record_heartbeats(&self, beats: &[NodeHeartbeat]) -> Result<Vec<bool>> {
+    async fn record_heartbeats(&self, beats: &[NodeHeartbeat]) -> Result<Vec<Option<Heard>>> {
         let beats = beats.to_vec();
         self.engine.write("record heartbeats", move |db| nodes::heartbeats(db, &beats)).await
     }

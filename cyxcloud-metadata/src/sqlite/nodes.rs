@@ -1,7 +1,7 @@
 //! Storage nodes, and locations found wrong.
 
 use cyxcloud_core::node::NodeStatus;
-use cyxcloud_core::{ChunkId, NodeId, SegmentId};
+use cyxcloud_core::{ChunkId, NodeId, SegmentId, Timestamp};
 use rusqlite::{Connection, Row, params};
 use uuid::Uuid;
 
@@ -9,7 +9,7 @@ use super::content::{queue_repair, small};
 use super::engine::Done;
 use super::row::{self, all, exists, int, number, one, run};
 use crate::error::Error;
-use crate::model::{BadLocation, Fault, Node, NodeHeartbeat, NodeStep, RegisterNode};
+use crate::model::{BadLocation, Fault, Heard, Node, NodeHeartbeat, NodeStep, RegisterNode};
 use crate::rows::corrupt;
 
 const NODE: &str = "id, public_key, peer_id, label, name, grpc_address, metrics_address, incarnation, storage_total,
@@ -17,7 +17,6 @@ const NODE: &str = "id, public_key, peer_id, label, name, grpc_address, metrics_
     failure_count, region, operator, subnet, version, wire_version, maintenance, read_only, quarantined";
 
 fn node(row: &Row<'_>) -> Done<Node> {
-    let status = row.get_ref(12)?.as_str().map_err(|e| corrupt("node status", e))?;
     Ok(Node {
         id: row::id(row, 0)?,
         public_key: row::hash(row, 1)?,
@@ -31,7 +30,7 @@ fn node(row: &Row<'_>) -> Done<Node> {
         storage_reserved: row::bytes(row, 9)?,
         storage_used: row::bytes(row, 10)?,
         storage_available: row::bytes(row, 11)?,
-        status: status.parse().map_err(|e| corrupt("node status", e))?,
+        status: status_of(row, 12)?,
         status_changed_at: row::time(row, 13)?,
         last_heartbeat: row::time(row, 14)?,
         first_offline_at: row.get::<_, Option<i64>>(15)?.map(cyxcloud_core::Timestamp::from_unix_millis),
@@ -45,6 +44,11 @@ fn node(row: &Row<'_>) -> Done<Node> {
         read_only: row.get(23)?,
         quarantined: row.get(24)?,
     })
+}
+
+fn status_of(row: &Row<'_>, column: usize) -> Done<NodeStatus> {
+    let status = row.get_ref(column)?.as_str().map_err(|e| corrupt("node status", e))?;
+    Ok(status.parse().map_err(|e| corrupt("node status", e))?)
 }
 
 pub(super) fn list(db: &Connection) -> Done<Vec<Node>> {
@@ -98,14 +102,15 @@ pub(super) fn register(db: &Connection, new: &RegisterNode) -> Done<Node> {
     Ok(registered.expect("it was just put there"))
 }
 
-pub(super) fn heartbeats(db: &Connection, beats: &[NodeHeartbeat]) -> Done<Vec<bool>> {
+pub(super) fn heartbeats(db: &Connection, beats: &[NodeHeartbeat]) -> Done<Vec<Option<Heard>>> {
     const BEAT: &str =
         "UPDATE nodes SET last_heartbeat = ?2, storage_used = ?3, storage_available = ?4, cpu_usage = ?5,
-        memory_usage = ?6, active_connections = ?7, maintenance = ?8, read_only = ?9 WHERE id = ?1";
+        memory_usage = ?6, active_connections = ?7, maintenance = ?8, read_only = ?9 WHERE id = ?1
+        RETURNING status, incarnation";
     let now = row::now().unix_millis();
     let finite = |percent: f64| if percent.is_finite() { percent } else { 0.0 }; // SQLite keeps NaN as NULL
     let beat = |beat: &NodeHeartbeat| {
-        let known = run(
+        one(
             db,
             BEAT,
             params![
@@ -119,8 +124,11 @@ pub(super) fn heartbeats(db: &Connection, beats: &[NodeHeartbeat]) -> Done<Vec<b
                 beat.maintenance,
                 beat.read_only,
             ],
-        )?;
-        Ok(known > 0)
+            |row| {
+                let now = Timestamp::from_unix_millis(now);
+                Ok(Heard { status: status_of(row, 0)?, incarnation: row.get(1)?, now })
+            },
+        )
     };
     beats.iter().map(beat).collect()
 }

@@ -36,11 +36,16 @@ pub(super) fn layout(
         ORDER BY f.position";
     let Some(object) = get(db, bucket, key)? else { return Ok(None) };
     let range = range.unwrap_or(0..u64::MAX);
-    let extents = if range.is_empty() {
+    let mut extents = if range.is_empty() {
         Vec::new()
     } else {
         all(db, EXTENTS, params![object.file.as_uuid(), int(range.start), int(range.end)], extent)?
     };
+    if let [only] = extents.as_mut_slice()
+        && only.segment.inline.is_none()
+    {
+        only.stripes = stripes(db, only.segment.id, rows::stripes_along(only, &range))?;
+    }
     Ok(Some(ObjectLayout { object, extents }))
 }
 
@@ -65,6 +70,7 @@ fn extent(row: &Row<'_>) -> Done<Extent> {
             target_tolerance: row::count(row, 13)?,
             inline,
         },
+        stripes: Vec::new(),
     })
 }
 

@@ -10,4 +10,4 @@ JOIN unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::double pre
             $7::boolean[], $8::boolean[])
     b (id, used, available, connections, cpu, memory, maintenance, read_only) ON b.id = k.id
 WHERE n.id = k.id
-RETURNING n.id
+RETURNING n.id, n.status, n.incarnation, now() AS now
