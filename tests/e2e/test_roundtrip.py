@@ -141,6 +141,23 @@ def test_a_gibibyte_in_one_stream(cluster, s3, bucket, tmp_path):
     os.unlink(source)
 
 
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", ["aws", "rclone", "s5cmd", "cyxcloud-cli"])
+def test_a_gibibyte_with(name, cluster, tmp_path):
+    """In parts and in parallel, as the client likes it; an odd length."""
+    client = CLIENTS[name](cluster, "root", tmp_path / "home")
+    source, back = tmp_path / "big", tmp_path / "back"
+    digest = make_file(source, GIB + 12_345, name)
+    bucket = f"gibibyte-{uuid.uuid4().hex[:12]}"
+    client.make_bucket(bucket)
+    client.put(source, bucket, "big")
+    os.unlink(source)
+    client.get(bucket, "big", back)
+    assert sha256(back) == digest
+    os.unlink(back)
+    client.delete(bucket, "big")
+
+
 def test_disks_hold_no_readable_body(cluster, s3, bucket):
     """What nodes hold is sealed: a marker in the object is in none of their files."""
     marker = b"this text must not reach a disk " * 8192
