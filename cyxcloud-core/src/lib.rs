@@ -5,6 +5,7 @@
 //! an `rng`. So every decision can be tested by property and simulated at any scale.
 
 pub mod address;
+pub mod audit;
 pub mod erasure;
 pub mod faults;
 pub mod geometry;
@@ -15,6 +16,8 @@ pub mod placement;
 pub mod profile;
 pub mod proof;
 pub mod receipt;
+pub mod repair;
+pub mod reputation;
 pub mod reservation;
 pub mod seal;
 pub mod sigv4;

@@ -233,6 +233,46 @@ pub fn frames_of(range: Range<usize>, plain_len: usize) -> FrameSpan {
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct MasterKey([u8; 32]);
 
+/// Under which name a database keeps the [check value](MasterKey::check_value) of its master key.
+pub const MASTER_KEY_CHECK: &str = "master_key_check";
+
+/// Why a text is no master key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MasterKeyError {
+    /// Wrong length, or other characters.
+    #[error("it is not 64 hexadecimal digits")]
+    NotHex,
+    /// All bytes are the same.
+    #[error("it is not random")]
+    NotRandom,
+}
+
+impl std::str::FromStr for MasterKey {
+    type Err = MasterKeyError;
+
+    fn from_str(text: &str) -> Result<Self, MasterKeyError> {
+        let digits = Zeroizing::new(text.trim().as_bytes().to_vec());
+        let mut key = Zeroizing::new([0; 32]);
+        if digits.len() != 64 {
+            return Err(MasterKeyError::NotHex);
+        }
+        for (byte, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
+            for digit in pair {
+                let value = char::from(*digit).to_digit(16).ok_or(MasterKeyError::NotHex)?;
+                *byte = *byte << 4 | value as u8;
+            }
+        }
+        if key.iter().all(|byte| *byte == key[0]) {
+            return Err(MasterKeyError::NotRandom);
+        }
+        Ok(Self(*key))
+    }
+}
+
+fn owner_context(owner: OwnerId) -> String {
+    format!("owner-secret/{owner}")
+}
+
 /// Version byte and synthetic nonce in front of a wrapped secret.
 const WRAP_HEAD: usize = 1 + 24;
 
@@ -275,6 +315,18 @@ impl MasterKey {
             .len();
         secret.truncate(len);
         Ok(secret)
+    }
+
+    /// Wraps an owner's sealing secret, bound to the owner, so that one owner's cannot be put in another's row.
+    pub fn wrap_owner_secret(&self, owner: OwnerId, secret: &OwnerSecret, nonce_random: [u8; 12]) -> Vec<u8> {
+        self.wrap(&owner_context(owner), secret.expose(), nonce_random)
+    }
+
+    /// Opens what [`Self::wrap_owner_secret`] made for this owner.
+    pub fn open_owner_secret(&self, owner: OwnerId, wrapped: &[u8]) -> Result<OwnerSecret, SealError> {
+        let secret = Zeroizing::new(self.unwrap(&owner_context(owner), wrapped)?);
+        let bytes = <[u8; 32]>::try_from(secret.as_slice());
+        bytes.map(OwnerSecret::from_bytes).map_err(|_| SealError::Length { have: secret.len(), want: 32 })
     }
 
     /// What a database may keep to recognise the master key it belongs to; says nothing about it.
