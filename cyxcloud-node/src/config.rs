@@ -148,6 +148,27 @@ pub struct Config {
     #[arg(skip)]
     pub quiet: bool,
 
+    /// Hours for which a deleted chunk can be restored; 0 deletes at once. What is stored comes first: the oldest goes
+    /// earlier when space is short.
+    #[arg(long, env = "NODE_TRASH_HOURS", value_name = "HOURS", default_value_t = 168)]
+    pub trash_hours: u64,
+
+    /// The same in seconds, which wins.
+    #[arg(long, env = "NODE_TRASH_SECS", value_name = "SECONDS")]
+    pub trash_secs: Option<u64>,
+
+    /// Days in which every chunk is read again and checked; 0 does so only when the gateway asks.
+    #[arg(long, env = "SCRUB_INTERVAL_DAYS", value_name = "DAYS", default_value_t = 30)]
+    pub scrub_interval_days: u64,
+
+    /// The same in seconds, which wins.
+    #[arg(long, env = "SCRUB_INTERVAL_SECS", value_name = "SECONDS")]
+    pub scrub_interval_secs: Option<u64>,
+
+    /// How fast chunks are read to be checked, per second.
+    #[arg(long, env = "SCRUB_BYTES_PER_SEC", value_name = "SIZE", default_value = "8MiB")]
+    pub scrub_bytes_per_sec: ByteCount,
+
     /// Port of libp2p discovery.
     #[arg(long, env = "LIBP2P_PORT", default_value_t = 4001)]
     pub libp2p_port: u16,
@@ -200,6 +221,11 @@ impl Default for Config {
             node_networks: Vec::new(),
             node_loopback: false,
             quiet: false,
+            trash_hours: 168,
+            trash_secs: None,
+            scrub_interval_days: 30,
+            scrub_interval_secs: None,
+            scrub_bytes_per_sec: ByteCount::mib(8),
             libp2p_port: 4001,
             bootstrap_peers: Vec::new(),
             discovery: false,
@@ -240,6 +266,12 @@ impl Config {
                 "STORAGE_CAPACITY_GB offers {}, of which {} are reserved, so nothing is left for chunks; offer more or lower STORAGE_RESERVED_BYTES",
                 account.total, account.reserved
             )));
+        }
+        if self.scrub_bytes_per_sec == ByteCount::ZERO {
+            return Err(ConfigError::Unusable(
+                "SCRUB_BYTES_PER_SEC is at least 1; SCRUB_INTERVAL_DAYS=0 leaves scrubbing to the gateway"
+                    .to_owned(),
+            ));
         }
         self.bootstrap_peers.retain(|peer| !peer.trim().is_empty());
         self.advertise_addr = self.advertise_addr.filter(|address| !address.trim().is_empty());
@@ -288,6 +320,18 @@ impl Config {
     /// The operator's own pace of heartbeats, if there is one.
     pub fn heartbeat_interval(&self) -> Option<Duration> {
         self.heartbeat_interval_secs.map(Duration::from_secs)
+    }
+
+    /// How long deleted chunks can be restored; zero if not at all.
+    pub fn trash_period(&self) -> Duration {
+        Duration::from_secs(self.trash_secs.unwrap_or_else(|| self.trash_hours.saturating_mul(3_600)))
+    }
+
+    /// How often all chunks are read again, unless only when asked.
+    pub fn scrub_interval(&self) -> Option<Duration> {
+        let days = self.scrub_interval_days;
+        let secs = self.scrub_interval_secs.unwrap_or_else(|| days.saturating_mul(86_400));
+        (secs > 0).then(|| Duration::from_secs(secs))
     }
 
     /// Whether libp2p discovery runs.
@@ -386,6 +430,19 @@ mod tests {
         let missing = Config::load(["cyxcloud-node", "--central-server-addr="].map(OsString::from));
         assert!(missing.expect_err("no gateway").to_string().contains("CENTRAL_SERVER_ADDR"));
         assert!(load(&["--advertise-addr", "a b"]).is_err());
+    }
+
+    #[test]
+    fn periods_are_told_in_large_units_or_in_seconds() {
+        let of = |args: &[&str]| {
+            let config = load(args).expect("fine");
+            (config.trash_period().as_secs(), config.scrub_interval().map(|period| period.as_secs()))
+        };
+        assert_eq!(of(&[]), (7 * 86_400, Some(30 * 86_400)));
+        assert_eq!(of(&["--trash-hours", "2", "--scrub-interval-days", "1"]), (7_200, Some(86_400)));
+        assert_eq!(of(&["--trash-secs", "3", "--scrub-interval-secs", "4"]), (3, Some(4)));
+        assert_eq!(of(&["--trash-hours", "0", "--scrub-interval-days", "0"]), (0, None));
+        assert!(load(&["--scrub-bytes-per-sec", "0"]).is_err());
     }
 
     #[test]

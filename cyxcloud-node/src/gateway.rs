@@ -214,7 +214,7 @@ impl Membership {
         HeartbeatRequest {
             node_id: answer.node_id.clone(),
             storage_used: usage.used.get(),
-            storage_available: usage.available.min(allocatable.saturating_sub(usage.used)).get(),
+            storage_available: usage.available.min(allocatable.saturating_sub(usage.held())).get(),
             cpu_usage,
             memory_usage,
             active_connections: u64::try_from(self.metrics.in_flight.get()).unwrap_or(0),

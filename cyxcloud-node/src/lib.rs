@@ -16,6 +16,7 @@ mod metrics;
 mod scrub;
 mod service;
 pub mod store;
+mod trash;
 mod vitals;
 
 use std::future::Future;
@@ -39,6 +40,7 @@ use crate::gateway::Membership;
 use crate::identity::Identity;
 use crate::limit::Limited;
 use crate::metrics::Metrics;
+use crate::scrub::Scrubber;
 use crate::service::{Service, Whole};
 use crate::store::ChunkStore;
 use crate::store::rocks::{RocksConfig, RocksStore};
@@ -148,6 +150,7 @@ pub async fn run(
         store.clone(),
         identity.key().clone(),
         config.policy(),
+        !config.trash_period().is_zero(),
         corrupt.clone(),
         metrics.clone(),
     );
@@ -159,7 +162,16 @@ pub async fn run(
     let mut tasks = JoinSet::new();
     tasks.spawn(http::serve(listeners.metrics, store.clone(), metrics.clone()));
     let scrub = Arc::new(Notify::new());
-    tasks.spawn(scrub::run(store.clone(), corrupt.clone(), metrics.clone(), scrub.clone()));
+    let scrubber = Scrubber {
+        store: store.clone(),
+        corrupt: corrupt.clone(),
+        metrics: metrics.clone(),
+        dir: config.storage_path.clone(),
+        interval: config.scrub_interval(),
+        bytes_per_sec: config.scrub_bytes_per_sec,
+    };
+    tasks.spawn(scrubber.run(scrub.clone()));
+    tasks.spawn(trash::empty(store.clone(), config.trash_period()));
     if config.wants_discovery() {
         tasks.spawn(discover(config.clone(), identity.clone(), metrics.clone()));
     }

@@ -25,12 +25,18 @@ pub(crate) struct Metrics {
     pub(crate) registered: IntGauge,
     pub(crate) corrupt: IntCounter,
     pub(crate) scrubbed: IntCounter,
+    pub(crate) scrubbed_bytes: IntCounter,
+    pub(crate) scrubs: IntCounter,
+    pub(crate) scrub_running: IntGauge,
     pub(crate) peers: IntGauge,
     capacity: IntGauge,
     reserved: IntGauge,
     used: IntGauge,
     available: IntGauge,
     chunks: IntGauge,
+    trash_bytes: IntGauge,
+    trash_chunks: IntGauge,
+    trash_purged: IntCounter,
     quarantined: IntGauge,
     read_only: IntGauge,
     syncs: IntCounter,
@@ -88,12 +94,19 @@ impl Metrics {
             registered: m.gauge("cyxcloud_node_registered", "Whether the gateway knows this node."),
             corrupt: m.counter("cyxcloud_node_corrupt_chunks_total", "Chunks found corrupt."),
             scrubbed: m.counter("cyxcloud_node_scrubbed_chunks_total", "Chunks read again to check them."),
+            scrubbed_bytes: m
+                .counter("cyxcloud_node_scrubbed_bytes_total", "Bytes of chunks read again to check them."),
+            scrubs: m.counter("cyxcloud_node_scrubs_total", "Scrubs that reached the last chunk."),
+            scrub_running: m.gauge("cyxcloud_node_scrub_running", "Whether chunks are being scrubbed."),
             peers: m.gauge("cyxcloud_node_peers", "Peers known by discovery."),
             capacity: m.gauge("cyxcloud_node_storage_capacity_bytes", "Space offered, reservation included."),
             reserved: m.gauge("cyxcloud_node_storage_reserved_bytes", "Space kept back for system use."),
-            used: m.gauge("cyxcloud_node_storage_used_bytes", "Bytes of stored chunks."),
+            used: m.gauge("cyxcloud_node_storage_used_bytes", "Bytes of stored chunks, trash included."),
             available: m.gauge("cyxcloud_node_storage_available_bytes", "Bytes that can still be stored."),
             chunks: m.gauge("cyxcloud_node_chunks", "Chunks held."),
+            trash_bytes: m.gauge("cyxcloud_node_trash_bytes", "Bytes of deleted chunks in the trash."),
+            trash_chunks: m.gauge("cyxcloud_node_trash_chunks", "Deleted chunks in the trash."),
+            trash_purged: m.counter("cyxcloud_node_trash_purged_total", "Chunks purged from the trash."),
             quarantined: m.gauge("cyxcloud_node_quarantined_chunks", "Chunks held back as corrupt."),
             read_only: m.gauge("cyxcloud_node_read_only", "Whether the disk refuses writes."),
             syncs: m
@@ -114,6 +127,9 @@ impl Metrics {
         self.used.set(usage.used.as_i64());
         self.available.set(usage.available.as_i64());
         self.chunks.set(i64::try_from(usage.chunks).unwrap_or(i64::MAX));
+        self.trash_bytes.set(usage.trash.as_i64());
+        self.trash_chunks.set(i64::try_from(usage.trash_chunks).unwrap_or(i64::MAX));
+        self.trash_purged.inc_by(usage.trash_purged.saturating_sub(self.trash_purged.get()));
         self.quarantined.set(i64::try_from(store.quarantined().len()).unwrap_or(i64::MAX));
         self.read_only.set(i64::from(matches!(store.condition(), Condition::ReadOnly(_))));
         self.syncs.inc_by(usage.syncs.saturating_sub(self.syncs.get()));

@@ -14,7 +14,8 @@ use cyxcloud_proto::node::chunk_service_server::{ChunkService, ChunkServiceServe
 use cyxcloud_proto::node::delete_chunk_response::Outcome;
 use cyxcloud_proto::node::{
     ChunkEntry, DeleteChunkRequest, DeleteChunkResponse, GetChunkRequest, GetChunkResponse, HasChunkRequest,
-    HasChunkResponse, ListChunksRequest, ListChunksResponse, StoreChunkRequest, StoreChunkResponse,
+    HasChunkResponse, ListChunksRequest, ListChunksResponse, RestoreChunkRequest, RestoreChunkResponse,
+    StoreChunkRequest, StoreChunkResponse,
 };
 use futures::Stream;
 use tokio::runtime::Runtime;
@@ -291,6 +292,13 @@ impl ChunkService for Service {
             Some(_) => Outcome::KeptNewer,
         };
         Ok(Response::new(DeleteChunkResponse { outcome: outcome.into(), held: held.map(Into::into) }))
+    }
+
+    async fn restore_chunk(
+        &self,
+        _: Request<RestoreChunkRequest>,
+    ) -> Result<Response<RestoreChunkResponse>, Status> {
+        Err(Status::unimplemented("this node has no trash"))
     }
 
     async fn has_chunk(

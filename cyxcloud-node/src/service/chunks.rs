@@ -13,7 +13,8 @@ use cyxcloud_proto::node::chunk_service_server::ChunkService;
 use cyxcloud_proto::node::delete_chunk_response::Outcome;
 use cyxcloud_proto::node::{
     ChunkEntry, DeleteChunkRequest, DeleteChunkResponse, GetChunkRequest, GetChunkResponse, HasChunkRequest,
-    HasChunkResponse, ListChunksRequest, ListChunksResponse, Slice, StoreChunkRequest, StoreChunkResponse,
+    HasChunkResponse, ListChunksRequest, ListChunksResponse, RestoreChunkRequest, RestoreChunkResponse,
+    Slice, StoreChunkRequest, StoreChunkResponse, restore_chunk_response,
 };
 use futures::Stream;
 use tokio::sync::mpsc;
@@ -21,7 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::Service;
-use crate::store::{DESCRIPTOR_BYTES_MAX, Deleted, Entry};
+use crate::store::{DESCRIPTOR_BYTES_MAX, Deleted, Entry, Restored};
 
 /// Slices in one request.
 const SLICES_MAX: usize = 1024;
@@ -58,6 +59,14 @@ impl ChunkService for Service {
         measured.end(self.delete_one(request.into_inner()).await.map(Response::new))
     }
 
+    async fn restore_chunk(
+        &self,
+        request: Request<RestoreChunkRequest>,
+    ) -> Result<Response<RestoreChunkResponse>, Status> {
+        let measured = self.metrics.begin("RestoreChunk");
+        measured.end(self.restore_one(request.into_inner()).await.map(Response::new))
+    }
+
     async fn has_chunk(
         &self,
         request: Request<HasChunkRequest>,
@@ -82,6 +91,7 @@ impl Service {
                 descriptor.len()
             )));
         }
+        cyxcloud_core::crash_point!("node.received");
         self.change(move |service| {
             let length = data.len() as u64;
             let stored = service.store.put(id, data, descriptor).map_err(|error| service.status(error))?;
@@ -102,6 +112,10 @@ impl Service {
         let id = chunk_id("chunk_id", &request.chunk_id)?;
         let slices = ranges(&request.slices)?;
         self.read(move |service| {
+            #[cfg(feature = "faults")]
+            if let Some(lie) = super::lie::Lie::told() {
+                return lie.answer(service, id, &slices);
+            }
             let data = service.load(id)?;
             let response = if slices.is_empty() {
                 GetChunkResponse { data, proof: Bytes::new() }
@@ -124,13 +138,31 @@ impl Service {
         let id = chunk_id("chunk_id", &request.chunk_id)?;
         let generation = Generation::try_from(required("generation", request.generation)?)?;
         self.change(move |service| {
-            let deleted = service.store.delete(id, generation).map_err(|error| service.status(error))?;
+            let trash_at = service.trash.then(now);
+            let deleted = service.store.delete(id, generation, trash_at);
+            let deleted = deleted.map_err(|error| service.status(error))?;
             let (outcome, held) = match deleted {
                 Deleted::Gone => (Outcome::Deleted, None),
                 Deleted::Absent => (Outcome::Absent, None),
                 Deleted::KeptNewer(held) => (Outcome::KeptNewer, Some(held.into())),
             };
             Ok(DeleteChunkResponse { outcome: outcome.into(), held })
+        })
+        .await
+    }
+
+    async fn restore_one(&self, request: RestoreChunkRequest) -> Result<RestoreChunkResponse, Status> {
+        use restore_chunk_response::Outcome;
+        let id = chunk_id("chunk_id", &request.chunk_id)?;
+        let generation = request.generation.map(Generation::try_from).transpose()?;
+        self.change(move |service| {
+            let restored = service.store.restore(id, generation).map_err(|error| service.status(error))?;
+            let (outcome, held) = match restored {
+                Restored::Back(held) => (Outcome::Restored, Some(held.into())),
+                Restored::Absent => (Outcome::Absent, None),
+                Restored::Held(held) => (Outcome::Held, Some(held.into())),
+            };
+            Ok(RestoreChunkResponse { outcome: outcome.into(), held })
         })
         .await
     }
@@ -213,7 +245,8 @@ fn ranges(slices: &[Slice]) -> Result<Vec<Range<u64>>, Status> {
     slices.iter().map(range).collect()
 }
 
-/// The node's clock: evidence in receipts and signatures, never a decision.
+/// The node's clock: evidence in receipts and signatures, and how long trash is kept and scrubs wait; never a decision
+/// about what is held.
 pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_unix_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))

@@ -6,6 +6,8 @@
 
 mod chunks;
 mod data;
+#[cfg(feature = "faults")]
+mod lie;
 mod push;
 mod whole;
 
@@ -36,6 +38,8 @@ pub(crate) struct Service {
     store: Arc<dyn ChunkStore>,
     key: Arc<NodeKey>,
     policy: Arc<AddressPolicy>,
+    /// Whether deleted chunks go to the trash.
+    trash: bool,
     corrupt: Arc<CorruptChunks>,
     metrics: Arc<Metrics>,
     stores: Arc<Semaphore>,
@@ -47,6 +51,7 @@ impl Service {
         store: Arc<dyn ChunkStore>,
         key: NodeKey,
         policy: AddressPolicy,
+        trash: bool,
         corrupt: Arc<CorruptChunks>,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -54,6 +59,7 @@ impl Service {
             store,
             key: Arc::new(key),
             policy: Arc::new(policy),
+            trash,
             corrupt,
             metrics,
             stores: Arc::new(Semaphore::new(STORES_MAX)),

@@ -6,6 +6,8 @@
 //! disk is no failure: RocksDB recovers from it by itself (its file manager polls the free space, flushes to a new log
 //! and clears the error), and meanwhile stores are refused with [`Error::Full`].
 
+mod trash;
+
 use std::collections::{HashMap, HashSet};
 #[cfg(test)]
 use std::sync::Mutex;
@@ -15,15 +17,15 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cyxcloud_core::{ByteCount, ChunkId, Generation};
+use cyxcloud_core::{ByteCount, ChunkId, Generation, Timestamp};
 use rocksdb::{BoundColumnFamily, DB, WriteBatch, WriteOptions};
 use tracing::{error, info, warn};
 
 use super::life::Life;
-use super::record::{Account, Meta};
+use super::record::{Account, Meta, TrashKey, trash_key};
 use super::rocks::{ACCOUNT, BYTES, CHUNKS, quarantine_key};
 use super::space::{HEADROOM, Space};
-use super::{Condition, Deleted, Error, Result, Stored, Usage};
+use super::{Condition, Deleted, Error, Restored, Result, Stored, Usage};
 
 /// A batch ends at this many bytes: about what a small node's memtable holds in half.
 const BATCH_BYTES_MAX: u64 = 8 << 20;
@@ -46,7 +48,19 @@ pub(crate) enum Request {
     Delete {
         id: ChunkId,
         generation: Generation,
+        trash_at: Option<Timestamp>,
         reply: SyncSender<Result<Deleted>>,
+    },
+    /// Its bytes were read and are whole.
+    Restore {
+        id: ChunkId,
+        generation: Option<Generation>,
+        reply: SyncSender<Result<Restored>>,
+    },
+    Purge {
+        until: Timestamp,
+        limit: usize,
+        reply: SyncSender<Result<usize>>,
     },
     /// Only if this is still the generation held: a newer one has healed it.
     Quarantine {
@@ -60,7 +74,8 @@ impl Request {
     fn weight(&self) -> u64 {
         match self {
             Self::Put { bytes, .. } => bytes.len() as u64 + 512,
-            Self::Delete { .. } | Self::Quarantine { .. } => 512,
+            Self::Purge { limit, .. } => 512 * *limit as u64,
+            Self::Delete { .. } | Self::Restore { .. } | Self::Quarantine { .. } => 512,
         }
     }
 
@@ -68,7 +83,7 @@ impl Request {
     fn frees(&self) -> bool {
         match self {
             Self::Put { .. } => false,
-            Self::Delete { .. } | Self::Quarantine { .. } => true,
+            Self::Delete { .. } | Self::Restore { .. } | Self::Purge { .. } | Self::Quarantine { .. } => true,
         }
     }
 
@@ -77,6 +92,8 @@ impl Request {
         match self {
             Self::Put { reply, .. } => drop(reply.send(Err(error))),
             Self::Delete { reply, .. } => drop(reply.send(Err(error))),
+            Self::Restore { reply, .. } => drop(reply.send(Err(error))),
+            Self::Purge { reply, .. } => drop(reply.send(Err(error))),
             Self::Quarantine { reply, .. } => drop(reply.send(Err(error))),
         }
     }
@@ -86,6 +103,8 @@ impl Request {
 enum Answer {
     Put(SyncSender<Result<Stored>>, Stored),
     Delete(SyncSender<Result<Deleted>>, Deleted),
+    Restore(SyncSender<Result<Restored>>, Restored),
+    Purge(SyncSender<Result<usize>>, usize),
     Quarantine(SyncSender<Result<()>>),
 }
 
@@ -95,6 +114,8 @@ impl Answer {
         match self {
             Self::Put(reply, stored) => drop(reply.send(Ok(stored))),
             Self::Delete(reply, deleted) => drop(reply.send(Ok(deleted))),
+            Self::Restore(reply, restored) => drop(reply.send(Ok(restored))),
+            Self::Purge(reply, purged) => drop(reply.send(Ok(purged))),
             Self::Quarantine(reply) => drop(reply.send(Ok(()))),
         }
     }
@@ -103,6 +124,8 @@ impl Answer {
         match self {
             Self::Put(reply, _) => drop(reply.send(Err(error))),
             Self::Delete(reply, _) => drop(reply.send(Err(error))),
+            Self::Restore(reply, _) => drop(reply.send(Err(error))),
+            Self::Purge(reply, _) => drop(reply.send(Err(error))),
             Self::Quarantine(reply) => drop(reply.send(Err(error))),
         }
     }
@@ -115,6 +138,9 @@ pub(crate) struct Shared {
     pub(crate) space: Space,
     pub(crate) used: AtomicU64,
     pub(crate) chunks: AtomicU64,
+    pub(crate) trash: AtomicU64,
+    pub(crate) trash_chunks: AtomicU64,
+    pub(crate) trash_purged: AtomicU64,
     pub(crate) syncs: AtomicU64,
     /// Why no more writes are taken.
     pub(crate) failed: OnceLock<String>,
@@ -122,6 +148,8 @@ pub(crate) struct Shared {
     pub(crate) quarantined: RwLock<HashSet<ChunkId>>,
     /// Bytes deleted since space was last reclaimed.
     pub(crate) garbage: AtomicU64,
+    /// Bytes deleted that are being reclaimed right now.
+    pub(crate) reclaiming: AtomicU64,
     #[cfg(test)]
     pub(crate) fault: Mutex<Option<&'static str>>,
 }
@@ -133,11 +161,15 @@ impl Shared {
             space,
             used: AtomicU64::new(account.used.get()),
             chunks: AtomicU64::new(account.chunks),
+            trash: AtomicU64::new(account.trash.get()),
+            trash_chunks: AtomicU64::new(account.trash_chunks),
+            trash_purged: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
             failed: OnceLock::new(),
             full: AtomicBool::new(false),
             quarantined: RwLock::default(),
             garbage: AtomicU64::new(0),
+            reclaiming: AtomicU64::new(0),
             #[cfg(test)]
             fault: Mutex::default(),
         }
@@ -145,11 +177,15 @@ impl Shared {
 
     pub(crate) fn usage(&self) -> Usage {
         let used = ByteCount::bytes(self.used.load(Ordering::Relaxed));
-        let offered = self.allocatable.saturating_sub(used);
+        let trash = ByteCount::bytes(self.trash.load(Ordering::Relaxed));
+        let offered = self.allocatable.saturating_sub(used.saturating_sub(trash));
         Usage {
             used,
             chunks: self.chunks.load(Ordering::Relaxed),
-            available: offered.min(self.space.free().saturating_sub(HEADROOM)),
+            trash,
+            trash_chunks: self.trash_chunks.load(Ordering::Relaxed),
+            trash_purged: self.trash_purged.load(Ordering::Relaxed),
+            available: offered.min((self.space.free() + trash).saturating_sub(HEADROOM)),
             syncs: self.syncs.load(Ordering::Relaxed),
         }
     }
@@ -178,8 +214,18 @@ impl Shared {
     /// Whether it is time to make RocksDB drop what was deleted: a lot of it, or all there is when the disk is full.
     fn should_reclaim(&self) -> bool {
         let garbage = self.garbage.load(Ordering::Relaxed);
-        let worth = RECLAIM_BYTES.min(self.allocatable.get() / 10).max(16 << 20);
-        garbage > worth || (garbage > 0 && self.space.free() < HEADROOM + HEADROOM)
+        garbage > self.worth_reclaiming() || (garbage > 0 && self.space.free() < HEADROOM + HEADROOM)
+    }
+
+    /// More garbage than this is reclaimed at once.
+    fn worth_reclaiming(&self) -> u64 {
+        RECLAIM_BYTES.min(self.allocatable.get() / 10).max(16 << 20)
+    }
+
+    /// What the disk gets back once all that was deleted is reclaimed.
+    fn coming(&self) -> ByteCount {
+        ByteCount::bytes(self.garbage.load(Ordering::Relaxed))
+            + ByteCount::bytes(self.reclaiming.load(Ordering::Relaxed))
     }
 }
 
@@ -189,6 +235,9 @@ pub(crate) struct Committer {
     pub(crate) shared: Arc<Shared>,
     pub(crate) life: Life,
     pub(crate) account: Account,
+    /// No trash is listed before this key. Spares the search for the oldest a walk over all that was purged, which
+    /// RocksDB steps over one by one until it compacts.
+    pub(crate) trash_from: TrashKey,
     /// Asked to reclaim space; another thread does it.
     pub(crate) reclaim: SyncSender<()>,
 }
@@ -205,6 +254,13 @@ struct Draft {
     garbage: u64,
     /// How much of the disk it takes: once in the log and once in a table.
     weight: u64,
+    /// The most that the disk was asked for, granted or not.
+    wanted: u64,
+    trash_from: TrashKey,
+    /// Chunks purged from the trash.
+    purged: u64,
+    /// Whether stores are in it.
+    stores: bool,
 }
 
 impl Committer {
@@ -238,7 +294,23 @@ impl Committer {
         if let Some(reason) = self.shared.failed.get() {
             return requests.into_iter().for_each(|request| request.refuse(reason));
         }
-        let mut draft = Draft {
+        let mut draft = self.draft();
+        for request in requests {
+            self.plan(&mut draft, request);
+        }
+        let wanted = draft.wanted;
+        if !draft.answers.is_empty() {
+            self.write(draft, frees);
+        }
+        self.relieve(wanted);
+        if self.shared.should_reclaim() {
+            // Full means that it has been asked already.
+            let _ = self.reclaim.try_send(());
+        }
+    }
+
+    fn draft(&self) -> Draft {
+        Draft {
             batch: WriteBatch::default(),
             account: self.account,
             after: HashMap::new(),
@@ -246,17 +318,10 @@ impl Committer {
             answers: Vec::new(),
             garbage: 0,
             weight: 0,
-        };
-        for request in requests {
-            self.plan(&mut draft, request);
-        }
-        if draft.answers.is_empty() {
-            return;
-        }
-        self.write(draft, frees);
-        if self.shared.should_reclaim() {
-            // Full means that it has been asked already.
-            let _ = self.reclaim.try_send(());
+            wanted: 0,
+            trash_from: self.trash_from,
+            purged: 0,
+            stores: false,
         }
     }
 
@@ -269,8 +334,18 @@ impl Committer {
                     Err(error) => drop(reply.send(Err(error))),
                 }
             }
-            Request::Delete { id, generation, reply } => match self.plan_delete(draft, id, generation) {
-                Ok(Deleted::Gone) => draft.answers.push(Answer::Delete(reply, Deleted::Gone)),
+            Request::Delete { id, generation, trash_at, reply } => {
+                match self.plan_delete(draft, id, generation, trash_at) {
+                    Ok(Deleted::Gone) => draft.answers.push(Answer::Delete(reply, Deleted::Gone)),
+                    done => drop(reply.send(done)),
+                }
+            }
+            Request::Restore { id, generation, reply } => match self.plan_restore(draft, id, generation) {
+                Ok(back @ Restored::Back(_)) => draft.answers.push(Answer::Restore(reply, back)),
+                done => drop(reply.send(done)),
+            },
+            Request::Purge { until, limit, reply } => match self.plan_purge(draft, until, limit) {
+                Ok(purged @ 1..) => draft.answers.push(Answer::Purge(reply, purged)),
                 done => drop(reply.send(done)),
             },
             Request::Quarantine { id, generation, reply } => {
@@ -299,19 +374,26 @@ impl Committer {
     ) -> Result<Stored> {
         let held = self.held(draft, id)?;
         let length = ByteCount::bytes(bytes.len() as u64);
-        let existed = held.as_ref().is_some_and(|meta| !meta.quarantined);
-        let carry = !(existed && (intact || draft.carried.contains(&id)));
-        if held.is_none() && draft.account.used + length > self.shared.allocatable {
-            return Err(super::full(self.shared.allocatable, draft.account.used, length));
+        let whole = held.as_ref().is_some_and(|meta| !meta.quarantined);
+        let carry = !(whole && (intact || draft.carried.contains(&id)));
+        if held.is_none() {
+            let (offered, used) = (self.shared.allocatable, draft.account.used);
+            let lack = draft.account.lacks(offered, length);
+            self.make_room(draft, lack.ok_or_else(|| super::full(offered, used, length))?)?;
         }
         if carry {
-            self.disk_has(draft.weight + 2 * length.get())?;
+            self.disk_has(draft, 2 * length.get())?;
         }
         let counter = self.life.next(self.account.counter).map_err(|error| self.lease_failed(error))?;
         let generation = Generation { incarnation: self.life.incarnation(), counter };
         draft.account.counter = counter;
+        let existed = whole && held.as_ref().is_some_and(|meta| meta.trashed.is_none());
+        if let Some(at) = held.as_ref().and_then(|meta| meta.trashed) {
+            draft.batch.delete(trash_key(at, &id));
+            draft.account.restore(length);
+        }
         let mut meta = match held {
-            Some(meta) => Meta { generation, quarantined: false, ..meta },
+            Some(meta) => Meta { generation, quarantined: false, trashed: None, ..meta },
             None => {
                 draft.account.add(length);
                 Meta::new(length, generation)
@@ -326,27 +408,37 @@ impl Committer {
         }
         draft.batch.put_cf(&cf(&self.db, CHUNKS), id.as_bytes(), meta.encode());
         draft.after.insert(id, Some(meta));
+        draft.stores = true;
         Ok(Stored { generation, existed })
     }
 
-    fn plan_delete(&self, draft: &mut Draft, id: ChunkId, generation: Generation) -> Result<Deleted> {
-        let Some(held) = self.held(draft, id)? else { return Ok(Deleted::Absent) };
+    fn plan_delete(
+        &self,
+        draft: &mut Draft,
+        id: ChunkId,
+        generation: Generation,
+        trash_at: Option<Timestamp>,
+    ) -> Result<Deleted> {
+        let held = self.held(draft, id)?.filter(|held| held.trashed.is_none());
+        let Some(held) = held else { return Ok(Deleted::Absent) };
         if !held.may_be_deleted_by(generation) {
             return Ok(Deleted::KeptNewer(held.generation));
         }
-        draft.batch.delete_cf(&cf(&self.db, BYTES), id.as_bytes());
-        draft.batch.delete_cf(&cf(&self.db, CHUNKS), id.as_bytes());
-        draft.batch.delete(quarantine_key(&id));
-        draft.account.remove(held.length);
-        draft.garbage += held.length.get();
-        draft.carried.remove(&id);
-        draft.after.insert(id, None);
+        // Nobody wants a corrupt chunk back.
+        match trash_at.filter(|_| !held.quarantined && !self.shared.is_quarantined(&id)) {
+            Some(at) => self.discard(draft, id, held, at),
+            None => {
+                draft.account.remove(held.length);
+                draft.batch.delete(quarantine_key(&id));
+                self.forget(draft, id, held.length);
+            }
+        }
         Ok(Deleted::Gone)
     }
 
     fn plan_quarantine(&self, draft: &mut Draft, id: ChunkId, generation: Generation) -> Result<bool> {
         match self.held(draft, id)? {
-            Some(held) if held.generation == generation && !held.quarantined => {
+            Some(held) if held.generation == generation && !held.quarantined && held.trashed.is_none() => {
                 let meta = Meta { quarantined: true, ..held };
                 draft.batch.put_cf(&cf(&self.db, CHUNKS), id.as_bytes(), meta.encode());
                 draft.batch.put(quarantine_key(&id), []);
@@ -357,7 +449,9 @@ impl Committer {
         }
     }
 
-    fn disk_has(&self, more: u64) -> Result<()> {
+    fn disk_has(&self, draft: &mut Draft, more: u64) -> Result<()> {
+        let more = draft.weight + more;
+        draft.wanted = draft.wanted.max(more);
         let free = self.shared.space.free();
         if free < HEADROOM + ByteCount::bytes(more) {
             self.shared.full.store(true, Ordering::Relaxed);
@@ -382,67 +476,71 @@ impl Committer {
         Error::ReadOnly { reason }
     }
 
-    fn write(&mut self, draft: Draft, frees: bool) {
-        let Draft { mut batch, account, after, answers, garbage, .. } = draft;
+    fn write(&mut self, mut draft: Draft, frees: bool) {
         // A lease that failed half-way through the planning failed the whole batch.
         if let Some(reason) = self.shared.failed.get() {
             let refuse = |answer: Answer| answer.bad(Error::ReadOnly { reason: reason.clone() });
-            return answers.into_iter().for_each(refuse);
+            return draft.answers.into_iter().for_each(refuse);
         }
-        batch.put(ACCOUNT, account.encode());
+        let mut batch = std::mem::take(&mut draft.batch);
+        batch.put(ACCOUNT, draft.account.encode());
         let again = frees.then(|| batch.data().to_vec());
-        match self.sync(batch) {
-            Ok(()) => self.acknowledge(account, after, answers, garbage),
+        match self.sync(batch, draft.stores) {
+            Ok(()) => self.acknowledge(draft),
             Err(reason) if is_full(&reason) => {
                 self.out_of_space(&reason);
                 if again.is_some_and(|batch| self.retry(&batch)) {
-                    return self.acknowledge(account, after, answers, garbage);
+                    return self.acknowledge(draft);
                 }
-                answers.into_iter().for_each(|answer| answer.bad(Error::Full { why: reason.clone() }));
+                let refuse = |answer: Answer| answer.bad(Error::Full { why: reason.clone() });
+                draft.answers.into_iter().for_each(refuse);
             }
             Err(reason) => {
                 self.fail(reason.clone());
-                answers.into_iter().for_each(|answer| answer.bad(Error::ReadOnly { reason: reason.clone() }));
+                let refuse = |answer: Answer| answer.bad(Error::ReadOnly { reason: reason.clone() });
+                draft.answers.into_iter().for_each(refuse);
             }
         }
     }
 
     /// Writes and syncs one batch. An error is RocksDB's own words: it tells a full disk from a broken one no other way.
-    fn sync(&self, batch: WriteBatch) -> std::result::Result<(), String> {
+    fn sync(&self, batch: WriteBatch, stores: bool) -> std::result::Result<(), String> {
         #[cfg(test)]
         if let Some(fault) = *self.shared.fault.lock().unwrap_or_else(PoisonError::into_inner) {
             return Err(fault.to_owned());
         }
-        let mut options = WriteOptions::default();
-        options.set_sync(true);
-        self.db.write_opt(batch, &options).map_err(rocksdb::Error::into_string)
+        write_durably(&self.db, batch, stores)?;
+        if stores {
+            cyxcloud_core::crash_point!("node.synced");
+        }
+        Ok(())
     }
 
-    fn acknowledge(
-        &mut self,
-        account: Account,
-        after: HashMap<ChunkId, Option<Meta>>,
-        answers: Vec<Answer>,
-        garbage: u64,
-    ) {
+    fn acknowledge(&mut self, draft: Draft) {
+        let account = draft.account;
         self.account = account;
-        self.shared.used.store(account.used.get(), Ordering::Relaxed);
-        self.shared.chunks.store(account.chunks, Ordering::Relaxed);
-        self.shared.syncs.fetch_add(1, Ordering::Relaxed);
-        self.shared.garbage.fetch_add(garbage, Ordering::Relaxed);
-        if self.shared.full.swap(false, Ordering::Relaxed) {
+        self.trash_from = draft.trash_from;
+        let shared = &self.shared;
+        shared.used.store(account.used.get(), Ordering::Relaxed);
+        shared.chunks.store(account.chunks, Ordering::Relaxed);
+        shared.trash.store(account.trash.get(), Ordering::Relaxed);
+        shared.trash_chunks.store(account.trash_chunks, Ordering::Relaxed);
+        shared.trash_purged.fetch_add(draft.purged, Ordering::Relaxed);
+        shared.syncs.fetch_add(1, Ordering::Relaxed);
+        shared.garbage.fetch_add(draft.garbage, Ordering::Relaxed);
+        if shared.full.swap(false, Ordering::Relaxed) {
             info!("the disk takes writes again");
             // Best effort; the next time it is needed it may not be there.
-            let _ = self.shared.space.keep_reserve();
+            let _ = shared.space.keep_reserve();
         }
-        for (id, meta) in after {
-            self.shared.set_quarantined(id, meta.is_some_and(|meta| meta.quarantined));
+        for (id, meta) in draft.after {
+            shared.set_quarantined(id, meta.is_some_and(|meta| meta.quarantined));
         }
         // Before any answer: whoever is told of a store must find it missing if it is ever missing.
         if let Err(error) = self.life.acknowledge(account.counter) {
             warn!(%error, "could not note how far stores were acknowledged");
         }
-        answers.into_iter().for_each(Answer::good);
+        draft.answers.into_iter().for_each(Answer::good);
     }
 
     fn out_of_space(&self, reason: &str) {
@@ -457,9 +555,31 @@ impl Committer {
     fn retry(&self, batch: &[u8]) -> bool {
         (0..DELETE_TRIES).any(|_| {
             std::thread::sleep(DELETE_PAUSE);
-            self.sync(WriteBatch::from_data(batch)).is_ok()
+            self.sync(WriteBatch::from_data(batch), false).is_ok()
         })
     }
+}
+
+#[cfg(not(feature = "faults"))]
+fn write_durably(db: &DB, batch: WriteBatch, _stores: bool) -> std::result::Result<(), String> {
+    let mut options = WriteOptions::default();
+    options.set_sync(true);
+    db.write_opt(batch, &options).map_err(rocksdb::Error::into_string)
+}
+
+/// The same in two steps, so that a test can stop between them, or leave the second out.
+#[cfg(feature = "faults")]
+fn write_durably(db: &DB, batch: WriteBatch, stores: bool) -> std::result::Result<(), String> {
+    db.write_opt(batch, &WriteOptions::default()).map_err(rocksdb::Error::into_string)?;
+    if stores {
+        cyxcloud_core::crash_point!("node.written");
+    }
+    if cyxcloud_core::faults::switch("UNSYNCED") {
+        return Ok(());
+    }
+    // What was written is visible by now, so it cannot be refused any more, not even for want of space: other words
+    // than RocksDB's make this a failure for good.
+    db.flush_wal(true).map_err(|_| "the log could not be synced".to_owned())
 }
 
 /// Whether RocksDB's words are those of a full disk.

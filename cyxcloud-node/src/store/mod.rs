@@ -3,7 +3,11 @@
 //! What every store promises is written down as tests in `conformance`: what was acknowledged is there after a
 //! crash; what is read is what was stored, or [`Error::Corrupt`]; no generation is given twice; what is used never
 //! exceeds what is offered. Blocking on purpose: `service` bridges once, with `spawn_blocking`.
-//! Not here: who may call (`service`), telling the gateway (`heartbeat`).
+//!
+//! A deleted chunk may go to the trash: it is not held any more, but its bytes stay where they are, and it can be
+//! restored until it is purged. Trash takes space that nobody else needs: the oldest is purged whenever a store would
+//! not fit otherwise. There is no clock here; callers say what time it is.
+//! Not here: who may call (`service`), telling the gateway (`heartbeat`), when trash expires (`trash`).
 
 mod commit;
 #[cfg(test)]
@@ -17,7 +21,7 @@ pub mod rocks;
 mod space;
 
 use bytes::Bytes;
-use cyxcloud_core::{ByteCount, ChunkId, Generation};
+use cyxcloud_core::{ByteCount, ChunkId, Generation, Timestamp};
 use uuid::Uuid;
 
 /// Longest chunk a node takes: as much as fits in one message.
@@ -95,12 +99,36 @@ pub struct Stored {
 /// What became of a delete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deleted {
-    /// It was held and is gone.
+    /// It was held and no longer is; whether it is in the trash, the caller decided (but for corrupt chunks).
     Gone,
     /// It was not held.
     Absent,
     /// This newer generation, or one of another incarnation, is held and was kept.
     KeptNewer(Generation),
+}
+
+/// What became of a restore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restored {
+    /// It was in the trash and is held again, in the generation it had.
+    Back(Generation),
+    /// It is neither held nor in the trash, at least not in the generation that was asked for.
+    Absent,
+    /// It is held, in this generation.
+    Held(Generation),
+}
+
+/// A deleted chunk that can still be restored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trashed {
+    /// Which chunk.
+    pub id: ChunkId,
+    /// Length of its bytes.
+    pub length: ByteCount,
+    /// Given to its last store.
+    pub generation: Generation,
+    /// When it was deleted, as the caller said.
+    pub at: Timestamp,
 }
 
 /// What is known of a chunk without reading its bytes.
@@ -121,14 +149,27 @@ pub struct Entry {
 /// How full a store is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes of all chunks held, quarantined ones included; a chunk stored twice counts once.
+    /// Bytes of all chunks held, quarantined ones and trash included; a chunk stored twice counts once.
     pub used: ByteCount,
-    /// Number of chunks held.
+    /// Number of chunks held, trash not included.
     pub chunks: u64,
-    /// What can still be stored: the smaller of what is offered and what the disk has.
+    /// Bytes of trash.
+    pub trash: ByteCount,
+    /// Number of chunks in the trash.
+    pub trash_chunks: u64,
+    /// Number of chunks purged from the trash since the store was opened.
+    pub trash_purged: u64,
+    /// What can still be stored once all trash is purged: the smaller of what is offered and what the disk has.
     pub available: ByteCount,
     /// Writes that were made durable, each for one or more requests.
     pub syncs: u64,
+}
+
+impl Usage {
+    /// Bytes of all chunks held, trash not included: what a store cannot do away with.
+    pub fn held(&self) -> ByteCount {
+        self.used.saturating_sub(self.trash)
+    }
 }
 
 /// Whether a store takes writes.
@@ -145,7 +186,8 @@ pub enum Condition {
 /// A place for chunks. All calls block and may be made from any number of threads.
 pub trait ChunkStore: Send + Sync + std::fmt::Debug {
     /// Stores a chunk under its hash. Durable when it returns. The same chunk may be stored again: that is a new
-    /// generation of the same bytes, adds the descriptor (unless empty or known), and heals a corrupt chunk.
+    /// generation of the same bytes, adds the descriptor (unless empty or known), heals a corrupt chunk, and takes the
+    /// chunk out of the trash. The oldest trash is purged as far as the chunk would not fit otherwise.
     fn put(&self, id: ChunkId, bytes: Bytes, descriptor: Bytes) -> Result<Stored>;
 
     /// The bytes that were stored, or [`Error::Corrupt`]; never other bytes. A chunk found corrupt is quarantined.
@@ -155,7 +197,19 @@ pub trait ChunkStore: Send + Sync + std::fmt::Debug {
     fn entry(&self, id: ChunkId) -> Result<Option<Entry>>;
 
     /// Forgets a chunk whose generation is this one, or an older one of the same incarnation. Durable when it returns.
-    fn delete(&self, id: ChunkId, generation: Generation) -> Result<Deleted>;
+    /// With `trash_at`, the time of the delete, it goes to the trash, unless it is known to be corrupt.
+    fn delete(&self, id: ChunkId, generation: Generation, trash_at: Option<Timestamp>) -> Result<Deleted>;
+
+    /// At most `limit` pieces of trash, the oldest first and by id among those of one time, beginning behind `after`.
+    fn trash(&self, after: Option<(Timestamp, ChunkId)>, limit: usize) -> Result<Vec<Trashed>>;
+
+    /// Takes a chunk out of the trash; with `generation` only if this is its generation. Durable when it returns.
+    /// What rotted there is not restored: [`Error::Corrupt`].
+    fn restore(&self, id: ChunkId, generation: Option<Generation>) -> Result<Restored>;
+
+    /// Forgets trash that was deleted at `until` or before, the oldest first and at most `limit` pieces of it. Fewer
+    /// means that there are no more. Durable when it returns.
+    fn purge_trash(&self, until: Timestamp, limit: usize) -> Result<usize>;
 
     /// At most `limit` entries in ascending order of id, beginning behind `after`. Fewer means that there are no more.
     fn list(&self, after: Option<ChunkId>, limit: usize) -> Result<Vec<Entry>>;

@@ -3,16 +3,50 @@
 //! Pure. Numbers are big-endian. Both stores decide by the rules here, so that they cannot differ.
 
 use bytes::Bytes;
-use cyxcloud_core::{ByteCount, ChunkId, Generation};
+use cyxcloud_core::{ByteCount, ChunkId, Generation, Timestamp};
 use uuid::Uuid;
 
-use super::{DESCRIPTORS_MAX, Entry};
+use super::{DESCRIPTORS_MAX, Entry, Trashed};
 
 /// Version of the records below; a data directory names the one it was written in. Gateways judge a registration by
 /// the same number.
 pub(crate) use cyxcloud_proto::FORMAT_VERSION;
 
 const QUARANTINED: u8 = 1;
+/// The time of the delete, 8 bytes, follows the generation.
+const TRASHED: u8 = 2;
+
+/// First byte of the keys that list the trash.
+pub(crate) const TRASH: u8 = b't';
+
+/// Key of one piece of trash in the list of it: in the order of time, then of id. What else there is to know stands
+/// in the chunk's [`Meta`], which decides.
+pub(crate) type TrashKey = [u8; 41];
+
+/// Before all trash.
+pub(crate) const TRASH_START: TrashKey = {
+    let mut key = [0; 41];
+    key[0] = TRASH;
+    key
+};
+
+pub(crate) fn trash_key(at: Timestamp, id: &ChunkId) -> TrashKey {
+    let mut key = TRASH_START;
+    // With the sign turned over, bytes have the order of times even before 1970.
+    key[1..9].copy_from_slice(&(at.unix_millis().cast_unsigned() ^ (1 << 63)).to_be_bytes());
+    key[9..].copy_from_slice(id.as_bytes());
+    key
+}
+
+/// `None` if this is no key of [`trash_key`].
+pub(crate) fn parse_trash_key(key: &[u8]) -> Option<(Timestamp, ChunkId)> {
+    let mut reader = Reader(key);
+    if reader.u8()? != TRASH {
+        return None;
+    }
+    let at = Timestamp::from_unix_millis((reader.u64()? ^ (1 << 63)).cast_signed());
+    Some((at, ChunkId::try_from(reader.0).ok()?))
+}
 
 /// What is known of one chunk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,13 +54,15 @@ pub(crate) struct Meta {
     pub(crate) length: ByteCount,
     pub(crate) generation: Generation,
     pub(crate) quarantined: bool,
+    /// When it was deleted, if it is not held any more but in the trash. Never together with `quarantined`.
+    pub(crate) trashed: Option<Timestamp>,
     pub(crate) descriptors: Vec<Bytes>,
 }
 
 impl Meta {
     /// A chunk's first store.
     pub(crate) fn new(length: ByteCount, generation: Generation) -> Self {
-        Self { length, generation, quarantined: false, descriptors: Vec::new() }
+        Self { length, generation, quarantined: false, trashed: None, descriptors: Vec::new() }
     }
 
     /// Keeps a descriptor unless it is empty or known. Past the limit the oldest goes: newer ones are likelier to
@@ -58,13 +94,23 @@ impl Meta {
         }
     }
 
+    /// As a piece of trash, if it is one.
+    pub(crate) fn as_trash(&self, id: ChunkId) -> Option<Trashed> {
+        let (length, generation) = (self.length, self.generation);
+        self.trashed.map(|at| Trashed { id, length, generation, at })
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let descriptors: usize = self.descriptors.iter().map(|d| d.len() + 2).sum();
-        let mut out = Vec::with_capacity(34 + descriptors);
-        out.push(if self.quarantined { QUARANTINED } else { 0 });
+        let mut out = Vec::with_capacity(42 + descriptors);
+        let flag = |set, flag| if set { flag } else { 0 };
+        out.push(flag(self.quarantined, QUARANTINED) | flag(self.trashed.is_some(), TRASHED));
         out.extend(self.length.get().to_be_bytes());
         out.extend(self.generation.incarnation.as_bytes());
         out.extend(self.generation.counter.to_be_bytes());
+        if let Some(at) = self.trashed {
+            out.extend(at.unix_millis().to_be_bytes());
+        }
         for descriptor in &self.descriptors {
             let length = u16::try_from(descriptor.len()).expect("the service refuses longer descriptors");
             out.extend(length.to_be_bytes());
@@ -77,12 +123,19 @@ impl Meta {
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
         let flags = reader.u8()?;
+        if flags & !(QUARANTINED | TRASHED) != 0 {
+            return None;
+        }
         let mut meta = Self {
             length: ByteCount::bytes(reader.u64()?),
             generation: Generation { incarnation: reader.uuid()?, counter: reader.u64()? },
             quarantined: flags & QUARANTINED != 0,
+            trashed: None,
             descriptors: Vec::new(),
         };
+        if flags & TRASHED != 0 {
+            meta.trashed = Some(Timestamp::from_unix_millis(reader.u64()?.cast_signed()));
+        }
         while !reader.0.is_empty() {
             let length = u16::from_be_bytes(reader.array()?);
             meta.descriptors.push(Bytes::copy_from_slice(reader.take(usize::from(length))?));
@@ -94,22 +147,30 @@ impl Meta {
 /// Sums over all chunks, written with every batch so that they are exact after any crash.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Account {
+    /// Bytes of all chunks, those in the trash included.
     pub(crate) used: ByteCount,
+    /// Chunks held, those in the trash not included.
     pub(crate) chunks: u64,
     /// Highest counter given out.
     pub(crate) counter: u64,
     /// The life that wrote this.
     pub(crate) incarnation: Uuid,
+    /// Bytes of the chunks in the trash.
+    pub(crate) trash: ByteCount,
+    /// Chunks in the trash.
+    pub(crate) trash_chunks: u64,
 }
 
 impl Account {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(44);
+        let mut out = Vec::with_capacity(60);
         out.extend(FORMAT_VERSION.to_be_bytes());
         out.extend(self.used.get().to_be_bytes());
         out.extend(self.chunks.to_be_bytes());
         out.extend(self.counter.to_be_bytes());
         out.extend(self.incarnation.as_bytes());
+        out.extend(self.trash.get().to_be_bytes());
+        out.extend(self.trash_chunks.to_be_bytes());
         out
     }
 
@@ -126,19 +187,54 @@ impl Account {
                 chunks: reader.u64()?,
                 counter: reader.u64()?,
                 incarnation: reader.uuid()?,
+                ..Self::default()
             })
         };
-        read().ok_or(None)
+        let mut account = read().ok_or(None)?;
+        // A directory from before there was trash has none.
+        if !reader.0.is_empty() {
+            account.trash = ByteCount::bytes(reader.u64().ok_or(None)?);
+            account.trash_chunks = reader.u64().ok_or(None)?;
+        }
+        Ok(account)
     }
 
+    /// A chunk came.
     pub(crate) fn add(&mut self, length: ByteCount) {
         self.used = self.used + length;
         self.chunks += 1;
     }
 
+    /// A chunk that was held has gone.
     pub(crate) fn remove(&mut self, length: ByteCount) {
         self.used = self.used.saturating_sub(length);
         self.chunks = self.chunks.saturating_sub(1);
+    }
+
+    /// A chunk that was held is in the trash.
+    pub(crate) fn discard(&mut self, length: ByteCount) {
+        self.chunks = self.chunks.saturating_sub(1);
+        self.trash = self.trash + length;
+        self.trash_chunks += 1;
+    }
+
+    /// A chunk that was in the trash is held.
+    pub(crate) fn restore(&mut self, length: ByteCount) {
+        self.chunks += 1;
+        self.trash = self.trash.saturating_sub(length);
+        self.trash_chunks = self.trash_chunks.saturating_sub(1);
+    }
+
+    /// A chunk that was in the trash has gone.
+    pub(crate) fn purge(&mut self, length: ByteCount) {
+        self.restore(length);
+        self.remove(length);
+    }
+
+    /// What must be purged before this much more fits an offer; `None` if all the trash is not enough.
+    pub(crate) fn lacks(&self, offered: ByteCount, length: ByteCount) -> Option<ByteCount> {
+        let lack = (self.used + length).saturating_sub(offered);
+        (lack <= self.trash).then_some(lack)
     }
 }
 
@@ -184,15 +280,67 @@ mod tests {
         meta.remember(&Bytes::from_static(b"a"));
         meta.remember(&Bytes::from_static(b"bc"));
         meta.quarantined = true;
+        assert_eq!(Meta::decode(&meta.encode()), Some(meta.clone()));
+        meta = Meta { quarantined: false, trashed: Some(Timestamp::from_unix_millis(-5)), ..meta };
         assert_eq!(Meta::decode(&meta.encode()), Some(meta));
         let account = Account {
             used: ByteCount::mib(1),
             chunks: 2,
             counter: 3,
             incarnation: Uuid::from_bytes([4; 16]),
+            trash: ByteCount::kib(5),
+            trash_chunks: 6,
         };
         assert_eq!(Account::decode(&account.encode()), Ok(account));
         assert_eq!(Account::decode(&2u32.to_be_bytes()), Err(Some(2)));
+    }
+
+    /// Bytes that builds without a trash wrote, spelled out: data directories hold them.
+    #[test]
+    fn records_from_before_there_was_trash_are_read() {
+        let meta = [
+            &[1][..],
+            &9u64.to_be_bytes(),
+            &[1; 16],
+            &2u64.to_be_bytes(),
+            &[0, 1, b'a'],
+            &[0, 2, b'b', b'c'],
+        ]
+        .concat();
+        let read = Meta::decode(&meta).expect("well formed");
+        assert_eq!((read.length, read.generation), (ByteCount::bytes(9), generation(1, 2)));
+        assert_eq!((read.quarantined, read.trashed), (true, None));
+        assert_eq!(read.descriptors, [Bytes::from_static(b"a"), Bytes::from_static(b"bc")]);
+        assert_eq!(read.encode(), meta, "and written as ever as long as there is none");
+        let account = [
+            &1u32.to_be_bytes()[..],
+            &7u64.to_be_bytes(),
+            &2u64.to_be_bytes(),
+            &3u64.to_be_bytes(),
+            &[4; 16],
+        ]
+        .concat();
+        let read = Account::decode(&account).expect("well formed");
+        assert_eq!((read.used, read.chunks, read.counter), (ByteCount::bytes(7), 2, 3));
+        assert_eq!((read.trash, read.trash_chunks), (ByteCount::ZERO, 0));
+    }
+
+    #[test]
+    fn a_record_of_an_unknown_kind_is_not_guessed_at() {
+        let mut bytes = Meta::new(ByteCount::bytes(9), generation(1, 2)).encode();
+        bytes[0] = 4;
+        assert_eq!(Meta::decode(&bytes), None);
+    }
+
+    #[test]
+    fn trash_is_listed_in_the_order_of_time() {
+        let id = |n: u8| ChunkId::of(&[n]);
+        let at = Timestamp::from_unix_millis;
+        let sorted: Vec<_> = [-2, -1, 0, 1, 1 << 40].map(|millis| trash_key(at(millis), &id(1))).into();
+        assert!(sorted.is_sorted() && sorted.iter().all(|key| *key > TRASH_START));
+        assert_eq!(parse_trash_key(&sorted[1]), Some((at(-1), id(1))));
+        assert_eq!(parse_trash_key(&sorted[1][..40]), None);
+        assert_eq!(parse_trash_key(b"account"), None);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use cyxcloud_core::{ByteCount, ChunkId, Generation};
+use cyxcloud_core::{ByteCount, ChunkId, Generation, Timestamp};
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamilyDescriptor, CompactOptions, DB,
     DBCompressionType, DBRecoveryMode, Direction, IteratorMode, LogLevel, Options, ReadOptions, WriteOptions,
@@ -25,9 +25,9 @@ use uuid::Uuid;
 
 use super::commit::{Committer, Request, Shared, cf, is_full, read_meta};
 use super::life::{Life, NewLife};
-use super::record::{Account, FORMAT_VERSION, Meta};
+use super::record::{Account, FORMAT_VERSION, Meta, TRASH, TRASH_START, parse_trash_key, trash_key};
 use super::space::{RESERVE, Space};
-use super::{ChunkStore, Condition, Deleted, Entry, Error, Result, Stored, Usage, check};
+use super::{ChunkStore, Condition, Deleted, Entry, Error, Restored, Result, Stored, Trashed, Usage, check};
 
 /// Column family of [`Meta`] by chunk id.
 pub(crate) const CHUNKS: &str = "chunks";
@@ -101,7 +101,14 @@ impl RocksStore {
         let incarnation = life.incarnation();
         let (requests, queue) = sync_channel(QUEUE);
         let (reclaim, reclaims) = sync_channel(1);
-        let committer = Committer { db: db.clone(), shared: shared.clone(), life, account, reclaim };
+        let committer = Committer {
+            db: db.clone(),
+            shared: shared.clone(),
+            life,
+            account,
+            trash_from: TRASH_START,
+            reclaim,
+        };
         let threads = vec![
             spawn("chunk-commit", move || committer.run(&queue))?,
             spawn("chunk-reclaim", {
@@ -135,7 +142,7 @@ impl RocksStore {
         answer.recv().map_err(|_| Error::Closed)?
     }
 
-    /// Whether exactly these bytes are held. What cannot be read is simply written again.
+    /// Whether exactly these bytes are held, or in the trash. What cannot be read is simply written again.
     fn holds(&self, db: &DB, id: ChunkId, bytes: &[u8]) -> Result<bool> {
         if read_meta(db, id)?.is_none() || self.shared.is_quarantined(&id) {
             return Ok(false);
@@ -175,7 +182,7 @@ impl ChunkStore for RocksStore {
 
     fn get(&self, id: ChunkId) -> Result<Option<Bytes>> {
         let db = self.db()?;
-        let mut seen = read_meta(&db, id)?;
+        let mut seen = read_held(&db, id)?;
         loop {
             let Some(meta) = seen else { return Ok(None) };
             if meta.quarantined || self.shared.is_quarantined(&id) {
@@ -185,7 +192,7 @@ impl ChunkStore for RocksStore {
                 return Ok(Some(bytes));
             }
             // Deleted or stored anew between the two reads is not the disk's fault: look again.
-            seen = read_meta(&db, id)?;
+            seen = read_held(&db, id)?;
             if seen.as_ref() == Some(&meta) {
                 self.quarantine(id, meta.generation);
                 return Err(Error::Corrupt { id });
@@ -194,15 +201,56 @@ impl ChunkStore for RocksStore {
     }
 
     fn entry(&self, id: ChunkId) -> Result<Option<Entry>> {
-        let found = read_meta(&*self.db()?, id)?;
+        let found = read_held(&*self.db()?, id)?;
         Ok(found.map(|meta| Entry {
             quarantined: meta.quarantined || self.shared.is_quarantined(&id),
             ..meta.entry(id)
         }))
     }
 
-    fn delete(&self, id: ChunkId, generation: Generation) -> Result<Deleted> {
-        self.ask(|reply| Request::Delete { id, generation, reply })
+    fn delete(&self, id: ChunkId, generation: Generation, trash_at: Option<Timestamp>) -> Result<Deleted> {
+        self.ask(|reply| Request::Delete { id, generation, trash_at, reply })
+    }
+
+    fn trash(&self, after: Option<(Timestamp, ChunkId)>, limit: usize) -> Result<Vec<Trashed>> {
+        let db = self.db()?;
+        let after = after.map(|(at, id)| trash_key(at, &id));
+        let mode = IteratorMode::From(after.as_ref().unwrap_or(&TRASH_START), Direction::Forward);
+        let mut trash = Vec::with_capacity(limit.min(1024));
+        for item in db.iterator(mode) {
+            let (key, _) = item.map_err(|error| Error::io("list the trash", error))?;
+            if trash.len() >= limit || key.first() != Some(&TRASH) {
+                break;
+            }
+            let Some((at, id)) = parse_trash_key(&key) else { continue };
+            if after.is_some_and(|after| *key == after) {
+                continue;
+            }
+            // It may have been restored or purged since the list was opened.
+            let found = read_meta(&db, id)?.and_then(|meta| meta.as_trash(id));
+            trash.extend(found.filter(|found| found.at == at));
+        }
+        Ok(trash)
+    }
+
+    fn restore(&self, id: ChunkId, generation: Option<Generation>) -> Result<Restored> {
+        let db = self.db()?;
+        // Nobody may be told that a chunk is back when its bytes are not. Between this look and the writer's they can
+        // only be purged, or stored anew.
+        let meant = || -> Result<Option<Trashed>> {
+            let found = read_meta(&db, id)?.and_then(|meta| meta.as_trash(id));
+            Ok(found.filter(|found| generation.is_none_or(|asked| asked == found.generation)))
+        };
+        let seen = meant()?;
+        if seen.is_some() && self.whole(&db, id)?.is_none() && meant()? == seen {
+            warn!(chunk = %id, "chunk became corrupt in the trash and is not restored");
+            return Err(Error::Corrupt { id });
+        }
+        self.ask(|reply| Request::Restore { id, generation, reply })
+    }
+
+    fn purge_trash(&self, until: Timestamp, limit: usize) -> Result<usize> {
+        self.ask(|reply| Request::Purge { until, limit, reply })
     }
 
     fn list(&self, after: Option<ChunkId>, limit: usize) -> Result<Vec<Entry>> {
@@ -223,6 +271,9 @@ impl ChunkStore for RocksStore {
             let damaged =
                 || Error::io(doing, std::io::Error::other(format!("the record of chunk {id} is damaged")));
             let meta = Meta::decode(&value).ok_or_else(damaged)?;
+            if meta.trashed.is_some() {
+                continue;
+            }
             entries.push(Entry {
                 quarantined: meta.quarantined || self.shared.is_quarantined(&id),
                 ..meta.entry(id)
@@ -273,6 +324,11 @@ impl Drop for RocksStore {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// What is known of a chunk that is held: trash is not.
+fn read_held(db: &DB, id: ChunkId) -> Result<Option<Meta>> {
+    Ok(read_meta(db, id)?.filter(|meta| meta.trashed.is_none()))
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
@@ -392,11 +448,13 @@ fn reclaim_when_asked(db: &DB, shared: &Shared, asked: &Receiver<()>) {
             }
         }
         let bytes = shared.garbage.swap(0, Ordering::Relaxed);
+        shared.reclaiming.store(bytes, Ordering::Relaxed);
         let mut options = CompactOptions::default();
         options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
         collect_blobs(db, true);
         db.compact_range_cf_opt(&cf(db, BYTES), None::<&[u8]>, None::<&[u8]>, &options);
         collect_blobs(db, false);
+        shared.reclaiming.store(0, Ordering::Relaxed);
         info!(bytes, "compacted after deletes");
         not_before = Instant::now() + RECLAIM_PAUSE;
     }

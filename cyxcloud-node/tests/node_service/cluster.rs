@@ -15,7 +15,10 @@ use cyxcloud_proto::gateway::{
 };
 use cyxcloud_proto::node::chunk_service_client::ChunkServiceClient;
 use cyxcloud_proto::node::data_service_client::DataServiceClient;
-use cyxcloud_proto::node::{GetChunkRequest, StoreChunkRequest, StoreChunkResponse};
+use cyxcloud_proto::node::{
+    DeleteChunkRequest, Generation, GetChunkRequest, RestoreChunkRequest, RestoreChunkResponse,
+    StoreChunkRequest, StoreChunkResponse, delete_chunk_response,
+};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -201,6 +204,37 @@ impl Node {
             token: Bytes::new(),
         };
         Ok(self.chunks().await.store_chunk(request).await?.into_inner())
+    }
+
+    /// Deletes this chunk, as whoever holds its receipt would.
+    pub(crate) async fn delete(&self, stored: &StoreChunkResponse) -> delete_chunk_response::Outcome {
+        let receipt = stored.receipt.clone().expect("always there");
+        let request = DeleteChunkRequest {
+            chunk_id: receipt.chunk_id,
+            generation: receipt.generation,
+            token: Bytes::new(),
+        };
+        self.chunks().await.delete_chunk(request).await.expect("answered").into_inner().outcome()
+    }
+
+    pub(crate) async fn restore(
+        &self,
+        chunk_id: Bytes,
+        generation: Option<Generation>,
+    ) -> Result<RestoreChunkResponse, Status> {
+        let request = RestoreChunkRequest { chunk_id, generation, token: Bytes::new() };
+        Ok(self.chunks().await.restore_chunk(request).await?.into_inner())
+    }
+
+    /// Waits until the metrics hold this line.
+    pub(crate) async fn eventually(&self, line: &str) {
+        let waiting = async {
+            while !self.http("/metrics").await.contains(&format!("\n{line}\n")) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+        assert!(waited.is_ok(), "never: {line}; but {}", self.http("/metrics").await);
     }
 
     pub(crate) async fn get(&self, chunk_id: Bytes) -> Result<Bytes, Status> {

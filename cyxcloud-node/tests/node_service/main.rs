@@ -1,5 +1,8 @@
 //! A whole node from outside: real servers on loopback, a stand-in for the gateway, restarts in between.
 
 mod cluster;
+#[cfg(feature = "faults")]
+mod faults;
 mod membership;
 mod services;
+mod trash;

@@ -93,6 +93,28 @@ async fn a_scrub_finds_what_rotted_and_a_heartbeat_reports_it() {
 }
 
 #[tokio::test]
+async fn scrubs_come_by_themselves() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let node = Node::alone(dir.path()).await;
+    let bad = noise(1, 5_000);
+    node.store(&bad).await.expect("stored");
+    node.store(&noise(2, 5_000)).await.expect("stored");
+    node.stop().await.expect("a clean end");
+    rot(dir.path(), &id(&bad));
+    let (gateway, address) = Gateway::start().await;
+    let mut told = config(dir.path(), &address);
+    told.scrub_interval_secs = Some(1);
+    let node = Node::start(told).await;
+    gateway
+        .eventually("the corrupt chunk is reported", |heard| {
+            heard.heartbeats.iter().any(|beat| beat.corrupt_chunks == [id(&bad)])
+        })
+        .await;
+    node.eventually("cyxcloud_node_quarantined_chunks 1").await;
+    node.stop().await.expect("a clean end");
+}
+
+#[tokio::test]
 async fn health_and_metrics_answer_in_their_formats() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let node = Node::alone(dir.path()).await;

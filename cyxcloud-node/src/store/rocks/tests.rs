@@ -61,7 +61,7 @@ fn newest_log(dir: &Path) -> PathBuf {
 fn what_was_acknowledged_survives_a_crash() {
     let (store, dir) = open(ByteCount::gib(1));
     let held: Vec<_> = (0..50).map(|n| put(&store, n)).collect();
-    store.delete(held[7].0, held[7].1).expect("deleted");
+    store.delete(held[7].0, held[7].1, None).expect("deleted");
     let after = crash(dir.path());
     let reopened = open_at(after.path(), ByteCount::gib(1));
     assert_eq!(reopened.incarnation(), store.incarnation(), "nothing was lost");
@@ -108,7 +108,7 @@ fn a_log_that_lost_acknowledged_stores_takes_a_new_incarnation() {
     assert_eq!(reopened.usage().used, ByteCount::bytes(counted));
     let kept = Deleted::KeptNewer(held[0].1);
     let newer = Generation { incarnation: reopened.incarnation(), counter: u64::MAX };
-    assert_eq!(reopened.delete(held[0].0, newer).expect("no error"), kept);
+    assert_eq!(reopened.delete(held[0].0, newer, None).expect("no error"), kept);
     let (_, next) = put(&reopened, 77);
     assert!(next.counter > held[9].1.counter, "no counter returns, even in a new life");
 }
@@ -178,7 +178,7 @@ fn a_failed_write_is_final_and_reads_go_on() {
         matches!(store.put(other, bytes.clone(), Bytes::new()), Err(Error::ReadOnly { .. })),
         "no second try"
     );
-    assert!(matches!(store.delete(id, generation), Err(Error::ReadOnly { .. })));
+    assert!(matches!(store.delete(id, generation, None), Err(Error::ReadOnly { .. })));
     assert!(matches!(store.condition(), Condition::ReadOnly(_)));
     assert!(store.get(id).expect("whole").is_some());
     assert_eq!(store.get(other).expect("no error"), None);
@@ -200,7 +200,7 @@ fn a_full_disk_refuses_stores_serves_reads_and_deletes_and_recovers() {
     assert_eq!(store.condition(), Condition::Full);
     assert!(store.get(other).expect("whole").is_some());
     std::thread::scope(|scope| {
-        let deleting = scope.spawn(|| store.delete(id, generation));
+        let deleting = scope.spawn(|| store.delete(id, generation, None));
         std::thread::sleep(Duration::from_millis(200));
         set(None);
         assert_eq!(deleting.join().expect("no panic").expect("waited for space"), Deleted::Gone);
@@ -223,6 +223,83 @@ fn quarantine_outlives_a_restart() {
     put(&store, 1);
     drop(store);
     assert_eq!(open_at(dir.path(), ByteCount::gib(1)).quarantined(), []);
+}
+
+fn at(millis: i64) -> Timestamp {
+    Timestamp::from_unix_millis(millis)
+}
+
+#[test]
+fn trash_survives_restarts_and_crashes() {
+    let (store, dir) = open(ByteCount::gib(1));
+    let held: Vec<_> = (0..6).map(|n| put(&store, n)).collect();
+    for (n, (id, generation)) in held.iter().enumerate().take(5) {
+        store.delete(*id, *generation, Some(at(n as i64))).expect("held");
+    }
+    assert_eq!(store.restore(held[4].0, None).expect("there"), Restored::Back(held[4].1));
+    assert_eq!(store.purge_trash(at(0), 10).expect("no error"), 1);
+    let (usage, trash) = (store.usage(), store.trash(None, 10).expect("readable"));
+    assert_eq!((usage.chunks, usage.trash_chunks), (2, 3));
+    let check = |store: &RocksStore| {
+        assert_eq!(store.trash(None, 10).expect("readable"), trash);
+        let now = store.usage();
+        assert_eq!((now.used, now.chunks), (usage.used, usage.chunks));
+        assert_eq!((now.trash, now.trash_chunks), (usage.trash, usage.trash_chunks));
+        assert_eq!(store.get(held[1].0).expect("no error"), None);
+        assert!(store.get(held[4].0).expect("whole").is_some());
+    };
+    let crashed = crash(dir.path());
+    check(&open_at(crashed.path(), ByteCount::gib(1)));
+    drop(store);
+    let store = open_at(dir.path(), ByteCount::gib(1));
+    check(&store);
+    assert_eq!(store.purge_trash(at(1), 10).expect("no error"), 1);
+    assert_eq!(store.restore(held[2].0, Some(held[2].1)).expect("there"), Restored::Back(held[2].1));
+    assert!(store.get(held[2].0).expect("whole").is_some());
+}
+
+/// The records as builds without a trash wrote them; the format's number is the same.
+#[test]
+fn a_data_directory_from_before_there_was_trash_opens() {
+    let (store, dir) = open(ByteCount::gib(1));
+    let (id, generation) = put(&store, 1);
+    drop(store);
+    {
+        let db = open_db(dir.path(), ByteCount::gib(1)).expect("closed before");
+        let account = db.get(ACCOUNT).expect("readable").expect("there");
+        db.put(ACCOUNT, &account[..44]).expect("written");
+    }
+    let store = open_at(dir.path(), ByteCount::gib(1));
+    assert_eq!((store.usage().chunks, store.usage().trash_chunks), (1, 0));
+    assert!(store.get(id).expect("whole").is_some());
+    store.delete(id, generation, Some(at(1))).expect("held");
+    assert_eq!(store.restore(id, None).expect("there"), Restored::Back(generation));
+}
+
+#[test]
+fn purged_bytes_leave_the_disk_and_bytes_in_the_trash_do_not() {
+    let (store, dir) = open(ByteCount::mib(64));
+    let blobs = || -> u64 {
+        let files = fs::read_dir(dir.path().join("db")).expect("readable");
+        let blobs = files.flatten().filter(|file| file.path().extension().is_some_and(|e| e == "blob"));
+        blobs.filter_map(|file| file.metadata().ok()).map(|data| data.len()).sum()
+    };
+    for n in 0..40u32 {
+        let (id, bytes) = big(n);
+        let generation = store.put(id, bytes, Bytes::new()).expect("room").generation;
+        store.delete(id, generation, Some(at(n.into()))).expect("held");
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    let full = blobs();
+    assert!(full > 24 << 20, "{full} bytes of blobs");
+    for n in 0..40u32 {
+        assert_eq!(store.purge_trash(at(n.into()), 10).expect("no error"), 1);
+    }
+    let deadline = Instant::now() + Duration::from_secs(40);
+    while blobs() > 24 << 20 && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(blobs() <= 24 << 20, "{} bytes of blobs are left", blobs());
 }
 
 #[test]
@@ -257,7 +334,7 @@ fn deleted_bytes_leave_the_disk() {
         blobs.filter_map(|file| file.metadata().ok()).map(|data| data.len()).sum()
     };
     for (id, generation) in &held {
-        assert_eq!(store.delete(*id, *generation).expect("no error"), Deleted::Gone);
+        assert_eq!(store.delete(*id, *generation, None).expect("no error"), Deleted::Gone);
     }
     let deadline = Instant::now() + Duration::from_secs(40);
     while blobs() > 24 << 20 && Instant::now() < deadline {
@@ -356,7 +433,7 @@ fn a_real_disk_that_fills_up_refuses_stores_and_recovers_by_deletes() {
             assert!(store.get(*id).expect("whole").is_some());
         }
         for (id, generation) in held.drain(..).rev().take(30) {
-            assert_eq!(store.delete(id, generation).expect("a full disk deletes"), Deleted::Gone);
+            assert_eq!(store.delete(id, generation, None).expect("a full disk deletes"), Deleted::Gone);
         }
         let (id, bytes) = big(1_000);
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -365,6 +442,38 @@ fn a_real_disk_that_fills_up_refuses_stores_and_recovers_by_deletes() {
             std::thread::sleep(Duration::from_millis(200));
         }
         assert_eq!(store.get(id).expect("whole"), Some(bytes));
+    });
+}
+
+#[test]
+fn a_real_disk_full_of_trash_takes_stores_all_the_same() {
+    on_a_small_disk("a_real_disk_full_of_trash_takes_stores_all_the_same", |disk| {
+        let store = open_at(&disk.join("node"), ByteCount::gib(10));
+        let mut trashed = 0;
+        let deadline = Instant::now() + Duration::from_secs(240);
+        // Three times what the disk takes goes through the trash.
+        for n in 0..900 {
+            let (id, bytes) = big(n);
+            let stored = loop {
+                assert!(Instant::now() < deadline, "{trashed} deletes, {:?}", store.usage());
+                match store.put(id, bytes.clone(), Bytes::new()) {
+                    Ok(stored) => break stored,
+                    // Until RocksDB has given back what was purged.
+                    Err(Error::Full { .. }) => std::thread::sleep(Duration::from_millis(200)),
+                    Err(error) => panic!("{error}"),
+                }
+            };
+            assert_eq!(store.delete(id, stored.generation, Some(at(n.into()))).expect("held"), Deleted::Gone);
+            trashed += 1;
+        }
+        let usage = store.usage();
+        assert_eq!(usage.chunks, 0);
+        assert_eq!(usage.trash_chunks + usage.trash_purged, trashed);
+        assert!(usage.trash_purged > 0 && usage.trash_chunks > 0, "{usage:?}");
+        let left = store.trash(None, 1_000).expect("readable");
+        assert_eq!(left.len() as u64, usage.trash_chunks);
+        let oldest = left.first().map(|piece| piece.at.unix_millis());
+        assert_eq!(oldest, i64::try_from(usage.trash_purged).ok(), "the oldest went first");
     });
 }
 
@@ -390,7 +499,7 @@ fn a_real_disk_that_others_fill_serves_reads_and_deletes_and_recovers() {
         assert_eq!(store.usage().available, ByteCount::ZERO);
         for (id, generation) in &held[..5] {
             assert!(store.get(*id).expect("whole").is_some());
-            assert_eq!(store.delete(*id, *generation).expect("deletes go on"), Deleted::Gone);
+            assert_eq!(store.delete(*id, *generation, None).expect("deletes go on"), Deleted::Gone);
             fill();
         }
         // Until RocksDB cannot write at all: a store that is refused by the disk itself, and not by arithmetic.
@@ -402,7 +511,7 @@ fn a_real_disk_that_others_fill_serves_reads_and_deletes_and_recovers() {
                 fs::remove_file(&filler).expect("was there");
             });
             for (id, generation) in &held[5..] {
-                assert_eq!(store.delete(*id, *generation).expect("waits for space"), Deleted::Gone);
+                assert_eq!(store.delete(*id, *generation, None).expect("waits for space"), Deleted::Gone);
             }
         });
         let deadline = Instant::now() + Duration::from_secs(60);
