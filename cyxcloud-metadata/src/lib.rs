@@ -12,6 +12,7 @@ pub mod model;
 pub mod postgres;
 mod rows;
 pub mod sqlite;
+pub mod upkeep;
 
 use std::ops::Range;
 use std::time::Duration;
@@ -26,10 +27,11 @@ use model::{
     ListMultiparts, ListObjects, ListPage, Multipart, MultipartPage, NewUpload, Node, NodeHeartbeat,
     NodeStep, Object, ObjectLayout, Owner, Part, Precondition, RegisterNode, StripeLayout, Usage,
 };
+pub use upkeep::Upkeep;
 
 /// The metadata store. Every method is one transaction unless it says otherwise: all of it happens, or nothing.
 #[async_trait]
-pub trait MetadataStore: Send + Sync + std::fmt::Debug {
+pub trait MetadataStore: Upkeep + std::fmt::Debug {
     /// Which engine this is, for logs and `/ready`: `postgres` or `sqlite`.
     fn engine(&self) -> &'static str;
 

@@ -18,27 +18,16 @@ mod operators;
 mod proxy;
 #[path = "postgres/server.rs"]
 mod server;
+#[path = "postgres/upkeep.rs"]
+mod upkeep;
 
 mod conformance {
     use cyxcloud_metadata::conformance::Opened;
 
-    use std::sync::{Arc, Weak};
-
-    use tokio::sync::Mutex;
-
     use super::database::Database;
 
-    /// The promises look at nothing but their own, so those that are tested at the same time share a database.
-    static SHARED: Mutex<Weak<Database>> = Mutex::const_new(Weak::new());
-
     async fn open() -> Option<Opened> {
-        let mut shared = SHARED.lock().await;
-        let database = match shared.upgrade() {
-            Some(database) => database,
-            None => Arc::new(Database::make().await?),
-        };
-        *shared = Arc::downgrade(&database);
-        drop(shared);
+        let database = Database::make().await?;
         Some(Opened::with(database.store().await, database))
     }
 

@@ -1,16 +1,21 @@
 //! What every metadata store promises, one test per promise.
 //!
-//! An engine runs them all with [`conformance_suite!`](crate::conformance_suite). Each test makes owners, buckets and
-//! nodes of its own and looks at nothing else, so that a database may be shared and used before.
+//! An engine runs them all with [`conformance_suite!`](crate::conformance_suite). Each test is given
+//! a store of its own: what upkeep claims and counts is whatever there is.
 
+pub mod audits;
 pub mod buckets;
+pub mod garbage;
 pub mod intents;
 pub mod listing;
 pub mod multipart;
 pub mod nodes;
 pub mod objects;
 pub mod owners;
+pub mod repairs;
+pub mod scans;
 pub mod segments;
+pub mod stripes;
 pub mod usage;
 
 use std::any::Any;
@@ -65,10 +70,27 @@ impl fmt::Debug for Opened {
 macro_rules! conformance_suite {
     ($open:expr) => {
         $crate::conformance_suite! { @each $open;
+            audits::an_audit_is_kept_and_marks_its_location,
+            audits::a_late_answer_is_asked_for_again,
+            audits::a_node_is_judged_by_its_audits,
+            audits::who_cannot_be_reached_is_not_judged,
+            audits::a_sample_is_stored_and_live,
+            audits::old_audits_are_purged_and_records_stay,
+            audits::multipart_uploads_do_not_stay_for_ever,
             buckets::a_bucket_name_is_taken_once,
             buckets::buckets_are_listed_by_name_for_their_owner_only,
             buckets::a_bucket_in_use_stays,
             buckets::a_deleted_bucket_takes_nothing_more,
+            garbage::only_what_nothing_refers_to_is_condemned,
+            garbage::a_brake_changes_nothing,
+            garbage::a_freeze_stops_everything,
+            garbage::a_collected_segment_leaves_deletes,
+            garbage::a_chunk_that_is_still_named_stays,
+            garbage::a_delete_waits_for_older_uploads,
+            garbage::a_delete_waits_for_older_repairs,
+            garbage::an_orphan_waits,
+            garbage::a_compared_inventory_is_recorded,
+            garbage::old_uploads_are_purged,
             intents::a_commit_asked_again_answers_the_same,
             intents::a_failed_commit_leaves_its_intent,
             intents::a_renewed_upload_stays,
@@ -119,12 +141,28 @@ macro_rules! conformance_suite {
             owners::a_constant_keeps_its_first_value,
             owners::an_access_key_stays_with_its_owner,
             owners::the_store_answers_and_has_a_clock,
+            repairs::a_queued_stripe_is_claimed_once,
+            repairs::many_workers_never_share_a_job,
+            repairs::a_job_whose_lease_ran_out_is_anothers,
+            repairs::a_renewed_job_stays,
+            repairs::a_stripe_queued_during_its_repair_comes_back,
+            repairs::a_failed_job_waits_or_is_given_up,
+            repairs::a_finished_repair_is_recorded_whole,
+            repairs::a_repair_of_a_condemned_segment_records_nothing,
+            scans::a_change_of_a_node_asks_for_a_scan,
+            scans::maintenance_asks_for_a_scan_once,
+            scans::a_scan_goes_on_where_it_stopped,
+            scans::a_scan_begins_anew,
+            scans::a_node_shows_all_its_locations,
             segments::stripes_read_back_in_any_geometry,
             segments::the_first_stripes_come_with_the_layout,
             segments::a_range_finds_only_what_overlaps_it,
             segments::a_copy_outlives_its_source,
             segments::a_reference_to_nothing_is_refused,
             segments::a_node_that_left_holds_nothing,
+            stripes::a_stripe_shows_all_its_locations,
+            stripes::a_sweep_meets_every_stripe_once,
+            stripes::an_object_shows_its_stripes,
             usage::usage_adds_up_folded_or_not,
             usage::a_quota_is_kept,
         }

@@ -37,7 +37,7 @@ pub(super) async fn open(store: &dyn MetadataStore, place: Place, name: &str) ->
     made
 }
 
-fn new_part(place: Place, upload: UploadId, number: u32, body: &[u8]) -> CommitPart {
+pub(super) fn new_part(place: Place, upload: UploadId, number: u32, body: &[u8]) -> CommitPart {
     CommitPart {
         multipart: upload,
         number,

@@ -157,6 +157,8 @@ fn stripes(segment: &NewSegment) -> &[NewStripe] {
 }
 
 async fn insert_stripes(conn: &mut PgConnection, segment: &NewSegment, nodes: &Nodes) -> Result<(), Failure> {
+    const INSERT: &str =
+        concat!(include_str!("sql/stripes_insert.sql"), include_str!("sql/queue_conflict.sql"));
     let (mut stripe, mut chunk, mut location, mut job) =
         (Stripes::default(), Chunks::default(), Locations::default(), Jobs::default());
     for (new, index) in stripes(segment).iter().zip(0i32..) {
@@ -170,7 +172,7 @@ async fn insert_stripes(conn: &mut PgConnection, segment: &NewSegment, nodes: &N
             job.push(index, &owed);
         }
     }
-    sqlx::query(include_str!("sql/stripes_insert.sql"))
+    sqlx::query(INSERT)
         .bind(segment.id.as_uuid())
         .bind(stripe.index)
         .bind(stripe.plain_hash)

@@ -2,12 +2,16 @@
 //!
 //! Read committed, with row locks where something is decided: each statement sees what was committed before it began,
 //! so what is read after a lock is read under it. Locks are taken in one order: keys (sorted), multipart upload,
-//! segments (sorted), then rows of one's own; where two meet all the same, one is run again. No LISTEN, no advisory locks, no connection outside a
-//! transaction.
+//! segments (sorted), nodes (sorted), locations (sorted), repair jobs, then rows of one's own; where two meet all the
+//! same, one is run again. No LISTEN, no advisory locks, no connection outside a transaction.
 
+mod audits;
+mod background;
 mod commit;
 mod connect;
 mod content;
+mod deletes;
+mod garbage;
 mod listing;
 mod multipart;
 mod nodes;
@@ -15,6 +19,9 @@ mod objects;
 mod people;
 mod pool;
 mod read;
+mod repairs;
+mod scans;
+mod stripes;
 mod transact;
 mod upkeep;
 

@@ -405,7 +405,7 @@ async fn part_ranges(
         .collect()
 }
 
-async fn end(
+pub(super) async fn end(
     conn: &mut PgConnection,
     id: UploadId,
     status: &str,

@@ -11,10 +11,13 @@ use uuid::Uuid;
 
 use super::PostgresStore;
 use super::read;
+use super::repairs::queue_lost;
+use super::scans;
 use super::transact::{self, BEGIN, Failure};
 use crate::error::{Error, Result};
 use crate::model::{BadLocation, Fault, Heard, Node, NodeHeartbeat, NodeStep, RegisterNode};
 use crate::rows;
+use crate::upkeep::model::ScanReason;
 
 fn node(row: &PgRow) -> Result<Node, Failure> {
     Ok(Node {
@@ -66,10 +69,15 @@ impl PostgresStore {
     }
 
     async fn upsert(&self, new: &RegisterNode) -> Result<Node> {
+        const REGISTER: &str = concat!(
+            include_str!("sql/register_node.sql"),
+            include_str!("sql/scan_conflict.sql"),
+            ") SELECT * FROM node"
+        );
         let free = new.storage_total.saturating_sub(new.storage_reserved).saturating_sub(new.storage_used);
         transact::single(&self.pool, "register the node", |conn, _| {
             Box::pin(async move {
-                let row = sqlx::query(include_str!("sql/register_node.sql"))
+                let row = sqlx::query(REGISTER)
                     .bind(new.id.as_uuid())
                     .bind(new.public_key.as_slice())
                     .bind(rows::shown(&new.peer_id))
@@ -98,6 +106,11 @@ impl PostgresStore {
     /// Nodes are locked in order of id, so that gateways that hear the same nodes don't deadlock. Of several
     /// heartbeats of one node the last counts.
     pub(super) async fn hear(&self, beats: &[NodeHeartbeat]) -> Result<Vec<Option<Heard>>> {
+        const HEAR: &str = concat!(
+            include_str!("sql/heartbeats.sql"),
+            include_str!("sql/scan_conflict.sql"),
+            ") SELECT id, status, incarnation, now() AS now FROM heard"
+        );
         let last: std::collections::BTreeMap<Uuid, &NodeHeartbeat> =
             beats.iter().map(|beat| (beat.node.as_uuid(), beat)).collect();
         let column = |of: fn(&NodeHeartbeat) -> i64| last.values().map(|beat| of(beat)).collect::<Vec<_>>();
@@ -112,7 +125,7 @@ impl PostgresStore {
         let columns = &(ids, used, available, connections, cpu, memory, maintenance, read_only);
         let known: HashMap<Uuid, Heard> = transact::single(&self.pool, "record heartbeats", |conn, _| {
             Box::pin(async move {
-                let rows = sqlx::query(include_str!("sql/heartbeats.sql"))
+                let rows = sqlx::query(HEAR)
                     .bind(&columns.0)
                     .bind(&columns.1)
                     .bind(&columns.2)
@@ -159,6 +172,7 @@ impl PostgresStore {
                 if done.rows_affected() == 0 {
                     return Err(why_not(conn, step.node).await);
                 }
+                scans::ask(conn, step.node, scan_after(step.to)).await?;
                 Ok(())
             })
         })
@@ -188,7 +202,7 @@ impl PostgresStore {
                 }
                 let freed: Vec<(Uuid, i32)> =
                     sqlx::query_as(FREE).bind(id.as_uuid()).fetch_all(&mut *conn).await?;
-                queue_repairs(conn, freed, "node removed").await?;
+                queue_lost(conn, freed, "node removed").await?;
                 sqlx::query("DELETE FROM nodes WHERE id = $1").bind(id.as_uuid()).execute(conn).await?;
                 Ok(())
             })
@@ -210,7 +224,7 @@ impl PostgresStore {
                     .bind(bad.iter().map(|bad| fault(bad.fault)).collect::<Vec<_>>())
                     .fetch_all(&mut *conn)
                     .await?;
-                queue_repairs(conn, marked, "bad location").await
+                queue_lost(conn, marked, "bad location").await
             })
         })
         .await
@@ -239,7 +253,7 @@ impl PostgresStore {
                     .fetch_all(&mut *conn)
                     .await?;
                 let count = marked.len();
-                queue_repairs(conn, marked, "corrupt chunk").await?;
+                queue_lost(conn, marked, "corrupt chunk").await?;
                 Ok(count)
             })
         })
@@ -258,28 +272,18 @@ async fn why_not(conn: &mut PgConnection, id: NodeId) -> Failure {
     }
 }
 
+/// What a node that got there is looked through for.
+fn scan_after(status: NodeStatus) -> ScanReason {
+    match status {
+        NodeStatus::Offline => ScanReason::Offline,
+        NodeStatus::Draining => ScanReason::Draining,
+        NodeStatus::Recovering | NodeStatus::Online => ScanReason::Returned,
+    }
+}
+
 fn fault(fault: Fault) -> &'static str {
     match fault {
         Fault::Missing => "missing",
         Fault::Corrupt => "corrupt",
     }
-}
-
-/// Queues the repair of stripes that lost locations. A new statement: it counts what is left.
-async fn queue_repairs(
-    conn: &mut PgConnection,
-    stripes: Vec<(Uuid, i32)>,
-    reason: &'static str,
-) -> Result<(), Failure> {
-    if stripes.is_empty() {
-        return Ok(());
-    }
-    let (segments, indices): (Vec<Uuid>, Vec<i32>) = stripes.into_iter().unzip();
-    sqlx::query(include_str!("sql/queue_repairs.sql"))
-        .bind(segments)
-        .bind(indices)
-        .bind(reason)
-        .execute(conn)
-        .await?;
-    Ok(())
 }

@@ -1,10 +1,11 @@
 //! Reads rows into the model's types, and refuses rows that no version of this program wrote.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use cyxcloud_core::name::ObjectKey;
-use cyxcloud_core::{ByteCount, Geometry, Timestamp};
+use cyxcloud_core::{ByteCount, ChunkId, Generation, Geometry, ShardIndex, Timestamp};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
@@ -13,6 +14,7 @@ use uuid::Uuid;
 use super::transact::Failure;
 use crate::model::{Attributes, Object, StoredChecksum};
 use crate::rows;
+use crate::upkeep::model::{LocationStatus, NodeCursor, NodeLocation, StripeRef};
 
 /// The columns of [`object`], of a table `files` called `f`.
 macro_rules! object_columns {
@@ -109,4 +111,99 @@ pub(super) fn offset(row: &PgRow, column: &str) -> Result<u64, Failure> {
 /// As `BIGINT`; what is larger than any disk saturates.
 pub(super) fn int(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Longest span that SQL is asked to compute with: beyond it dates overflow, and nobody waits so long.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// As milliseconds in a column or a parameter.
+pub(super) fn millis(duration: Duration) -> i64 {
+    int(duration.min(FOREVER).as_millis() as u64)
+}
+
+/// As SQL limits rows.
+pub(super) fn limit(rows: usize) -> i64 {
+    i64::try_from(rows).unwrap_or(i64::MAX)
+}
+
+/// Rows that a statement touched.
+pub(super) fn touched(rows: u64) -> usize {
+    usize::try_from(rows).unwrap_or(usize::MAX)
+}
+
+/// `count(*)`.
+pub(super) fn total(row: &PgRow, column: &str) -> Result<u64, Failure> {
+    Ok(u64::try_from(row.try_get::<i64, _>(column)?).unwrap_or(0))
+}
+
+pub(super) fn optional_time(row: &PgRow, column: &str) -> Result<Option<Timestamp>, Failure> {
+    Ok(row.try_get::<Option<DateTime<Utc>>, _>(column)?.map(timestamp))
+}
+
+pub(super) fn chunk(row: &PgRow, column: &str) -> Result<ChunkId, Failure> {
+    Ok(ChunkId::from_bytes(hash(row, column)?))
+}
+
+/// From `incarnation` and `generation`.
+pub(super) fn generation(row: &PgRow) -> Result<Generation, Failure> {
+    Ok(Generation { incarnation: row.try_get("incarnation")?, counter: offset(row, "generation")? })
+}
+
+/// From `segment_id` and `stripe_index`.
+pub(super) fn stripe(row: &PgRow) -> Result<StripeRef, Failure> {
+    Ok(StripeRef { segment: id(row, "segment_id")?, index: count(row, "stripe_index")? })
+}
+
+/// A place in a stripe of any geometry: rows that outlive their segment don't tell which.
+pub(super) fn shard(index: i16) -> Result<ShardIndex, Failure> {
+    let widest = Geometry::new(u8::MAX, 0, 1).map_err(|error| rows::corrupt("geometry", error))?;
+    let shard = usize::try_from(index).ok().and_then(|index| widest.shard(index));
+    shard.ok_or_else(|| rows::corrupt("shard index", index).into())
+}
+
+/// From `chunk_id`, `segment_id`, `stripe_index` and `shard_index`.
+pub(super) fn place(row: &PgRow) -> Result<NodeCursor, Failure> {
+    Ok(NodeCursor {
+        chunk: chunk(row, "chunk_id")?,
+        stripe: stripe(row)?,
+        shard: shard(row.try_get("shard_index")?)?,
+    })
+}
+
+/// From the columns of [`place`], `size_bytes`, `status`, and those of [`generation`].
+pub(super) fn node_location(row: &PgRow) -> Result<NodeLocation, Failure> {
+    Ok(NodeLocation {
+        at: place(row)?,
+        size: bytes(row, "size_bytes")?,
+        generation: generation(row)?,
+        status: location_status(row.try_get("status")?)?,
+    })
+}
+
+pub(super) fn location_status(text: &str) -> Result<LocationStatus, Failure> {
+    Ok(match text {
+        "stored" => LocationStatus::Stored,
+        "missing" => LocationStatus::Missing,
+        "corrupt" => LocationStatus::Corrupt,
+        "leaving" => LocationStatus::Leaving,
+        other => return Err(rows::corrupt("status of a location", other).into()),
+    })
+}
+
+/// Places as columns of arrays: chunks, segments, stripes, shards.
+#[derive(Default)]
+pub(super) struct Places {
+    pub(super) chunk: Vec<Vec<u8>>,
+    pub(super) segment: Vec<Uuid>,
+    pub(super) stripe: Vec<i64>,
+    pub(super) shard: Vec<i16>,
+}
+
+impl Places {
+    pub(super) fn push(&mut self, at: &NodeCursor) {
+        self.chunk.push(at.chunk.as_bytes().to_vec());
+        self.segment.push(at.stripe.segment.as_uuid());
+        self.stripe.push(int(at.stripe.index.into()));
+        self.shard.push(at.shard.get() as i16);
+    }
 }

@@ -5,17 +5,10 @@ use std::time::Duration;
 use cyxcloud_core::UploadId;
 
 use super::PostgresStore;
+use super::read::{limit as rows, millis};
 use super::transact::{self, BEGIN};
 use crate::error::{Error, Result};
 use crate::model::NewUpload;
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
-fn rows(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
-}
 
 impl PostgresStore {
     /// Does not wait until the intent is on disk: a server that crashes before forgets it, and then the commit that needs

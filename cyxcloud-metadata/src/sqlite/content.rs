@@ -1,16 +1,19 @@
 //! Records what objects and parts are made of: new segments with all their rows, and references to those there are.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
-use cyxcloud_core::{ByteCount, NodeId, SegmentId};
+use cyxcloud_core::{ByteCount, NodeId};
 use rusqlite::{Connection, params};
 use uuid::Uuid;
 
 use super::engine::Done;
+use super::repairs;
 use super::row::{self, int, one, run};
 use crate::error::Error;
 use crate::model::{Content, NewLocation, NewSegment, NewShard, NewStripe, SegmentBody, SegmentRange};
 use crate::rows::{self, FileShape, SegmentShape, Standing};
+use crate::upkeep::model::StripeRef;
 
 /// What an object or part consists of, recorded or found live; and the shape that it gives a file.
 pub(super) struct Body {
@@ -134,7 +137,8 @@ fn insert_stripe(
         insert_shard(db, segment, index, shard, &standing)?;
     }
     if let Some(owed) = rows::owed(stripe, segment.geometry.data(), segment.target_tolerance, standing)? {
-        queue_repair(db, segment.id, index, owed.priority, owed.reason)?;
+        let stripe = StripeRef { segment: segment.id, index };
+        repairs::queue(db, stripe, owed.priority, Duration::ZERO, owed.reason)?;
     }
     Ok(())
 }
@@ -179,21 +183,4 @@ fn insert_shard(
 /// A number of shards or copies as SQLite takes it.
 pub(super) fn small(n: usize) -> i64 {
     int(n as u64)
-}
-
-/// Queues the repair of a stripe, or makes the one that waits as urgent as this one.
-pub(super) fn queue_repair(
-    db: &Connection,
-    segment: SegmentId,
-    stripe: u32,
-    priority: i32,
-    reason: &str,
-) -> Done<()> {
-    const INSERT: &str = "INSERT INTO repair_jobs
-        (id, segment_id, stripe_index, priority, reason, not_before, created_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)
-        ON CONFLICT (segment_id, stripe_index) WHERE status IN ('pending', 'in_progress')
-        DO UPDATE SET priority = min(priority, excluded.priority)";
-    let now = row::now().unix_millis();
-    run(db, INSERT, params![Uuid::new_v4(), segment.as_uuid(), stripe, priority, reason, now])?;
-    Ok(())
 }

@@ -3,16 +3,24 @@
 //! A write is durable when it returns: WAL with `synchronous=FULL`, one writer that groups commits. One process has
 //! the file at a time; another is refused. Not here: what the methods promise (`MetadataStore`, `conformance`).
 
+mod audits;
+mod background;
 mod buckets;
 mod commit;
 mod content;
+mod deletes;
 mod engine;
+mod garbage;
+mod inventory;
 mod multipart;
 mod nodes;
 mod objects;
 mod owners;
+mod repairs;
 mod row;
+mod scans;
 mod schema;
+mod stripes;
 mod uploads;
 
 use std::ops::Range;
@@ -272,3 +280,5 @@ impl MetadataStore for SqliteStore {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod upkeep_tests;

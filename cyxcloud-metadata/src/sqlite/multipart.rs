@@ -3,6 +3,8 @@
 //! What the parts make is computed by the caller between two looks at them: [`prepare`] reads, [`finish`] begins again
 //! if anything has changed since. Complete is O(parts) and moves rows of `part_segments`, never of chunks.
 
+use std::time::Duration;
+
 use cyxcloud_core::name::ObjectKey;
 use cyxcloud_core::{BucketId, ByteCount, UploadId};
 use rusqlite::{Connection, Row, params};
@@ -293,8 +295,35 @@ pub(super) fn abort(db: &Connection, bucket: BucketId, key: &ObjectKey, id: Uplo
     if upload.is_none() {
         return Err(Error::NoSuchUpload.into());
     }
+    give_up(db, id)
+}
+
+/// Aborts an open upload.
+fn give_up(db: &Connection, id: UploadId) -> Done<()> {
     drop_parts(db, id, "number >= ?2", 0, "multipart aborted")?;
     end(db, id, "aborted", None)
+}
+
+/// Forgets ended uploads, and aborts open ones that were opened too long ago; answers how many in all.
+pub(super) fn purge(
+    db: &Connection,
+    older: Duration,
+    open_for: Option<Duration>,
+    limit: usize,
+) -> Done<usize> {
+    const ENDED: &str = "DELETE FROM multipart_uploads WHERE rowid IN (SELECT rowid FROM multipart_uploads
+        WHERE status <> 'open' AND ended_at <= ?1 ORDER BY ended_at LIMIT ?2)";
+    const OVERDUE: &str = "SELECT id FROM multipart_uploads
+        WHERE status = 'open' AND initiated_at <= ?1 ORDER BY initiated_at LIMIT ?2";
+    let now = row::now();
+    let ended = run(db, ENDED, params![row::before(now, older), int(limit as u64)])?;
+    let Some(open_for) = open_for else { return Ok(ended) };
+    let range = params![row::before(now, open_for), int(limit.saturating_sub(ended) as u64)];
+    let overdue: Vec<UploadId> = all(db, OVERDUE, range, |row| Ok(row::id(row, 0)?))?;
+    for id in &overdue {
+        give_up(db, *id)?;
+    }
+    Ok(ended + overdue.len())
 }
 
 pub(super) fn list(db: &Connection, query: &ListMultiparts) -> Done<MultipartPage> {

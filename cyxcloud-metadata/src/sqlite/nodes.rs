@@ -1,16 +1,23 @@
 //! Storage nodes, and locations found wrong.
+//!
+//! Whatever changes what a node's locations are worth asks in the same transaction for it to be looked through
+//! (`scans`) or for their stripes to be repaired (`repairs`).
+
+use std::collections::BTreeSet;
 
 use cyxcloud_core::node::NodeStatus;
-use cyxcloud_core::{ChunkId, NodeId, SegmentId, Timestamp};
+use cyxcloud_core::{ChunkId, NodeId, Timestamp};
 use rusqlite::{Connection, Row, params};
 use uuid::Uuid;
 
-use super::content::{queue_repair, small};
+use super::content::small;
 use super::engine::Done;
-use super::row::{self, all, exists, int, number, one, run};
+use super::row::{self, AUDIT_RECORD, all, exists, int, one, run};
+use super::{repairs, scans};
 use crate::error::Error;
 use crate::model::{BadLocation, Fault, Heard, Node, NodeHeartbeat, NodeStep, RegisterNode};
 use crate::rows::corrupt;
+use crate::upkeep::model::{NodeUpkeep, ScanReason, StripeRef};
 
 const NODE: &str = "id, public_key, peer_id, label, name, grpc_address, metrics_address, incarnation, storage_total,
     storage_reserved, storage_used, storage_available, status, status_changed_at, last_heartbeat, first_offline_at,
@@ -33,7 +40,7 @@ fn node(row: &Row<'_>) -> Done<Node> {
         status: status_of(row, 12)?,
         status_changed_at: row::time(row, 13)?,
         last_heartbeat: row::time(row, 14)?,
-        first_offline_at: row.get::<_, Option<i64>>(15)?.map(cyxcloud_core::Timestamp::from_unix_millis),
+        first_offline_at: row::some_time(row, 15)?,
         failure_count: row::count(row, 16)?,
         region: row.get(17)?,
         operator: row.get(18)?,
@@ -55,8 +62,26 @@ pub(super) fn list(db: &Connection) -> Done<Vec<Node>> {
     all(db, &format!("SELECT {NODE} FROM nodes ORDER BY id"), [], node)
 }
 
+pub(super) fn upkeep(db: &Connection) -> Done<Vec<NodeUpkeep>> {
+    let select = format!(
+        "SELECT id, status, status_changed_at, quarantined, reconciled_at, location_count, {AUDIT_RECORD}
+         FROM nodes ORDER BY id"
+    );
+    all(db, &select, [], |row| {
+        Ok(NodeUpkeep {
+            node: row::id(row, 0)?,
+            status: status_of(row, 1)?,
+            status_changed_at: row::time(row, 2)?,
+            quarantined: row.get(3)?,
+            reconciled_at: row::some_time(row, 4)?,
+            locations: row::count(row, 5)?,
+            audits: row::audit_record(row, 6)?,
+        })
+    })
+}
+
 pub(super) fn register(db: &Connection, new: &RegisterNode) -> Done<Node> {
-    const KNOWN: &str = "SELECT id FROM nodes WHERE public_key = ?1";
+    const KNOWN: &str = "SELECT id, status, incarnation FROM nodes WHERE public_key = ?1";
     const TAKEN: &str = "SELECT 1 FROM nodes WHERE (id = ?1 OR peer_id = ?2) AND public_key <> ?3";
     const PUT: &str = "INSERT INTO nodes (id, public_key, peer_id, label, name, grpc_address, metrics_address,
             incarnation, storage_total, storage_reserved, storage_used, storage_available, region, operator, subnet,
@@ -69,7 +94,9 @@ pub(super) fn register(db: &Connection, new: &RegisterNode) -> Done<Node> {
             status_changed_at = CASE WHEN status IN ('offline', 'draining') THEN ?18 ELSE status_changed_at END,
             last_heartbeat = ?18";
     let key = new.public_key.as_slice();
-    let id = one(db, KNOWN, [key], |row| Ok(row::id(row, 0)?))?.unwrap_or(new.id);
+    let known: Option<(NodeId, NodeStatus, Uuid)> =
+        one(db, KNOWN, [key], |row| Ok((row::id(row, 0)?, status_of(row, 1)?, row.get(2)?)))?;
+    let id = known.map_or(new.id, |(id, ..)| id);
     if exists(db, TAKEN, params![id.as_uuid(), new.peer_id, key])? {
         return Err(Error::NodeConflict.into());
     }
@@ -98,39 +125,54 @@ pub(super) fn register(db: &Connection, new: &RegisterNode) -> Done<Node> {
             row::now().unix_millis(),
         ],
     )?;
+    // A new node holds nothing yet that could be looked for.
+    if let Some((id, before, incarnation)) = known {
+        if incarnation != new.incarnation {
+            scans::queue(db, id, ScanReason::NewIncarnation)?;
+        } else if matches!(before, NodeStatus::Offline | NodeStatus::Draining) {
+            scans::queue(db, id, ScanReason::Returned)?;
+        }
+    }
     let registered = one(db, &format!("SELECT {NODE} FROM nodes WHERE id = ?1"), [id.as_uuid()], node)?;
     Ok(registered.expect("it was just put there"))
 }
 
 pub(super) fn heartbeats(db: &Connection, beats: &[NodeHeartbeat]) -> Done<Vec<Option<Heard>>> {
+    let now = row::now();
+    beats.iter().map(|beat| heartbeat(db, beat, now)).collect()
+}
+
+fn heartbeat(db: &Connection, beat: &NodeHeartbeat, now: Timestamp) -> Done<Option<Heard>> {
+    const PAUSED: &str = "SELECT maintenance FROM nodes WHERE id = ?1";
     const BEAT: &str =
         "UPDATE nodes SET last_heartbeat = ?2, storage_used = ?3, storage_available = ?4, cpu_usage = ?5,
         memory_usage = ?6, active_connections = ?7, maintenance = ?8, read_only = ?9 WHERE id = ?1
         RETURNING status, incarnation";
-    let now = row::now().unix_millis();
+    let paused: Option<bool> = one(db, PAUSED, [beat.node.as_uuid()], |row| Ok(row.get(0)?))?;
+    let Some(paused) = paused else { return Ok(None) };
     let finite = |percent: f64| if percent.is_finite() { percent } else { 0.0 }; // SQLite keeps NaN as NULL
-    let beat = |beat: &NodeHeartbeat| {
-        one(
-            db,
-            BEAT,
-            params![
-                beat.node.as_uuid(),
-                now,
-                beat.storage_used.as_i64(),
-                beat.storage_available.as_i64(),
-                finite(beat.cpu_usage),
-                finite(beat.memory_usage),
-                int(beat.active_connections),
-                beat.maintenance,
-                beat.read_only,
-            ],
-            |row| {
-                let now = Timestamp::from_unix_millis(now);
-                Ok(Heard { status: status_of(row, 0)?, incarnation: row.get(1)?, now })
-            },
-        )
-    };
-    beats.iter().map(beat).collect()
+    let heard = one(
+        db,
+        BEAT,
+        params![
+            beat.node.as_uuid(),
+            now.unix_millis(),
+            beat.storage_used.as_i64(),
+            beat.storage_available.as_i64(),
+            finite(beat.cpu_usage),
+            finite(beat.memory_usage),
+            int(beat.active_connections),
+            beat.maintenance,
+            beat.read_only,
+        ],
+        |row| Ok(Heard { status: status_of(row, 0)?, incarnation: row.get(1)?, now }),
+    )?;
+    match (paused, beat.maintenance) {
+        (false, true) => scans::queue(db, beat.node, ScanReason::Maintenance)?,
+        (true, false) => scans::queue(db, beat.node, ScanReason::Returned)?,
+        (true, true) | (false, false) => {}
+    }
+    Ok(heard)
 }
 
 /// Why a guarded change of a node touched no row.
@@ -148,7 +190,7 @@ pub(super) fn step(db: &Connection, step: &NodeStep) -> Done<()> {
     let now = row::now().unix_millis();
     match run(db, STEP, params![step.node.as_uuid(), step.from.as_str(), step.to.as_str(), now])? {
         0 => refused(db, step.node),
-        _ => Ok(()),
+        _ => scans::queue(db, step.node, scans::because_of(step.to)),
     }
 }
 
@@ -164,17 +206,13 @@ pub(super) fn remove(db: &Connection, id: NodeId) -> Done<()> {
     if !exists(db, DRAINING, params![id.as_uuid(), NodeStatus::Draining.as_str()])? {
         return refused(db, id);
     }
-    let mut left: Vec<(SegmentId, u32)> = all(db, STRIPES, [id.as_uuid()], |row| {
+    let left = all(db, STRIPES, [id.as_uuid()], |row| {
         let usable = row.get_ref(2)?.as_str().is_ok_and(|status| status == "stored");
-        Ok(usable.then_some((row::id(row, 0)?, row::count(row, 1)?)))
-    })?
-    .into_iter()
-    .flatten()
-    .collect();
-    left.sort_unstable();
-    left.dedup();
-    for (segment, stripe) in left {
-        queue(db, segment, stripe, "node removed")?;
+        Ok(usable.then_some(row::stripe(row, 0)?))
+    })?;
+    let left: BTreeSet<StripeRef> = left.into_iter().flatten().collect();
+    for stripe in left {
+        repairs::queue_lost(db, stripe, "node removed")?;
     }
     run(db, "DELETE FROM nodes WHERE id = ?1", [id.as_uuid()])?;
     Ok(())
@@ -197,7 +235,8 @@ pub(super) fn report_bad(db: &Connection, bad: &[BadLocation]) -> Done<()> {
         let (segment, shard, node) = (at.segment.as_uuid(), small(at.shard.get()), at.node.as_uuid());
         let status = status(at.fault);
         if run(db, MARK, params![segment, at.stripe, shard, node, status])? > 0 {
-            queue(db, at.segment, at.stripe, status)?;
+            let stripe = StripeRef { segment: at.segment, index: at.stripe };
+            repairs::queue_lost(db, stripe, status)?;
         }
     }
     Ok(())
@@ -208,26 +247,12 @@ pub(super) fn report_corrupt(db: &Connection, node: NodeId, chunks: &[ChunkId]) 
         WHERE node_id = ?1 AND chunk_id = ?2 AND status IN ('stored', 'leaving') RETURNING segment_id, stripe_index";
     let mut marked = 0;
     for chunk in chunks {
-        let found: Vec<(Uuid, u32)> =
-            all(db, MARK, params![node.as_uuid(), chunk.as_bytes().as_slice()], |row| {
-                Ok((row.get(0)?, row.get(1)?))
-            })?;
-        for (segment, stripe) in &found {
-            queue(db, SegmentId::from(*segment), *stripe, "corrupt")?;
+        let found =
+            all(db, MARK, params![node.as_uuid(), chunk.as_bytes().as_slice()], |row| row::stripe(row, 0))?;
+        for stripe in &found {
+            repairs::queue_lost(db, *stripe, "corrupt")?;
         }
         marked += found.len();
     }
     Ok(marked)
-}
-
-/// Queues the repair of a stripe that lost a location, by what it can still lose.
-fn queue(db: &Connection, segment: SegmentId, stripe: u32, reason: &str) -> Done<()> {
-    // Coded: distinct shards beyond those needed. Copied: copies beyond one.
-    const LEFT: &str = "SELECT CASE WHEN s.parity_shards = 0 AND s.data_shards = 1 THEN count(l.node_id)
-            ELSE count(DISTINCT l.shard_index) END - s.data_shards
-        FROM segments s LEFT JOIN chunk_locations l
-            ON l.segment_id = s.id AND l.stripe_index = ?2 AND l.status = 'stored'
-        WHERE s.id = ?1";
-    let left = number(db, LEFT, params![segment.as_uuid(), stripe])?;
-    queue_repair(db, segment, stripe, i32::try_from(left.max(0)).unwrap_or(i32::MAX), reason)
 }

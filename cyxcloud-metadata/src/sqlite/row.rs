@@ -1,8 +1,8 @@
 //! Columns to values: ids are 16 bytes, times milliseconds, JSON text.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use cyxcloud_core::{ByteCount, Timestamp};
+use cyxcloud_core::{ByteCount, ChunkId, Generation, Geometry, ShardIndex, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 use uuid::Uuid;
 
@@ -10,11 +10,22 @@ use super::engine::Done;
 use crate::error::Result;
 use crate::model::{Attributes, Bucket, Object, Owner, Usage};
 use crate::rows::{self, corrupt};
+use crate::upkeep::model::{AuditRecord, LocationStatus, NodeCursor, StripeRef};
 
 /// The database's clock: SQLite has none but this process's.
 pub(super) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::default().plus(since)
+}
+
+/// So long after a time, as columns hold it.
+pub(super) fn after(time: Timestamp, delay: Duration) -> i64 {
+    time.plus(delay).unix_millis()
+}
+
+/// So long before a time, as columns hold it.
+pub(super) fn before(time: Timestamp, age: Duration) -> i64 {
+    time.unix_millis().saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// A column that holds an id.
@@ -30,6 +41,11 @@ pub(super) fn bytes(row: &Row<'_>, column: usize) -> rusqlite::Result<ByteCount>
 /// A column that holds a time.
 pub(super) fn time(row: &Row<'_>, column: usize) -> rusqlite::Result<Timestamp> {
     row.get(column).map(Timestamp::from_unix_millis)
+}
+
+/// A column that holds a time, or none.
+pub(super) fn some_time(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
+    Ok(row.get::<_, Option<i64>>(column)?.map(Timestamp::from_unix_millis))
 }
 
 /// A column that holds a Blake3 hash.
@@ -92,6 +108,63 @@ pub(super) fn number(connection: &Connection, sql: &str, params: impl Params) ->
     let found =
         connection.prepare_cached(sql)?.query_row(params, |row| row.get::<_, Option<i64>>(0)).optional()?;
     Ok(found.flatten().unwrap_or(0))
+}
+
+/// A column that holds the id of a chunk.
+pub(super) fn chunk(row: &Row<'_>, column: usize) -> Done<ChunkId> {
+    Ok(ChunkId::from_bytes(hash(row, column)?))
+}
+
+/// A column that holds the place of a shard, where its geometry is not at hand: its segment may be gone.
+pub(super) fn shard(row: &Row<'_>, column: usize) -> Done<ShardIndex> {
+    let place: usize = count(row, column)?;
+    let widest = Geometry::coded(u8::MAX, 0).map_err(|e| corrupt("geometry", e))?;
+    Ok(widest.shard(place).ok_or_else(|| corrupt("shard", place))?)
+}
+
+/// Columns `incarnation, generation`.
+pub(super) fn generation(row: &Row<'_>, first: usize) -> Done<Generation> {
+    Ok(Generation { incarnation: row.get(first)?, counter: count(row, first + 1)? })
+}
+
+/// Columns `segment_id, stripe_index`.
+pub(super) fn stripe(row: &Row<'_>, first: usize) -> Done<StripeRef> {
+    Ok(StripeRef { segment: id(row, first)?, index: count(row, first + 1)? })
+}
+
+/// Columns `chunk_id, segment_id, stripe_index, shard_index`.
+pub(super) fn cursor(row: &Row<'_>, first: usize) -> Done<NodeCursor> {
+    Ok(NodeCursor {
+        chunk: chunk(row, first)?,
+        stripe: stripe(row, first + 1)?,
+        shard: shard(row, first + 3)?,
+    })
+}
+
+/// The column `status` of `chunk_locations`.
+pub(super) fn location_status(row: &Row<'_>, column: usize) -> Done<LocationStatus> {
+    match row.get_ref(column)?.as_str().map_err(|e| corrupt("location status", e))? {
+        "stored" => Ok(LocationStatus::Stored),
+        "missing" => Ok(LocationStatus::Missing),
+        "corrupt" => Ok(LocationStatus::Corrupt),
+        "leaving" => Ok(LocationStatus::Leaving),
+        other => Err(corrupt("location status", other).into()),
+    }
+}
+
+/// What [`audit_record`] reads.
+pub(super) const AUDIT_RECORD: &str = "audit_alpha, audit_beta, audits_proven, audits_failed, last_audit";
+
+/// A node's record in audits; without weights before the first one.
+pub(super) fn audit_record(row: &Row<'_>, first: usize) -> Done<AuditRecord> {
+    let weight = |column| Ok::<_, rusqlite::Error>(row.get::<_, Option<f64>>(column)?.unwrap_or(0.0));
+    Ok(AuditRecord {
+        alpha: weight(first)?,
+        beta: weight(first + 1)?,
+        proven: count(row, first + 2)?,
+        failed: count(row, first + 3)?,
+        last_audit: some_time(row, first + 4)?,
+    })
 }
 
 /// What [`owner`] reads.

@@ -19,11 +19,14 @@ pub enum SqliteConfig {
 }
 
 /// In order; the database's `user_version` says how many it has seen.
-const MIGRATIONS: &[&str] = &[include_str!("../../../migrations/sqlite/0001_initial.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../../migrations/sqlite/0001_initial.sql"),
+    include_str!("../../../migrations/sqlite/0002_upkeep.sql"),
+];
 
 const READERS: usize = 4;
 /// Prepared statements that a connection keeps: more than there are in this module.
-const STATEMENTS: usize = 128;
+const STATEMENTS: usize = 256;
 /// How long to wait for somebody's shell that looks into the file.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
 const OPENING: &str = "open the metadata database";

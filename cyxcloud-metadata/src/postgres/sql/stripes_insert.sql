@@ -15,6 +15,5 @@ WITH stripe AS (
     FROM unnest($11::integer[], $12::smallint[], $13::uuid[], $14::bytea[], $15::uuid[], $16::bigint[],
                 $17::bytea[], $18::timestamptz[]) l
 )
-INSERT INTO repair_jobs (segment_id, stripe_index, priority, reason)
-SELECT $1, j.* FROM unnest($19::integer[], $20::integer[], $21::text[]) j
-ON CONFLICT (segment_id, stripe_index) WHERE status IN ('pending', 'in_progress') DO NOTHING
+INSERT INTO repair_jobs AS j (segment_id, stripe_index, priority, reason)
+SELECT $1, o.* FROM unnest($19::integer[], $20::integer[], $21::text[]) o

@@ -1,0 +1,302 @@
+//! Audits: what is kept of them, what they say of locations and nodes, who still owes an answer. And what is purged.
+
+use std::time::Duration;
+
+use cyxcloud_core::node::NodeStatus::{Draining, Online};
+use cyxcloud_core::{ByteCount, ChunkId, NodeId, ShardIndex, Timestamp};
+use uuid::Uuid;
+
+use super::stripes::{LONG, at, coded, condemn, state, stored, tick, until};
+use super::{Place, online_nodes, place};
+use crate::model::{BadLocation, CommitPart, Content, Fault, NewSegment, NodeStep, Part, SegmentBody};
+use crate::upkeep::model::{
+    AuditEvent, AuditOutcome, AuditRecord, Contained, LocationStatus, NodeCursor, NodeLocation, NodeUpkeep,
+};
+use crate::{Error, MetadataStore};
+
+/// Where the segment's stripe has a shard: on the node of the same number.
+fn cursor(segment: &NewSegment, stripe: u32, shard: usize) -> NodeCursor {
+    let SegmentBody::Stripes(stripes) = &segment.body else { panic!("made of stripes") };
+    let shard = &stripes[stripe as usize].shards[shard];
+    NodeCursor { chunk: shard.chunk, stripe: at(segment, stripe), shard: shard.index }
+}
+
+fn event(node: NodeId, at: NodeCursor, outcome: AuditOutcome) -> AuditEvent {
+    AuditEvent {
+        round: Uuid::from_u128(7),
+        node,
+        at,
+        slice: 16..64,
+        outcome,
+        again: false,
+        when: Timestamp::default(),
+    }
+}
+
+fn again(node: NodeId, at: NodeCursor, outcome: AuditOutcome) -> AuditEvent {
+    AuditEvent { again: true, ..event(node, at, outcome) }
+}
+
+/// Of a judge who leaves all as it is.
+async fn record(store: &dyn MetadataStore, events: &[AuditEvent], again_after: Duration) {
+    store.record_audits(events, again_after, &|record, _| (*record, None)).await.expect("record audits");
+}
+
+async fn events(store: &dyn MetadataStore, node: Option<NodeId>) -> Vec<AuditEvent> {
+    let mut events = store.audit_events(node, 100).await.expect("read audits");
+    assert!(events.is_sorted_by(|newer, older| newer.when >= older.when));
+    for event in &mut events {
+        assert!(event.when > Timestamp::default());
+        event.when = Timestamp::default();
+    }
+    events
+}
+
+async fn upkeep(store: &dyn MetadataStore, node: NodeId) -> NodeUpkeep {
+    let nodes = store.nodes_upkeep().await.expect("read the nodes");
+    nodes.into_iter().find(|upkeep| upkeep.node == node).expect("known")
+}
+
+/// A proof says when; what is lost or wrong is not read again and waits for its repair.
+pub async fn an_audit_is_kept_and_marks_its_location(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    let segment = stored(store, place, "k", 2, &nodes).await;
+    let outcomes = [AuditOutcome::Proven, AuditOutcome::Lost, AuditOutcome::Wrong];
+    let before = store.now().await.expect("now");
+    let mut want = Vec::new();
+    for (shard, outcome) in outcomes.into_iter().enumerate() {
+        want.insert(0, event(nodes[shard], cursor(&segment, 1, shard), outcome));
+        record(store, &want[..1], LONG).await;
+        tick(store).await;
+    }
+    assert_eq!(events(store, None).await, want);
+    assert_eq!(events(store, Some(nodes[1])).await, want[1..2]);
+    assert!(events(store, Some(nodes[3])).await.is_empty());
+    assert_eq!(store.audit_events(None, 2).await.expect("read").len(), 2);
+    let locations = state(store, at(&segment, 1)).await.expect("live").locations;
+    let statuses: Vec<LocationStatus> = locations.iter().map(|at| at.status).collect();
+    use LocationStatus::{Corrupt, Missing, Stored};
+    assert_eq!(statuses, [Stored, Missing, Corrupt, Stored, Stored]);
+    assert!(locations[0].proven_at.is_some_and(|proven| proven >= before));
+    let queue = store.repair_queue().await.expect("look");
+    assert_eq!((queue.due, queue.pending.into_iter().collect::<Vec<_>>()), (1, vec![(0, 1)]));
+    let job =
+        until("its repair can be claimed", async || store.claim_repairs(1, LONG).await.expect("claim").pop())
+            .await;
+    assert_eq!(job.stripe, at(&segment, 1));
+}
+
+/// Not before its time, by one who asks, with the number of times that it was late; until it is answered.
+pub async fn a_late_answer_is_asked_for_again(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    let segment = stored(store, place, "k", 2, &nodes).await;
+    let (node, at) = (nodes[3], cursor(&segment, 1, 3));
+    let claim = async |lease| store.claim_contained(10, lease).await.expect("claim");
+    let claimed = async |lease| until("it can be claimed", async || claim(lease).await.pop()).await;
+    record(store, &[event(node, at, AuditOutcome::Late)], LONG).await;
+    tick(store).await;
+    assert!(claim(LONG).await.is_empty());
+    record(store, &[again(node, at, AuditOutcome::Late)], Duration::ZERO).await;
+    let want = Contained { node, at, size: ByteCount::bytes(65), slice: 16..64, attempts: 2 };
+    assert_eq!(claimed(Duration::ZERO).await, want);
+    assert_eq!(claimed(LONG).await, want, "the lease ran out");
+    assert!(claim(LONG).await.is_empty());
+    assert_eq!(state(store, at.stripe).await.expect("live").locations[3].status, LocationStatus::Stored);
+    record(store, &[again(node, at, AuditOutcome::Late)], Duration::ZERO).await;
+    let third = claimed(Duration::ZERO).await;
+    assert_eq!(third.attempts, 3);
+    // Neither says that the answer came.
+    record(store, &[again(node, at, AuditOutcome::Unreachable)], LONG).await;
+    record(store, &[event(node, at, AuditOutcome::Proven)], LONG).await;
+    assert_eq!(claimed(Duration::ZERO).await, third);
+    record(store, &[again(node, at, AuditOutcome::Proven)], LONG).await;
+    tick(store).await;
+    assert!(claim(LONG).await.is_empty());
+    record(store, &[event(node, at, AuditOutcome::Late)], Duration::ZERO).await;
+    assert_eq!(claimed(Duration::ZERO).await.attempts, 1);
+    record(store, &[again(node, at, AuditOutcome::Wrong)], Duration::ZERO).await;
+    tick(store).await;
+    assert!(claim(LONG).await.is_empty());
+    assert_eq!(state(store, at.stripe).await.expect("live").locations[3].status, LocationStatus::Corrupt);
+}
+
+/// Such that the order of events shows.
+fn judge(before: &AuditRecord, event: &AuditEvent) -> (AuditRecord, Option<bool>) {
+    match event.outcome {
+        AuditOutcome::Proven => {
+            let (alpha, proven) = (before.alpha * 2.0 + 1.0, before.proven + 1);
+            (AuditRecord { alpha, proven, ..*before }, Some(false))
+        }
+        AuditOutcome::Lost | AuditOutcome::Wrong => {
+            let (beta, failed) = (before.beta + 0.25, before.failed + 1);
+            (AuditRecord { beta, failed, ..*before }, Some(true))
+        }
+        AuditOutcome::Late => (*before, None),
+        AuditOutcome::Unreachable => panic!("it says nothing"),
+    }
+}
+
+/// One event after the other; whether the node is held back from new data follows the verdict.
+pub async fn a_node_is_judged_by_its_audits(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    let segment = stored(store, place, "k", 4, &nodes).await;
+    let at = |node: usize, stripe: u32, outcome| event(nodes[node], cursor(&segment, stripe, node), outcome);
+    let rounds = async |events: &[AuditEvent]| {
+        store.record_audits(events, LONG, &judge).await.expect("record audits");
+    };
+    let known = async |node: usize| {
+        let upkeep = upkeep(store, nodes[node]).await;
+        let listed = store.nodes().await.expect("list nodes");
+        assert!(listed.iter().any(|at| at.id == upkeep.node && at.quarantined == upkeep.quarantined));
+        let AuditRecord { alpha, beta, proven, failed, last_audit } = upkeep.audits;
+        (alpha, beta, proven, failed, upkeep.quarantined, last_audit.is_some())
+    };
+    assert_eq!(known(0).await, (0.0, 0.0, 0, 0, false, false));
+    let before = store.now().await.expect("now");
+    rounds(&[
+        at(0, 0, AuditOutcome::Proven),
+        at(1, 0, AuditOutcome::Lost),
+        at(0, 1, AuditOutcome::Proven),
+        at(0, 2, AuditOutcome::Unreachable),
+        at(2, 0, AuditOutcome::Unreachable),
+        at(1, 1, AuditOutcome::Late),
+    ])
+    .await;
+    assert_eq!(known(0).await, (3.0, 0.0, 2, 0, false, true));
+    assert_eq!(known(1).await, (0.0, 0.25, 0, 1, true, true));
+    assert_eq!(known(2).await, (0.0, 0.0, 0, 0, false, false));
+    assert!(upkeep(store, nodes[0]).await.audits.last_audit.is_some_and(|last| last >= before));
+    rounds(&[at(1, 2, AuditOutcome::Wrong), at(1, 3, AuditOutcome::Proven)]).await;
+    assert_eq!(known(1).await, (1.0, 0.5, 1, 2, false, true));
+    rounds(&[at(1, 3, AuditOutcome::Proven), at(1, 3, AuditOutcome::Lost)]).await;
+    rounds(&[at(1, 3, AuditOutcome::Late)]).await;
+    assert_eq!(known(1).await, (3.0, 0.75, 2, 3, true, true));
+    // Of many who judge at once, each counts.
+    let many = [at(4, 0, AuditOutcome::Proven)];
+    futures::future::join_all((0..6).map(|_| rounds(&many))).await;
+    assert_eq!(known(4).await, (63.0, 0.0, 6, 0, false, true));
+    rounds(&[]).await;
+}
+
+/// Nobody is judged by it, and nothing is marked; it is kept.
+pub async fn who_cannot_be_reached_is_not_judged(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    let segment = stored(store, place, "k", 1, &nodes).await;
+    let before = (upkeep(store, nodes[0]).await, state(store, at(&segment, 0)).await);
+    let unreachable = event(nodes[0], cursor(&segment, 0, 0), AuditOutcome::Unreachable);
+    store.record_audits(std::slice::from_ref(&unreachable), LONG, &judge).await.expect("record audits");
+    assert_eq!((upkeep(store, nodes[0]).await, state(store, at(&segment, 0)).await), before);
+    assert!(store.repair_queue().await.expect("look").pending.is_empty());
+    assert!(store.claim_contained(10, LONG).await.expect("claim").is_empty());
+    assert_eq!(events(store, Some(nodes[0])).await, [unreachable]);
+}
+
+/// The least id that is greater.
+fn past(chunk: ChunkId) -> ChunkId {
+    let mut bytes = *chunk.as_bytes();
+    let last = bytes.iter().rposition(|byte| *byte < u8::MAX).expect("no hash is the last of all");
+    bytes[last] += 1;
+    bytes[last + 1..].fill(0);
+    ChunkId::from_bytes(bytes)
+}
+
+/// Wherever it begins to look, and round the end.
+pub async fn a_sample_is_stored_and_live(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 6).await;
+    let segment = stored(store, place, "k", 5, &nodes[..5]).await;
+    let gone = stored(store, place, "gone", 3, &nodes[..5]).await;
+    let first: ShardIndex = coded().shard(0).expect("exists");
+    let bad =
+        |stripe, fault| BadLocation { segment: segment.id, stripe, shard: first, node: nodes[0], fault };
+    store.report_bad_locations(&[bad(1, Fault::Missing), bad(3, Fault::Corrupt)]).await.expect("report");
+    place.delete(store, &["gone"]).await;
+    condemn(store).await;
+    assert_eq!(state(store, at(&gone, 0)).await, None);
+    let mut want: Vec<NodeLocation> = store.node_locations(nodes[0], None, 100).await.expect("look");
+    want.retain(|place| place.at.stripe.segment == segment.id && place.status == LocationStatus::Stored);
+    assert_eq!(want.len(), 3);
+    let sample = async |chunk| store.sample_location(nodes[0], chunk).await.expect("look");
+    assert_eq!(sample(ChunkId::from_bytes([0; 32])).await.as_ref(), want.first());
+    for (index, place) in want.iter().enumerate() {
+        assert_eq!(sample(place.at.chunk).await.as_ref(), Some(place));
+        assert_eq!(sample(past(place.at.chunk)).await.as_ref(), Some(&want[(index + 1) % 3]));
+    }
+    let nothing = store.sample_location(nodes[5], want[0].at.chunk).await.expect("look");
+    assert_eq!(nothing, None);
+}
+
+/// What they made of a node stays; and they outlive it.
+pub async fn old_audits_are_purged_and_records_stay(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    let segment = stored(store, place, "k", 3, &nodes).await;
+    for stripe in 0..3 {
+        let event = event(nodes[0], cursor(&segment, stripe, 0), AuditOutcome::Proven);
+        store.record_audits(&[event], LONG, &judge).await.expect("record audits");
+    }
+    let late = event(nodes[1], cursor(&segment, 0, 1), AuditOutcome::Late);
+    record(store, std::slice::from_ref(&late), Duration::ZERO).await;
+    let record = upkeep(store, nodes[0]).await.audits;
+    assert_eq!(store.purge_audits(LONG, 10).await.expect("purge"), 0);
+    until("old ones can be dropped", async || {
+        (store.purge_audits(Duration::ZERO, 2).await.expect("purge") == 2).then_some(())
+    })
+    .await;
+    assert_eq!(events(store, None).await.len(), 2);
+    store.step_node(&NodeStep { node: nodes[1], from: Online, to: Draining }).await.expect("step");
+    store.remove_node(nodes[1]).await.expect("remove");
+    assert_eq!(events(store, Some(nodes[1])).await, [late]);
+    assert!(store.claim_contained(10, LONG).await.expect("claim").is_empty());
+    tick(store).await;
+    assert_eq!(store.purge_audits(Duration::ZERO, 10).await.expect("purge"), 2);
+    assert!(events(store, None).await.is_empty());
+    assert_eq!(upkeep(store, nodes[0]).await.audits, record);
+}
+
+async fn part(store: &dyn MetadataStore, place: Place, upload: cyxcloud_core::UploadId) -> Part {
+    let part = CommitPart {
+        multipart: upload,
+        number: 1,
+        intent: None,
+        size: ByteCount::bytes(4),
+        etag: Uuid::new_v4().simple().to_string(),
+        content_hash: *ChunkId::of(b"part").as_bytes(),
+        checksums: Vec::new(),
+        content: Content::New(place.inline(b"part")),
+    };
+    store.commit_part(&part).await.expect("commit a part")
+}
+
+/// Those that ended are forgotten; those that nobody ends are aborted, and what they hold becomes garbage.
+pub async fn multipart_uploads_do_not_stay_for_ever(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let open = super::multipart::open(store, place, "open").await;
+    let ended = super::multipart::open(store, place, "ended").await;
+    let made = part(store, place, open.id).await;
+    store.abort_multipart(place.bucket, &ended.key, ended.id).await.expect("abort");
+    let purge = async |older, open_for| store.purge_multiparts(older, open_for, 10).await.expect("purge");
+    let one = async |older, open_for| {
+        until("one is purged", async || (purge(older, open_for).await == 1).then_some(())).await;
+    };
+    assert_eq!(purge(LONG, None).await, 0);
+    assert_eq!(purge(LONG, Some(LONG)).await, 0);
+    one(Duration::ZERO, None).await;
+    assert_eq!(purge(Duration::ZERO, None).await, 0, "open ones stay");
+    assert_eq!(store.multipart(open.id).await.expect("read"), Some(open.clone()));
+    assert_eq!(store.list_parts(open.id, 0, 10).await.expect("list"), [made]);
+    assert_eq!(store.gc_state().await.expect("look").candidates, 0);
+    one(LONG, Some(Duration::ZERO)).await;
+    assert_eq!(store.multipart(open.id).await.expect("read"), None);
+    let parts = store.list_parts(open.id, 0, 10).await;
+    assert!(matches!(parts, Err(Error::NoSuchUpload)), "{parts:?}");
+    assert_eq!(store.gc_state().await.expect("look").candidates, 1);
+    assert_eq!(purge(LONG, Some(Duration::ZERO)).await, 0);
+    one(Duration::ZERO, None).await;
+    let gone = store.abort_multipart(place.bucket, &open.key, open.id).await;
+    assert!(matches!(gone, Err(Error::NoSuchUpload)), "{gone:?}");
+}

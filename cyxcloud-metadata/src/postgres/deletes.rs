@@ -1,0 +1,114 @@
+//! Chunks that go from nodes: orphans that were seen long enough, deletes claimed and settled.
+//!
+//! One goes only when no location names (node, chunk) and when no upload and no repair is under way that began at or
+//! before the entry: what begins later stores a newer generation, which the node keeps although it is told to delete.
+//! Nothing goes while frozen.
+//! Not here: what makes entries besides orphans (`garbage`, `repairs`).
+
+use std::time::Duration;
+
+use cyxcloud_core::Timestamp;
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+
+use super::PostgresStore;
+use super::read;
+use super::transact::{self, Failure};
+use crate::error::Result;
+use crate::upkeep::model::{ChunkDelete, DeleteOutcome};
+
+fn delete(row: &PgRow) -> Result<ChunkDelete, Failure> {
+    Ok(ChunkDelete {
+        id: row.try_get("id")?,
+        node: read::id(row, "node_id")?,
+        chunk: read::chunk(row, "chunk_id")?,
+        generation: read::generation(row)?,
+        attempts: read::count(row, "attempts")?,
+    })
+}
+
+impl PostgresStore {
+    pub(super) async fn hand_over_orphans(&self, grace: Duration, limit: usize) -> Result<usize> {
+        const CONDEMN: &str =
+            concat!(include_str!("sql/condemn_orphans.sql"), include_str!("sql/delete_conflict.sql"));
+        transact::single(&self.pool, "condemn orphans", |conn, _| {
+            Box::pin(async move {
+                let done = sqlx::query(CONDEMN)
+                    .bind(read::millis(grace))
+                    .bind(read::limit(limit))
+                    .execute(conn)
+                    .await?;
+                Ok(read::touched(done.rows_affected()))
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn first_intent(&self) -> Result<Option<Timestamp>> {
+        transact::single(&self.pool, "look for the oldest upload", |conn, _| {
+            Box::pin(async move {
+                let row = sqlx::query("SELECT min(created_at) AS first FROM upload_intents")
+                    .fetch_one(conn)
+                    .await?;
+                read::optional_time(&row, "first")
+            })
+        })
+        .await
+    }
+
+    /// Where all that was looked at is named again, it looks on: an answer of none says that there are none.
+    pub(super) async fn take_deletes(&self, limit: usize, lease: Duration) -> Result<Vec<ChunkDelete>> {
+        transact::single(&self.pool, "claim deletes of chunks", |conn, _| {
+            Box::pin(async move {
+                loop {
+                    let rows = sqlx::query(include_str!("sql/claim_deletes.sql"))
+                        .bind(read::limit(limit))
+                        .bind(read::millis(lease))
+                        .fetch_all(&mut *conn)
+                        .await?;
+                    let mut claimed = Vec::with_capacity(rows.len());
+                    let mut dropped = 0;
+                    for row in &rows {
+                        dropped = row.try_get::<i64, _>("dropped")?;
+                        if row.try_get::<Option<i64>, _>("id")?.is_some() {
+                            claimed.push(delete(row)?);
+                        }
+                    }
+                    if dropped == 0 || !claimed.is_empty() {
+                        return Ok(claimed);
+                    }
+                }
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn settle_deletes(&self, outcomes: &[(i64, DeleteOutcome)]) -> Result<()> {
+        const SETTLE: &str = "WITH outcome AS MATERIALIZED (
+                SELECT DISTINCT ON (id) id, delay FROM unnest($1::bigint[], $2::bigint[]) o (id, delay)
+            ), settled AS (
+                DELETE FROM chunk_deletes d USING outcome o WHERE d.id = o.id AND o.delay IS NULL
+            )
+            UPDATE chunk_deletes d SET
+                attempts = d.attempts + 1, not_before = now() + o.delay * interval '1 millisecond'
+            FROM outcome o WHERE d.id = o.id AND o.delay IS NOT NULL";
+        if outcomes.is_empty() {
+            return Ok(());
+        }
+        let ids: &Vec<i64> = &outcomes.iter().map(|(id, _)| *id).collect();
+        let delays: &Vec<Option<i64>> = &outcomes
+            .iter()
+            .map(|(_, outcome)| match outcome {
+                DeleteOutcome::Settled => None,
+                DeleteOutcome::Later(delay) => Some(read::millis(*delay)),
+            })
+            .collect();
+        transact::single(&self.pool, "record deletes of chunks", |conn, _| {
+            Box::pin(async move {
+                sqlx::query(SETTLE).bind(ids).bind(delays).execute(conn).await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+}

@@ -1,0 +1,262 @@
+//! Garbage: segments that nothing refers to, condemned, and collected after a grace; and uploads that were left open.
+//!
+//! Whoever makes a reference holds the segment's row and needs it live, so what is looked at under the row's own lock
+//! is decided. Neither phase waits for such a row: what is locked elsewhere is in use, and is looked at next time.
+//! Parts go when their upload ends, so a row of `part_segments` is a reference from an open upload.
+//! Not here: what becomes of the chunks (`deletes`).
+
+use std::time::Duration;
+
+use cyxcloud_core::UploadId;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
+
+use super::PostgresStore;
+use super::multipart;
+use super::read;
+use super::transact::{self, BEGIN, Failure};
+use crate::error::Result;
+use crate::upkeep::model::{GcBrake, GcHalt, GcState, GcStep};
+
+/// The answer of a step: done, or why not.
+type Halted<T> = std::result::Result<T, GcHalt>;
+
+impl PostgresStore {
+    pub(super) async fn condemn(&self, limit: usize, brake: GcBrake) -> Result<Halted<GcStep>> {
+        transact::run_idempotent(&self.pool, "condemn segments", BEGIN, |conn, _| {
+            Box::pin(condemn_in(conn, limit, brake))
+        })
+        .await
+    }
+
+    pub(super) async fn collect(&self, grace: Duration, limit: usize) -> Result<Halted<GcStep>> {
+        transact::run_idempotent(&self.pool, "collect segments", BEGIN, |conn, _| {
+            Box::pin(collect_in(conn, grace, limit))
+        })
+        .await
+    }
+
+    pub(super) async fn garbage(&self) -> Result<GcState> {
+        const STATE: &str = "SELECT
+            (SELECT count(*) FROM gc_candidates) AS candidates,
+            (SELECT count(*) FROM segments WHERE state = 'condemned') AS condemned,
+            (SELECT count(*) FROM chunk_deletes) AS deletes,
+            (SELECT count(*) FROM chunk_deletes WHERE not_before <= now()) AS deletes_due,
+            (SELECT count(*) FROM orphans) AS orphans,
+            (SELECT value FROM constants WHERE name = 'gc_frozen') AS frozen";
+        transact::single(&self.pool, "look at the garbage", |conn, _| {
+            Box::pin(async move {
+                let row = &sqlx::query(STATE).fetch_one(conn).await?;
+                Ok(GcState {
+                    candidates: read::total(row, "candidates")?,
+                    condemned: read::total(row, "condemned")?,
+                    deletes: read::total(row, "deletes")?,
+                    deletes_due: read::total(row, "deletes_due")?,
+                    orphans: read::total(row, "orphans")?,
+                    frozen: row.try_get::<Option<&[u8]>, _>("frozen")?.map(text),
+                })
+            })
+        })
+        .await
+    }
+
+    /// What is being condemned or collected at this moment may still end so; nothing begins any more.
+    pub(super) async fn freeze(&self, reason: &str) -> Result<()> {
+        const FREEZE: &str = "INSERT INTO constants (name, value) VALUES ('gc_frozen', $1)
+            ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value";
+        transact::single(&self.pool, "freeze garbage collection", |conn, _| {
+            Box::pin(async move {
+                sqlx::query(FREEZE).bind(reason.as_bytes()).execute(conn).await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn thaw(&self) -> Result<bool> {
+        transact::run_once(&self.pool, "thaw garbage collection", BEGIN, |conn, _| {
+            Box::pin(async move {
+                let done =
+                    sqlx::query("DELETE FROM constants WHERE name = 'gc_frozen'").execute(conn).await?;
+                Ok(done.rows_affected() > 0)
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn purge_uploads(
+        &self,
+        older: Duration,
+        open_for: Option<Duration>,
+        limit: usize,
+    ) -> Result<usize> {
+        transact::run_idempotent(&self.pool, "purge multipart uploads", BEGIN, |conn, _| {
+            Box::pin(purge_in(conn, older, open_for, limit))
+        })
+        .await
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+async fn frozen(conn: &mut PgConnection) -> Result<Option<GcHalt>, Failure> {
+    let reason: Option<Vec<u8>> = sqlx::query_scalar("SELECT value FROM constants WHERE name = 'gc_frozen'")
+        .fetch_optional(conn)
+        .await?;
+    Ok(reason.map(|reason| GcHalt::Frozen(text(&reason))))
+}
+
+/// Segments, locked, by what is to happen to them.
+#[derive(Default)]
+struct Looked {
+    /// Nothing refers to them, and they are live.
+    loose: Vec<Uuid>,
+    /// Nothing refers to them, and they are condemned.
+    condemned: Vec<Uuid>,
+    /// Something does.
+    referred: Vec<Uuid>,
+}
+
+impl Looked {
+    async fn at(conn: &mut PgConnection, segments: &[Uuid]) -> Result<Self, Failure> {
+        let mut looked = Self::default();
+        for row in sqlx::query(include_str!("sql/gc_look.sql")).bind(segments).fetch_all(conn).await? {
+            let of = match (row.try_get("referred")?, row.try_get("live")?) {
+                (true, _) => &mut looked.referred,
+                (false, true) => &mut looked.loose,
+                (false, false) => &mut looked.condemned,
+            };
+            of.push(row.try_get("id")?);
+        }
+        Ok(looked)
+    }
+}
+
+async fn condemn_in(
+    conn: &mut PgConnection,
+    limit: usize,
+    brake: GcBrake,
+) -> Result<Halted<GcStep>, Failure> {
+    // A delete that drops one of these once more waits for us, and then makes it a candidate anew.
+    const CANDIDATES: &str =
+        "SELECT segment_id FROM gc_candidates ORDER BY created_at LIMIT $1 FOR UPDATE SKIP LOCKED";
+    const LOCK: &str = "SELECT id FROM segments WHERE id = ANY($1) ORDER BY id FOR UPDATE SKIP LOCKED";
+    const CONDEMN: &str = "UPDATE segments SET state = 'condemned', condemned_at = now() WHERE id = ANY($1)";
+    const DROP: &str = "DELETE FROM gc_candidates c WHERE c.segment_id = ANY($1)
+        AND (c.segment_id = ANY($2) OR NOT EXISTS (SELECT 1 FROM segments s WHERE s.id = c.segment_id))";
+    if let Some(halt) = frozen(conn).await? {
+        return Ok(Err(halt));
+    }
+    let candidates: Vec<Uuid> =
+        sqlx::query_scalar(CANDIDATES).bind(read::limit(limit)).fetch_all(&mut *conn).await?;
+    if candidates.is_empty() {
+        return Ok(Ok(GcStep::default()));
+    }
+    let locked: Vec<Uuid> = sqlx::query_scalar(LOCK).bind(&candidates).fetch_all(&mut *conn).await?;
+    let looked = Looked::at(conn, &locked).await?;
+    if let Some(halt) = judge(conn, looked.loose.len() as u64, brake).await? {
+        return Ok(Err(halt));
+    }
+    if !looked.loose.is_empty() {
+        sqlx::query(CONDEMN).bind(&looked.loose).execute(&mut *conn).await?;
+    }
+    let dropped = sqlx::query(DROP).bind(&candidates).bind(&locked).execute(conn).await?.rows_affected();
+    Ok(Ok(GcStep { looked_at: dropped, taken: looked.loose.len() as u64, chunks: 0 }))
+}
+
+/// Whether so much garbage at once is rather a mistake. All segments are counted only where the floor is passed.
+async fn judge(conn: &mut PgConnection, loose: u64, brake: GcBrake) -> Result<Option<GcHalt>, Failure> {
+    const CONDEMNED: &str = "SELECT count(*) AS n FROM segments WHERE state = 'condemned'";
+    const ALL: &str = "SELECT count(*) AS n FROM segments";
+    if loose == 0 {
+        return Ok(None);
+    }
+    let condemned = read::total(&sqlx::query(CONDEMNED).fetch_one(&mut *conn).await?, "n")?;
+    let candidates = loose + condemned;
+    if candidates <= brake.floor {
+        return Ok(None);
+    }
+    let segments = read::total(&sqlx::query(ALL).fetch_one(conn).await?, "n")?;
+    let too_many = candidates as f64 > brake.max_fraction * segments as f64;
+    Ok(too_many.then_some(GcHalt::Brake { candidates, segments }))
+}
+
+async fn collect_in(
+    conn: &mut PgConnection,
+    grace: Duration,
+    limit: usize,
+) -> Result<Halted<GcStep>, Failure> {
+    const LOCK: &str = "SELECT id FROM segments
+        WHERE state = 'condemned' AND condemned_at <= now() - $1 * interval '1 millisecond'
+        ORDER BY condemned_at LIMIT $2 FOR UPDATE SKIP LOCKED";
+    const PARDON: &str = "UPDATE segments SET state = 'live', condemned_at = NULL WHERE id = ANY($1)";
+    const HAND_OVER: &str =
+        concat!(include_str!("sql/collect_deletes.sql"), include_str!("sql/delete_conflict.sql"));
+    // From below: nothing is left for the cascades to find, which go row by row.
+    const ROWS: [&str; 6] = [
+        "DELETE FROM chunk_locations WHERE segment_id = ANY($1)",
+        "DELETE FROM repair_jobs WHERE segment_id = ANY($1) AND status IN ('pending', 'in_progress')",
+        "DELETE FROM chunks WHERE segment_id = ANY($1)",
+        "DELETE FROM stripes WHERE segment_id = ANY($1)",
+        "DELETE FROM gc_candidates WHERE segment_id = ANY($1)",
+        "DELETE FROM segments WHERE id = ANY($1)",
+    ];
+    if let Some(halt) = frozen(conn).await? {
+        return Ok(Err(halt));
+    }
+    let locked: Vec<Uuid> = sqlx::query_scalar(LOCK)
+        .bind(read::millis(grace))
+        .bind(read::limit(limit))
+        .fetch_all(&mut *conn)
+        .await?;
+    let mut step = GcStep { looked_at: locked.len() as u64, ..GcStep::default() };
+    if locked.is_empty() {
+        return Ok(Ok(step));
+    }
+    let looked = Looked::at(conn, &locked).await?;
+    if !looked.referred.is_empty() {
+        tracing::error!(segments = ?looked.referred, "condemned segments are referred to and live again");
+        sqlx::query(PARDON).bind(&looked.referred).execute(&mut *conn).await?;
+    }
+    if !looked.condemned.is_empty() {
+        step.taken = looked.condemned.len() as u64;
+        step.chunks =
+            sqlx::query(HAND_OVER).bind(&looked.condemned).execute(&mut *conn).await?.rows_affected();
+        for rows in ROWS {
+            sqlx::query(rows).bind(&looked.condemned).execute(&mut *conn).await?;
+        }
+    }
+    Ok(Ok(step))
+}
+
+async fn purge_in(
+    conn: &mut PgConnection,
+    older: Duration,
+    open_for: Option<Duration>,
+    limit: usize,
+) -> Result<usize, Failure> {
+    const PURGE: &str = "DELETE FROM multipart_uploads WHERE id IN (
+            SELECT id FROM multipart_uploads
+            WHERE status <> 'open' AND ended_at <= now() - $1 * interval '1 millisecond'
+            ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED
+        )";
+    // One that takes a part or is completed at this moment is left alone.
+    const OPEN: &str = "SELECT id FROM multipart_uploads
+        WHERE status = 'open' AND initiated_at <= now() - $1 * interval '1 millisecond'
+        ORDER BY initiated_at LIMIT $2 FOR UPDATE SKIP LOCKED";
+    let purged =
+        sqlx::query(PURGE).bind(read::millis(older)).bind(read::limit(limit)).execute(&mut *conn).await?;
+    let purged = read::touched(purged.rows_affected());
+    let Some(open_for) = open_for else { return Ok(purged) };
+    let open: Vec<Uuid> = sqlx::query_scalar(OPEN)
+        .bind(read::millis(open_for))
+        .bind(read::limit(limit.saturating_sub(purged)))
+        .fetch_all(&mut *conn)
+        .await?;
+    for id in &open {
+        multipart::end(conn, UploadId::from_uuid(*id), "aborted", None, &[]).await?;
+    }
+    Ok(purged + open.len())
+}

@@ -1,0 +1,202 @@
+//! Background work: carries the calls of [`Upkeep`] to the writer and the readers.
+//!
+//! Each is one piece of work; the one writer makes it alone with what it reads and changes. Not here: what the methods
+//! promise (`Upkeep`, `conformance`), and how they keep it (`stripes`, `repairs`, `scans`, `inventory`, `garbage`,
+//! `deletes`, `audits`).
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cyxcloud_core::{ChunkId, FileId, NodeId, Timestamp};
+use rusqlite::Connection;
+use uuid::Uuid;
+
+use super::SqliteStore;
+use super::{audits, deletes, garbage, inventory, multipart, nodes, repairs, scans, stripes};
+use crate::Result;
+use crate::upkeep::model::*;
+use crate::upkeep::{Judge, Upkeep};
+
+#[async_trait]
+impl Upkeep for SqliteStore {
+    async fn stripe_states(&self, stripes: &[StripeRef]) -> Result<Vec<StripeState>> {
+        let stripes = stripes.to_vec();
+        self.engine.read("read the state of stripes", move |db| stripes::states(db, stripes)).await
+    }
+
+    async fn sweep_stripes(&self, after: Option<StripeRef>, limit: usize) -> Result<Vec<StripeState>> {
+        self.engine.read("sweep stripes", move |db| stripes::sweep(db, after, limit)).await
+    }
+
+    async fn object_stripes(&self, file: FileId, limit: usize) -> Result<Option<ObjectStripes>> {
+        self.engine.read("read the stripes of an object", move |db| stripes::of_object(db, file, limit)).await
+    }
+
+    async fn queue_repairs(&self, repairs: &[NewRepair]) -> Result<usize> {
+        let repairs = repairs.to_vec();
+        self.engine.write("queue repairs", move |db| repairs::queue_all(db, &repairs)).await
+    }
+
+    async fn claim_repairs(&self, limit: usize, lease: Duration) -> Result<Vec<RepairJob>> {
+        self.engine.write("claim repairs", move |db| repairs::claim(db, limit, lease)).await
+    }
+
+    async fn renew_repair(&self, id: Uuid, fence: i64, lease: Duration) -> Result<()> {
+        self.engine.write("renew the claim of a repair", move |db| repairs::renew(db, id, fence, lease)).await
+    }
+
+    async fn finish_repair(&self, id: Uuid, fence: i64, done: &RepairDone) -> Result<()> {
+        let done = done.clone();
+        self.engine.write("record a repair", move |db| repairs::finish(db, id, fence, &done)).await
+    }
+
+    async fn fail_repair(&self, id: Uuid, fence: i64, error: &str, delay: Option<Duration>) -> Result<()> {
+        let error = error.to_owned();
+        self.engine
+            .write("record a failed repair", move |db| repairs::fail(db, id, fence, &error, delay))
+            .await
+    }
+
+    async fn repair_queue(&self) -> Result<RepairQueue> {
+        self.engine.read("count repairs", repairs::counts).await
+    }
+
+    async fn purge_repairs(&self, older: Duration, limit: usize) -> Result<usize> {
+        self.engine.write("drop ended repairs", move |db| repairs::purge(db, older, limit)).await
+    }
+
+    async fn nodes_upkeep(&self) -> Result<Vec<NodeUpkeep>> {
+        self.engine.read("read nodes for their upkeep", nodes::upkeep).await
+    }
+
+    async fn queue_scan(&self, node: NodeId, reason: ScanReason) -> Result<()> {
+        self.engine.write("ask for a scan", move |db| scans::queue(db, node, reason)).await
+    }
+
+    async fn claim_scans(&self, limit: usize, lease: Duration) -> Result<Vec<NodeScan>> {
+        self.engine.write("claim scans", move |db| scans::claim(db, limit, lease)).await
+    }
+
+    async fn advance_scan(&self, scan: &NodeScan, after: NodeCursor, lease: Duration) -> Result<()> {
+        let scan = scan.clone();
+        self.engine.write("advance a scan", move |db| scans::advance(db, &scan, after, lease)).await
+    }
+
+    async fn finish_scan(&self, scan: &NodeScan, again_after: Option<Duration>) -> Result<()> {
+        let scan = scan.clone();
+        self.engine.write("finish a scan", move |db| scans::finish(db, &scan, again_after)).await
+    }
+
+    async fn node_locations(
+        &self,
+        node: NodeId,
+        after: Option<NodeCursor>,
+        limit: usize,
+    ) -> Result<Vec<NodeLocation>> {
+        self.engine
+            .read("read what a node holds", move |db| inventory::locations(db, node, after, limit))
+            .await
+    }
+
+    async fn record_inventory(&self, compared: &Reconciled) -> Result<()> {
+        let compared = compared.clone();
+        self.engine.write("record an inventory", move |db| inventory::record(db, &compared)).await
+    }
+
+    async fn finish_inventory(&self, node: NodeId, locations: u64) -> Result<()> {
+        self.engine.write("finish an inventory", move |db| inventory::finish(db, node, locations)).await
+    }
+
+    async fn condemn_orphans(&self, grace: Duration, limit: usize) -> Result<usize> {
+        self.engine.write("condemn orphans", move |db| inventory::condemn_orphans(db, grace, limit)).await
+    }
+
+    async fn oldest_intent(&self) -> Result<Option<Timestamp>> {
+        self.engine.read("find the oldest upload", deletes::oldest_intent).await
+    }
+
+    async fn condemn_segments(
+        &self,
+        limit: usize,
+        brake: GcBrake,
+    ) -> Result<std::result::Result<GcStep, GcHalt>> {
+        self.engine.write("condemn segments", move |db| garbage::condemn(db, limit, brake)).await
+    }
+
+    async fn collect_segments(
+        &self,
+        grace: Duration,
+        limit: usize,
+    ) -> Result<std::result::Result<GcStep, GcHalt>> {
+        self.engine.write("collect segments", move |db| garbage::collect(db, grace, limit)).await
+    }
+
+    async fn claim_deletes(&self, limit: usize, lease: Duration) -> Result<Vec<ChunkDelete>> {
+        self.engine.write("claim deletes", move |db| deletes::claim(db, limit, lease)).await
+    }
+
+    async fn finish_deletes(&self, outcomes: &[(i64, DeleteOutcome)]) -> Result<()> {
+        let outcomes = outcomes.to_vec();
+        self.engine.write("record deletes", move |db| deletes::finish(db, &outcomes)).await
+    }
+
+    async fn gc_state(&self) -> Result<GcState> {
+        self.engine.read("read the state of garbage collection", garbage::state).await
+    }
+
+    async fn freeze_gc(&self, reason: &str) -> Result<()> {
+        let reason = reason.to_owned();
+        self.engine.write("freeze garbage collection", move |db| garbage::freeze(db, &reason)).await
+    }
+
+    async fn thaw_gc(&self) -> Result<bool> {
+        self.engine.write("thaw garbage collection", garbage::thaw).await
+    }
+
+    async fn purge_multiparts(
+        &self,
+        older: Duration,
+        open_for: Option<Duration>,
+        limit: usize,
+    ) -> Result<usize> {
+        self.engine
+            .write("purge multipart uploads", move |db| multipart::purge(db, older, open_for, limit))
+            .await
+    }
+
+    async fn sample_location(&self, node: NodeId, chunk: ChunkId) -> Result<Option<NodeLocation>> {
+        self.engine.read("pick what to audit", move |db| inventory::sample(db, node, chunk)).await
+    }
+
+    async fn record_audits(
+        &self,
+        events: &[AuditEvent],
+        again_after: Duration,
+        judge: &Judge<'_>,
+    ) -> Result<()> {
+        const DOING: &str = "record audits";
+        loop {
+            let about = events.to_vec();
+            let seen = self.engine.read(DOING, move |db| audits::records(db, &about)).await?;
+            let verdicts = audits::judge(&seen, events, judge);
+            let events = events.to_vec();
+            let record = move |db: &Connection| audits::record(db, &events, again_after, &seen, &verdicts);
+            // Records that changed in between are judged again.
+            if self.engine.write(DOING, record).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn claim_contained(&self, limit: usize, lease: Duration) -> Result<Vec<Contained>> {
+        self.engine.write("claim contained audits", move |db| audits::claim_contained(db, limit, lease)).await
+    }
+
+    async fn audit_events(&self, node: Option<NodeId>, limit: usize) -> Result<Vec<AuditEvent>> {
+        self.engine.read("read audits", move |db| audits::events(db, node, limit)).await
+    }
+
+    async fn purge_audits(&self, older: Duration, limit: usize) -> Result<usize> {
+        self.engine.write("drop old audits", move |db| audits::purge(db, older, limit)).await
+    }
+}

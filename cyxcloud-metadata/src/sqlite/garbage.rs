@@ -1,0 +1,134 @@
+//! Garbage: segments that nothing refers to, in two phases with a grace between them.
+//!
+//! Whoever drops a reference leaves a candidate; both phases look again whether there is a reference. Copies and
+//! Complete require a segment to be live, so nothing refers to a condemned one anew. Frozen, nothing happens.
+//! Not here: deleting chunks from nodes (`deletes`), orphans on nodes (`inventory`).
+
+use std::time::Duration;
+
+use cyxcloud_core::SegmentId;
+use rusqlite::{Connection, params};
+
+use super::deletes;
+use super::engine::Done;
+use super::row::{self, all, int, number, one, run};
+use crate::upkeep::model::{GcBrake, GcHalt, GcState, GcStep};
+
+/// Name of the constant that says why garbage collection is frozen.
+const FROZEN: &str = "gc_frozen";
+
+/// Why it is frozen, if it is.
+pub(super) fn frozen(db: &Connection) -> Done<Option<String>> {
+    one(db, "SELECT value FROM constants WHERE name = ?1", [FROZEN], |row| {
+        Ok(String::from_utf8_lossy(&row.get::<_, Vec<u8>>(0)?).into_owned())
+    })
+}
+
+pub(super) fn freeze(db: &Connection, reason: &str) -> Done<()> {
+    const FREEZE: &str = "INSERT INTO constants (name, value) VALUES (?1, ?2)
+        ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+    run(db, FREEZE, params![FROZEN, reason.as_bytes()])?;
+    Ok(())
+}
+
+pub(super) fn thaw(db: &Connection) -> Done<bool> {
+    Ok(run(db, "DELETE FROM constants WHERE name = ?1", [FROZEN])? > 0)
+}
+
+pub(super) fn condemn(db: &Connection, limit: usize, brake: GcBrake) -> Done<Result<GcStep, GcHalt>> {
+    const CANDIDATES: &str = "SELECT c.segment_id,
+            EXISTS (SELECT 1 FROM segments g WHERE g.id = c.segment_id AND g.state = 'live')
+            AND NOT EXISTS (SELECT 1 FROM file_segments f WHERE f.segment_id = c.segment_id)
+            AND NOT EXISTS (SELECT 1 FROM part_segments p WHERE p.segment_id = c.segment_id)
+        FROM gc_candidates c ORDER BY c.created_at LIMIT ?1";
+    const CONDEMN: &str =
+        "UPDATE segments SET state = 'condemned', condemned_at = ?2 WHERE id = ?1 AND state = 'live'";
+    if let Some(reason) = frozen(db)? {
+        return Ok(Err(GcHalt::Frozen(reason)));
+    }
+    let candidates: Vec<(SegmentId, bool)> =
+        all(db, CANDIDATES, [int(limit as u64)], |row| Ok((row::id(row, 0)?, row.get(1)?)))?;
+    let taken = candidates.iter().filter(|(_, garbage)| *garbage).count() as u64;
+    if let Some(halt) = halted(db, taken, brake)? {
+        return Ok(Err(halt));
+    }
+    let now = row::now().unix_millis();
+    for (segment, garbage) in &candidates {
+        if *garbage {
+            run(db, CONDEMN, params![segment.as_uuid(), now])?;
+        }
+        run(db, "DELETE FROM gc_candidates WHERE segment_id = ?1", [segment.as_uuid()])?;
+    }
+    Ok(Ok(GcStep { looked_at: candidates.len() as u64, taken, chunks: 0 }))
+}
+
+/// Whether so many more would be too many at once.
+fn halted(db: &Connection, more: u64, brake: GcBrake) -> Done<Option<GcHalt>> {
+    let candidates = more.saturating_add(count(db, CONDEMNED)?);
+    if more == 0 || candidates <= brake.floor {
+        return Ok(None);
+    }
+    // Counted only now: it takes time where there are many.
+    let segments = count(db, "SELECT count(*) FROM segments")?;
+    let allowed = candidates as f64 <= brake.max_fraction * segments as f64;
+    Ok((!allowed).then_some(GcHalt::Brake { candidates, segments }))
+}
+
+const CONDEMNED: &str = "SELECT count(*) FROM segments WHERE state = 'condemned'";
+
+fn count(db: &Connection, sql: &str) -> Done<u64> {
+    Ok(u64::try_from(number(db, sql, [])?).unwrap_or(0))
+}
+
+pub(super) fn collect(db: &Connection, grace: Duration, limit: usize) -> Done<Result<GcStep, GcHalt>> {
+    const DUE: &str = "SELECT g.id, EXISTS (SELECT 1 FROM file_segments f WHERE f.segment_id = g.id)
+            OR EXISTS (SELECT 1 FROM part_segments p WHERE p.segment_id = g.id)
+        FROM segments g WHERE g.state = 'condemned' AND g.condemned_at <= ?1 ORDER BY g.condemned_at LIMIT ?2";
+    const PARDON: &str = "UPDATE segments SET state = 'live', condemned_at = NULL WHERE id = ?1";
+    if let Some(reason) = frozen(db)? {
+        return Ok(Err(GcHalt::Frozen(reason)));
+    }
+    let due: Vec<(SegmentId, bool)> =
+        all(db, DUE, params![row::before(row::now(), grace), int(limit as u64)], |row| {
+            Ok((row::id(row, 0)?, row.get(1)?))
+        })?;
+    let mut step = GcStep { looked_at: due.len() as u64, ..GcStep::default() };
+    for (segment, referenced) in due {
+        if referenced {
+            run(db, PARDON, [segment.as_uuid()])?;
+        } else {
+            step.taken += 1;
+            step.chunks += erase(db, segment)?;
+        }
+    }
+    Ok(Ok(step))
+}
+
+/// Removes a segment with all its rows, its chunks handed to deletion; answers how many.
+fn erase(db: &Connection, segment: SegmentId) -> Done<u64> {
+    // Children first: a cascade would look for the children of each row.
+    const ERASE: [&str; 5] = [
+        "DELETE FROM chunk_locations WHERE segment_id = ?1",
+        "DELETE FROM chunks WHERE segment_id = ?1",
+        "DELETE FROM stripes WHERE segment_id = ?1",
+        "DELETE FROM repair_jobs WHERE segment_id = ?1 AND status IN ('pending', 'in_progress')",
+        "DELETE FROM segments WHERE id = ?1",
+    ];
+    let chunks = deletes::put_all(db, segment)?;
+    for sql in ERASE {
+        run(db, sql, [segment.as_uuid()])?;
+    }
+    Ok(chunks as u64)
+}
+
+pub(super) fn state(db: &Connection) -> Done<GcState> {
+    const DUE: &str = "SELECT count(*) FROM chunk_deletes WHERE not_before <= ?1";
+    Ok(GcState {
+        candidates: count(db, "SELECT count(*) FROM gc_candidates")?,
+        condemned: count(db, CONDEMNED)?,
+        deletes: count(db, "SELECT count(*) FROM chunk_deletes")?,
+        deletes_due: u64::try_from(number(db, DUE, [row::now().unix_millis()])?).unwrap_or(0),
+        orphans: count(db, "SELECT count(*) FROM orphans")?,
+        frozen: frozen(db)?,
+    })
+}

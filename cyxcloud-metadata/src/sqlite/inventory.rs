@@ -1,0 +1,187 @@
+//! What a node is recorded to hold, and what it says that it holds, compared.
+//!
+//! Walked in the order of `chunk_locations_inventory`, a page at a time. What a page says may be old when it is
+//! recorded: rows that went or took a newer generation meanwhile are left alone. Not here: asking the node.
+
+use std::time::Duration;
+
+use cyxcloud_core::{ChunkId, Generation, NodeId};
+use rusqlite::{Connection, Row, params};
+use uuid::Uuid;
+
+use super::content::small;
+use super::deletes::{self, Entry};
+use super::engine::Done;
+use super::garbage;
+use super::repairs;
+use super::row::{self, all, exists, int, one, run};
+use crate::upkeep::model::{NodeCursor, NodeLocation, Orphan, Reconciled};
+
+/// What [`location`] reads of a location `l` and its chunk `c`.
+const LOCATION: &str = "l.chunk_id, l.segment_id, l.stripe_index, l.shard_index, c.size_bytes, l.incarnation,
+    l.generation, l.status";
+/// A location's chunk. Crosswise: the planner must begin with the locations.
+const ITS_CHUNK: &str =
+    "CROSS JOIN chunks c ON c.segment_id = l.segment_id AND c.stripe_index = l.stripe_index
+    AND c.shard_index = l.shard_index";
+const IN_ORDER: &str = "ORDER BY l.chunk_id, l.segment_id, l.stripe_index, l.shard_index";
+
+fn location(row: &Row<'_>) -> Done<NodeLocation> {
+    Ok(NodeLocation {
+        at: row::cursor(row, 0)?,
+        size: row::bytes(row, 4)?,
+        generation: row::generation(row, 5)?,
+        status: row::location_status(row, 7)?,
+    })
+}
+
+/// What [`locations`] runs.
+pub(super) fn page() -> String {
+    format!(
+        "SELECT {LOCATION} FROM chunk_locations l INDEXED BY chunk_locations_inventory {ITS_CHUNK}
+         WHERE l.node_id = ?1 AND (l.chunk_id, l.segment_id, l.stripe_index, l.shard_index) > (?2, ?3, ?4, ?5)
+         {IN_ORDER} LIMIT ?6"
+    )
+}
+
+/// What [`sample`] runs.
+pub(super) fn pick() -> String {
+    format!(
+        "SELECT {LOCATION} FROM chunk_locations l INDEXED BY chunk_locations_inventory
+         CROSS JOIN segments g ON g.id = l.segment_id AND g.state = 'live' {ITS_CHUNK}
+         WHERE l.node_id = ?1 AND l.chunk_id >= ?2 AND l.status = 'stored' {IN_ORDER} LIMIT 1"
+    )
+}
+
+pub(super) fn locations(
+    db: &Connection,
+    node: NodeId,
+    after: Option<NodeCursor>,
+    limit: usize,
+) -> Done<Vec<NodeLocation>> {
+    let (chunk, segment, stripe, shard) = match &after {
+        Some(at) => (
+            at.chunk.as_bytes().as_slice(),
+            at.stripe.segment.as_uuid(),
+            i64::from(at.stripe.index),
+            small(at.shard.get()),
+        ),
+        None => ([].as_slice(), Uuid::nil(), -1, -1), // before every other
+    };
+    all(db, &page(), params![node.as_uuid(), chunk, segment, stripe, shard, int(limit as u64)], location)
+}
+
+pub(super) fn sample(db: &Connection, node: NodeId, chunk: ChunkId) -> Done<Option<NodeLocation>> {
+    let from = |chunk: &[u8]| one(db, &pick(), params![node.as_uuid(), chunk], location);
+    match from(chunk.as_bytes())? {
+        Some(found) => Ok(Some(found)),
+        None => from(&[]),
+    }
+}
+
+pub(super) fn record(db: &Connection, compared: &Reconciled) -> Done<()> {
+    let node = compared.node;
+    for at in &compared.missing {
+        missing(db, node, at)?;
+    }
+    for (at, generation) in &compared.found {
+        const FOUND: &str = "status = 'stored',";
+        held(db, node, at, *generation, FOUND)?;
+    }
+    for (at, generation) in &compared.renewed {
+        held(db, node, at, *generation, "")?;
+    }
+    for (chunk, generation) in &compared.orphans {
+        orphan(db, &Orphan { node, chunk: *chunk, generation: *generation })?;
+    }
+    Ok(())
+}
+
+/// Which location is meant.
+const PLACE: &str =
+    "node_id = ?1 AND chunk_id = ?2 AND segment_id = ?3 AND stripe_index = ?4 AND shard_index = ?5";
+
+fn missing(db: &Connection, node: NodeId, at: &NodeCursor) -> Done<()> {
+    let missing = format!(
+        "UPDATE chunk_locations SET status = 'missing' WHERE {PLACE} AND status IN ('stored', 'leaving')"
+    );
+    let (chunk, segment) = (at.chunk.as_bytes().as_slice(), at.stripe.segment.as_uuid());
+    let place = params![node.as_uuid(), chunk, segment, at.stripe.index, small(at.shard.get())];
+    if run(db, &missing, place)? > 0 {
+        repairs::queue_lost(db, at.stripe, "missing on its node")?;
+    }
+    Ok(())
+}
+
+/// The node holds it, in this generation: `also` is what else follows.
+fn held(db: &Connection, node: NodeId, at: &NodeCursor, generation: Generation, also: &str) -> Done<()> {
+    // A row of a newer generation was recorded since the node was asked.
+    let held = format!(
+        "UPDATE chunk_locations SET {also} incarnation = ?6, generation = ?7
+         WHERE {PLACE} AND (incarnation <> ?6 OR generation <= ?7)"
+    );
+    run(
+        db,
+        &held,
+        params![
+            node.as_uuid(),
+            at.chunk.as_bytes().as_slice(),
+            at.stripe.segment.as_uuid(),
+            at.stripe.index,
+            small(at.shard.get()),
+            generation.incarnation,
+            int(generation.counter),
+        ],
+    )?;
+    Ok(())
+}
+
+/// Whether any row says that the node holds the chunk.
+const NAMED: &str = "SELECT 1 FROM chunk_locations WHERE node_id = ?1 AND chunk_id = ?2";
+
+fn orphan(db: &Connection, orphan: &Orphan) -> Done<()> {
+    // First seen with this generation: another one has been stored since, perhaps for an upload under way.
+    const SEEN: &str = "INSERT INTO orphans (node_id, chunk_id, incarnation, generation, first_seen)
+        SELECT id, ?2, ?3, ?4, ?5 FROM nodes WHERE id = ?1
+        ON CONFLICT (node_id, chunk_id) DO UPDATE SET incarnation = excluded.incarnation,
+            generation = excluded.generation, first_seen = excluded.first_seen
+        WHERE incarnation <> excluded.incarnation OR generation <> excluded.generation";
+    let (node, chunk) = (orphan.node.as_uuid(), orphan.chunk.as_bytes().as_slice());
+    if !exists(db, NAMED, params![node, chunk])? {
+        let Generation { incarnation, counter } = orphan.generation;
+        run(db, SEEN, params![node, chunk, incarnation, int(counter), row::now().unix_millis()])?;
+    }
+    Ok(())
+}
+
+pub(super) fn finish(db: &Connection, node: NodeId, locations: u64) -> Done<()> {
+    const FINISH: &str = "UPDATE nodes SET reconciled_at = ?2, location_count = ?3 WHERE id = ?1";
+    run(db, FINISH, params![node.as_uuid(), row::now().unix_millis(), int(locations)])?;
+    Ok(())
+}
+
+pub(super) fn condemn_orphans(db: &Connection, grace: Duration, limit: usize) -> Done<usize> {
+    // Those that an upload or repair under way may still commit wait, out of the way of others.
+    const DUE: &str = "SELECT node_id, chunk_id, incarnation, generation, first_seen FROM orphans
+        WHERE first_seen <= ?1 AND first_seen < ?2 ORDER BY first_seen LIMIT ?3";
+    if garbage::frozen(db)?.is_some() {
+        return Ok(0);
+    }
+    let now = row::now();
+    let range = params![row::before(now, grace), deletes::horizon(db)?, int(limit as u64)];
+    let due = all(db, DUE, range, |row| {
+        let (node, chunk) = (row::id(row, 0)?, row::chunk(row, 1)?);
+        Ok((Orphan { node, chunk, generation: row::generation(row, 2)? }, row.get::<_, i64>(4)?))
+    })?;
+    let mut condemned = 0;
+    for (Orphan { node, chunk, generation }, first_seen) in due {
+        const DROP: &str = "DELETE FROM orphans WHERE node_id = ?1 AND chunk_id = ?2";
+        run(db, DROP, params![node.as_uuid(), chunk.as_bytes().as_slice()])?;
+        if !exists(db, NAMED, params![node.as_uuid(), chunk.as_bytes().as_slice()])? {
+            let entry = Entry { node, chunk, generation, reason: "orphan" };
+            deletes::put(db, &entry, first_seen, now.unix_millis())?;
+            condemned += 1;
+        }
+    }
+    Ok(condemned)
+}

@@ -1,0 +1,135 @@
+//! What keeps stored data stored: the part of the metadata store that background work needs.
+//!
+//! Work is claimed with a lease and a fence: a worker that slept past its lease commits nothing (`Stale`). All times and
+//! delays are the database's. Decisions (what a stripe needs, whether a brake holds) are `cyxcloud_core`'s.
+
+pub mod model;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use cyxcloud_core::{ChunkId, FileId, NodeId, Timestamp};
+use uuid::Uuid;
+
+use crate::Result;
+use model::*;
+
+/// Background work on the metadata. Every method is one transaction, as in [`crate::MetadataStore`].
+#[async_trait]
+pub trait Upkeep: Send + Sync {
+    // Stripes.
+
+    /// These stripes, those that exist and whose segments are live, in any order.
+    async fn stripe_states(&self, stripes: &[StripeRef]) -> Result<Vec<StripeState>>;
+    /// Stripes of live segments after `after`, in order of segment and index, at most `limit`: the full sweep.
+    async fn sweep_stripes(&self, after: Option<StripeRef>, limit: usize) -> Result<Vec<StripeState>>;
+    /// The stripes of an object's current version, at most `limit` of them; `None` if there is no object.
+    async fn object_stripes(&self, file: FileId, limit: usize) -> Result<Option<ObjectStripes>>;
+
+    // Repairs.
+
+    /// Queues stripes. One that waits already keeps the more urgent priority and the earlier time. Answers how many
+    /// are new.
+    async fn queue_repairs(&self, repairs: &[NewRepair]) -> Result<usize>;
+    /// Claims at most `limit` due jobs, most urgent first, and those whose lease ran out; each with a new fence.
+    async fn claim_repairs(&self, limit: usize, lease: Duration) -> Result<Vec<RepairJob>>;
+    /// Extends the lease from now. `Stale` if somebody else has it.
+    async fn renew_repair(&self, id: Uuid, fence: i64, lease: Duration) -> Result<()>;
+    /// Records what a repair did and ends the job (or puts it back, see `again_after`). `Stale` if the fence moved on;
+    /// then nothing is recorded. A segment that is no longer live ends the job and hands `added` to deletion.
+    async fn finish_repair(&self, id: Uuid, fence: i64, done: &RepairDone) -> Result<()>;
+    /// Puts a job back for another try after `delay`, or gives it up (`None`).
+    async fn fail_repair(&self, id: Uuid, fence: i64, error: &str, delay: Option<Duration>) -> Result<()>;
+    /// What there is to repair.
+    async fn repair_queue(&self) -> Result<RepairQueue>;
+    /// Drops ended jobs older than this.
+    async fn purge_repairs(&self, older: Duration, limit: usize) -> Result<usize>;
+
+    // Nodes.
+
+    /// All nodes as upkeep sees them.
+    async fn nodes_upkeep(&self) -> Result<Vec<NodeUpkeep>>;
+    /// Asks for a node to be looked through. One that waits already for the same reason begins anew.
+    /// Status changes and new incarnations ask in their own transaction; this is for the rest.
+    async fn queue_scan(&self, node: NodeId, reason: ScanReason) -> Result<()>;
+    /// Claims at most `limit` scans, each with a new fence. A finished scan is not offered again.
+    async fn claim_scans(&self, limit: usize, lease: Duration) -> Result<Vec<NodeScan>>;
+    /// Remembers how far a scan got, and extends its lease. `Stale` if the fence moved on.
+    async fn advance_scan(&self, scan: &NodeScan, after: NodeCursor, lease: Duration) -> Result<()>;
+    /// Ends a scan; `again_after` leaves it for another pass (uploads begun before the change may still commit).
+    async fn finish_scan(&self, scan: &NodeScan, again_after: Option<Duration>) -> Result<()>;
+    /// A node's locations of live and condemned segments after a place, at most `limit`.
+    async fn node_locations(
+        &self,
+        node: NodeId,
+        after: Option<NodeCursor>,
+        limit: usize,
+    ) -> Result<Vec<NodeLocation>>;
+    /// Records a compared part of a node's inventory. Idempotent.
+    async fn record_inventory(&self, compared: &Reconciled) -> Result<()>;
+    /// Notes that the node's whole inventory has been compared, with the number of locations.
+    async fn finish_inventory(&self, node: NodeId, locations: u64) -> Result<()>;
+    /// Orphans on a node that were first seen at least `grace` ago with this same generation, that no location names and
+    /// that no upload begun before they were seen can still commit: handed to deletion. Answers how many.
+    async fn condemn_orphans(&self, grace: Duration, limit: usize) -> Result<usize>;
+    /// Since when the oldest live upload intent exists.
+    async fn oldest_intent(&self) -> Result<Option<Timestamp>>;
+
+    // Garbage.
+
+    /// First phase: candidates that nothing refers to become `condemned`, under their locks; others are dropped from
+    /// the candidates. Nothing if halted.
+    async fn condemn_segments(
+        &self,
+        limit: usize,
+        brake: GcBrake,
+    ) -> Result<std::result::Result<GcStep, GcHalt>>;
+    /// Second phase: condemned for at least `grace`, looked at once more under the lock: rows go, chunks are handed to
+    /// deletion on their nodes.
+    async fn collect_segments(
+        &self,
+        grace: Duration,
+        limit: usize,
+    ) -> Result<std::result::Result<GcStep, GcHalt>>;
+    /// Claims deletes whose time has come: no location names (node, chunk), and no upload and no repair that began at or
+    /// before the entry is under way. An entry that a location names again is dropped. Nothing while frozen.
+    async fn claim_deletes(&self, limit: usize, lease: Duration) -> Result<Vec<ChunkDelete>>;
+    /// Records what became of claimed deletes.
+    async fn finish_deletes(&self, outcomes: &[(i64, DeleteOutcome)]) -> Result<()>;
+    /// How much there is.
+    async fn gc_state(&self) -> Result<GcState>;
+    /// Stops garbage collection until `thaw_gc`, with a reason for operators.
+    async fn freeze_gc(&self, reason: &str) -> Result<()>;
+    /// Lets it go on. Answers whether it was frozen.
+    async fn thaw_gc(&self) -> Result<bool>;
+    /// Purges ended multipart uploads older than `older`; aborts open ones older than `open_for`, if given.
+    async fn purge_multiparts(
+        &self,
+        older: Duration,
+        open_for: Option<Duration>,
+        limit: usize,
+    ) -> Result<usize>;
+
+    // Audits.
+
+    /// The node's first location of status `stored` in a live segment at or after `chunk`, wrapping around.
+    async fn sample_location(&self, node: NodeId, chunk: ChunkId) -> Result<Option<NodeLocation>>;
+    /// Keeps events, marks locations proven (`last_verified`), lost or corrupt (repair queued at once), contains the late
+    /// ones until `again_after`, and ends what an `again` event answers. Judges each node's new record by `judge`
+    /// (pure; the transaction may run again) and stores it together with its verdict on quarantine.
+    async fn record_audits(
+        &self,
+        events: &[AuditEvent],
+        again_after: Duration,
+        judge: &Judge<'_>,
+    ) -> Result<()>;
+    /// Contained audits whose time has come, claimed for `lease`.
+    async fn claim_contained(&self, limit: usize, lease: Duration) -> Result<Vec<Contained>>;
+    /// The latest events, newest first; of one node if given.
+    async fn audit_events(&self, node: Option<NodeId>, limit: usize) -> Result<Vec<AuditEvent>>;
+    /// Drops events older than this; records stay.
+    async fn purge_audits(&self, older: Duration, limit: usize) -> Result<usize>;
+}
+
+/// Judges a node anew: `(record before, this event) -> (record after, whether it is quarantined now: None leaves it)`.
+pub type Judge<'a> = dyn Fn(&AuditRecord, &AuditEvent) -> (AuditRecord, Option<bool>) + Send + Sync + 'a;
