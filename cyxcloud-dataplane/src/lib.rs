@@ -14,6 +14,7 @@ mod latency;
 mod metrics;
 mod node;
 mod read;
+mod repair;
 mod report;
 mod write;
 
@@ -35,6 +36,7 @@ use tracing::warn;
 pub use config::Config;
 pub use error::{NodeError, ReadError, WriteError};
 pub use node::{Deleted, ListedChunk, NodePool};
+pub use repair::{Audited, RepairError, Repaired, repair_cost};
 pub use write::{Tap, WriteRequest};
 
 use budget::ByteBudget;

@@ -8,6 +8,7 @@ use clap::{ArgAction, Parser};
 use cyxcloud_core::ByteCount;
 use cyxcloud_core::address::AddressPolicy;
 use cyxcloud_core::node::LifecycleTimers;
+use cyxcloud_core::seal::{MasterKey, MasterKeyError};
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -277,7 +278,7 @@ impl Config {
                 "set it to 64 random hexadecimal digits, e.g. $(openssl rand -hex 32), and keep a copy in a safe place",
             ));
         }
-        self.master_key_bytes()?;
+        self.master_key()?;
         match (&self.root_access_key, &self.root_secret_key) {
             (None, None) => Ok(()),
             (Some(id), Some(_)) if id.len() < 3 || !id.bytes().all(|b| b.is_ascii_graphic() && b != b'/') => {
@@ -300,15 +301,18 @@ impl Config {
     }
 
     /// The master key, if one was given.
-    pub fn master_key_bytes(&self) -> Result<Option<[u8; 32]>, ConfigError> {
+    pub fn master_key(&self) -> Result<Option<MasterKey>, ConfigError> {
         let Some(text) = &self.master_key else { return Ok(None) };
-        let mut key = [0; 32];
-        hex::decode_to_slice(text.expose_secret().trim(), &mut key)
-            .map_err(|_| ConfigError::Weak("CYXCLOUD_MASTER_KEY", "it is not 64 hexadecimal digits"))?;
-        if key.iter().all(|byte| *byte == key[0]) {
-            return Err(ConfigError::Weak("CYXCLOUD_MASTER_KEY", "it is not random"));
-        }
-        Ok(Some(key))
+        let key = text.expose_secret().parse::<MasterKey>();
+        key.map(Some).map_err(|error| {
+            ConfigError::Weak(
+                "CYXCLOUD_MASTER_KEY",
+                match error {
+                    MasterKeyError::NotHex => "it is not 64 hexadecimal digits",
+                    MasterKeyError::NotRandom => "it is not random",
+                },
+            )
+        })
     }
 
     /// Which addresses of nodes may be dialled. `own` are our database and cache, never to be dialled for a node.

@@ -4,6 +4,7 @@
 //! (translation) or [`rest`]; both speak to [`objects`], which gives an upload or a read its meaning.
 //! [`nodes`] is the other side: registration, heartbeats, life cycle. The gateway keeps no state that a restart would miss.
 
+pub mod admin;
 pub mod auth;
 pub mod body;
 pub mod config;

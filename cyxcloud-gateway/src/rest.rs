@@ -17,7 +17,7 @@ use cyxcloud_metadata::model::{Bucket, Usage};
 use serde::Serialize;
 
 use crate::auth::Principal;
-use crate::objects::{Error, Kept, ObjectService};
+use crate::objects::{Condition, Error, Kept, ObjectHealth, ObjectService};
 
 /// Prefix of problem types; they name a problem and need not lead anywhere.
 const PROBLEM: &str = "urn:cyxcloud:problem:";
@@ -101,7 +101,7 @@ impl From<Error> for Problem {
 type Caller = Option<Extension<Principal>>;
 type Objects = State<Arc<ObjectService>>;
 
-fn known(caller: Caller) -> Result<Principal, Problem> {
+pub(crate) fn known(caller: Caller) -> Result<Principal, Problem> {
     caller.map(|Extension(principal)| principal).ok_or_else(|| {
         let detail = "send a signature (AWS SigV4, service s3) or Authorization: Bearer with an access token";
         Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", "Credentials are needed", detail)
@@ -163,10 +163,41 @@ struct ObjectBody {
     stripe_size_bytes: u64,
     segments: u64,
     chunk_count: u64,
+    /// `null` while it cannot be had.
+    health: Option<HealthBody>,
+}
+
+#[derive(Serialize)]
+struct HealthBody {
+    condition: Condition,
+    /// Of the worst stripe, like the next two; `null` where all bytes live in the database.
+    shards_present: Option<usize>,
+    shards_wanted: Option<usize>,
+    /// More node losses that it survives; `null` where it cannot be read now.
+    tolerates: Option<u8>,
+    last_proven_at: Option<String>,
+    stripes_short: u64,
+    stripes_checked: u64,
+    stripes: u64,
+}
+
+impl From<ObjectHealth> for HealthBody {
+    fn from(health: ObjectHealth) -> Self {
+        Self {
+            condition: health.condition,
+            shards_present: health.worst.map(|worst| worst.present),
+            shards_wanted: health.worst.map(|worst| worst.wanted),
+            tolerates: health.worst.and_then(|worst| worst.tolerates),
+            last_proven_at: health.proven_at.map(rfc3339),
+            stripes_short: health.short,
+            stripes_checked: health.looked_at,
+            stripes: health.stripes,
+        }
+    }
 }
 
 impl ObjectBody {
-    fn of(bucket: String, kept: Kept) -> Self {
+    fn of(bucket: String, kept: Kept, health: Option<ObjectHealth>) -> Self {
         let object = kept.object;
         Self {
             bucket,
@@ -181,11 +212,12 @@ impl ObjectBody {
             stripe_size_bytes: kept.stripe_size.get(),
             segments: kept.segments,
             chunk_count: kept.chunks,
+            health: health.map(HealthBody::from),
         }
     }
 }
 
-fn rfc3339(time: Timestamp) -> String {
+pub(crate) fn rfc3339(time: Timestamp) -> String {
     let time = DateTime::<Utc>::from_timestamp_millis(time.unix_millis()).unwrap_or_default();
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
@@ -221,6 +253,11 @@ async fn object(
 ) -> Result<impl IntoResponse, Problem> {
     let caller = known(caller)?;
     let key = ObjectKey::new(key).map_err(|_| Problem::from(Error::NoSuchKey))?;
-    let kept = objects.kept(caller.owner, &name_of(&name)?, &key).await?;
-    Ok(Json(ObjectBody::of(name, kept)))
+    let bucket = name_of(&name)?;
+    let kept = objects.kept(caller.owner, &bucket, &key).await?;
+    // What can be said is said, also when this part cannot be had now.
+    let health = objects.health(caller.owner, &bucket, &key).await.inspect_err(|error| {
+        tracing::warn!(%error, "the health of an object cannot be had now");
+    });
+    Ok(Json(ObjectBody::of(name, kept, health.ok())))
 }

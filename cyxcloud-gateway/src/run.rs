@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cyxcloud_core::OwnerId;
-use cyxcloud_core::seal::MasterKey;
+use cyxcloud_core::seal::{MASTER_KEY_CHECK, MasterKey};
 use cyxcloud_dataplane::DataPlane;
 use cyxcloud_metadata::model::Owner;
 use cyxcloud_metadata::postgres::{PostgresConfig, PostgresStore};
@@ -30,8 +30,6 @@ use crate::serve::{App, Metrics, serve, serve_metrics};
 
 /// Requests under way at shutdown have this long to finish.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
-/// Name of the constant that tells a wrong master key.
-const MASTER_KEY_CHECK: &str = "master_key_check";
 /// The root user; everything that root's access key makes belongs to it.
 pub const ROOT_OWNER: OwnerId =
     OwnerId::from_uuid(uuid::Uuid::from_u128(0x6379_7863_6c6f_4000_8000_0000_0000_0001));
@@ -120,8 +118,7 @@ async fn open_ephemeral(url: Option<&SecretString>) -> Result<Arc<dyn Ephemeral>
 
 /// Refuses a master key other than the one the database began with: its seals could not be opened.
 async fn open_master(config: &Config, metadata: &dyn MetadataStore) -> Result<MasterKey, Error> {
-    let bytes = config.master_key_bytes()?.unwrap_or_else(rand::random);
-    let master = MasterKey::from_bytes(bytes);
+    let master = config.master_key()?.unwrap_or_else(|| MasterKey::from_bytes(rand::random()));
     let check = master.check_value();
     if metadata.keep_constant(MASTER_KEY_CHECK, &check).await? != check {
         return Err(Error::WrongMasterKey);
@@ -214,7 +211,7 @@ pub async fn run(
             objects.clone(),
             crate::s3::Options { region: config.region.clone(), cors_permissive: config.cors_permissive },
         ),
-        rest: crate::rest::router(objects),
+        rest: crate::rest::router(objects).merge(crate::admin::router(metadata.clone())),
         metadata,
         ephemeral,
         domains: config.domains.clone(),

@@ -1,8 +1,21 @@
-//! The rebalancer: upkeep that no request waits for. Any number of instances may run.
+//! The rebalancer: background work that no request waits for. Any number of instances may run.
 //!
-//! Today it ends uploads whose lease ran out and folds usage deltas into totals; the queue of repairs is filled by
-//! commits, readers and nodes, and only counted here.
+//! Repairs what is short, looks through nodes that changed, asks nodes to prove what they hold, collects garbage, and
+//! does the small duties. What is decided is `cyxcloud_core`'s, what is true is the metadata store's: work is claimed there
+//! with a lease and a fence, so that instances never meet on it and one that slept commits nothing.
 
+mod audit;
+mod cluster;
+pub mod config;
+mod gc;
+mod metrics;
+mod repair;
+mod scan;
+mod sweep;
+mod throttle;
+mod upkeep;
+
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,57 +23,24 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
+use cyxcloud_core::seal::MasterKey;
+use cyxcloud_dataplane::DataPlane;
 use cyxcloud_metadata::MetadataStore;
-use prometheus::{IntCounter, IntGauge, Registry, TextEncoder};
-use secrecy::SecretString;
+use prometheus::{Registry, TextEncoder};
 use tokio::net::TcpListener;
-use tracing::{debug, info, warn};
+use tokio::time::{Interval, MissedTickBehavior};
+use tracing::info;
 
-/// Rows handled in one transaction.
-const BATCH: usize = 1_000;
-/// Pause between two rounds of upkeep, unless the scan interval is shorter.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(10);
+pub use config::{Config, Tuning, TuningError};
+
+use cluster::Watch;
+use metrics::Metrics;
+use throttle::Throttle;
+
+/// Longest pause between two looks at what waits for its time.
+const TICK_MAX: Duration = Duration::from_secs(10);
 /// Time after which Redis counts as not answering.
 const REDIS_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// All that a rebalancer can be told.
-#[derive(Debug, clap::Parser)]
-#[command(
-    name = "cyxcloud-rebalancer",
-    version,
-    about = "Background service of CyxCloud",
-    max_term_width = 110
-)]
-pub struct Config {
-    /// PostgreSQL connection URL
-    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
-    pub database_url: SecretString,
-    /// Redis connection URL
-    #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true)]
-    pub redis_url: Option<SecretString>,
-    /// How often everything is looked through
-    #[arg(long, env = "SCAN_INTERVAL_SECS", value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
-    pub scan_interval_secs: u64,
-    /// Repairs at the same time (this version repairs nothing yet)
-    #[arg(long, env = "REPAIR_PARALLELISM", value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub repair_parallelism: u32,
-    /// Copies of a small object (not used yet: profiles have their own)
-    #[arg(long, env = "MIN_REPLICAS", value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
-    pub min_replicas: u8,
-    /// Health and metrics listen address
-    #[arg(long, env = "HTTP_ADDR", value_name = "ADDR", default_value = "0.0.0.0:9093")]
-    pub http_addr: std::net::SocketAddr,
-    /// Start although PostgreSQL is set up so that acknowledged data can be lost
-    #[arg(long)]
-    pub i_accept_data_loss: bool,
-}
-
-impl Config {
-    /// Pause between two rounds of upkeep.
-    pub fn upkeep_interval(&self) -> Duration {
-        UPKEEP_INTERVAL.min(Duration::from_secs(self.scan_interval_secs))
-    }
-}
 
 /// Why a rebalancer stopped.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +51,9 @@ pub enum Error {
     /// The health endpoint failed.
     #[error("could not serve health and metrics")]
     Serve(#[source] std::io::Error),
+    /// Thresholds contradict each other.
+    #[error(transparent)]
+    Tuning(#[from] TuningError),
 }
 
 /// Asks Redis whether it is there.
@@ -84,61 +67,89 @@ pub async fn check_redis(url: &str) -> Result<(), redis::RedisError> {
     redis::cmd("PING").query_async::<String>(&mut connection).await.map(|_| ())
 }
 
-#[derive(Clone, Debug)]
-struct Metrics {
-    expired: IntCounter,
-    folded: IntCounter,
-    failures: IntCounter,
-    healthy: IntGauge,
+/// What a rebalancer works on.
+pub struct Services {
+    /// The truth.
+    pub metadata: Arc<dyn MetadataStore>,
+    /// The way to the nodes.
+    pub plane: DataPlane,
+    /// Unwraps owners' secrets, which chunks' descriptors are sealed with.
+    pub master: MasterKey,
+    /// Where metrics are registered.
+    pub registry: Registry,
 }
 
-impl Metrics {
-    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let counter = |name: &str, help: &str| -> Result<IntCounter, prometheus::Error> {
-            let counter = IntCounter::new(name, help)?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok(counter)
-        };
-        let healthy =
-            IntGauge::new("cyxcloud_rebalancer_healthy", "1 if the last round of upkeep succeeded")?;
-        registry.register(Box::new(healthy.clone()))?;
-        healthy.set(1);
-        Ok(Self {
-            expired: counter(
-                "cyxcloud_rebalancer_uploads_expired_total",
-                "Uploads ended because their lease ran out",
-            )?,
-            folded: counter(
-                "cyxcloud_rebalancer_usage_deltas_folded_total",
-                "Usage deltas folded into totals",
-            )?,
-            failures: counter("cyxcloud_rebalancer_upkeep_failures_total", "Rounds of upkeep that failed")?,
-            healthy,
-        })
+impl fmt::Debug for Services {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Services").field("metadata", &self.metadata).finish_non_exhaustive()
+    }
+}
+
+/// What all kinds of work share.
+struct Context {
+    metadata: Arc<dyn MetadataStore>,
+    plane: DataPlane,
+    master: MasterKey,
+    watch: Watch,
+    tuning: Tuning,
+    repair_budget: Throttle,
+    metrics: Metrics,
+}
+
+impl Context {
+    fn repair_delay(&self) -> Duration {
+        Duration::from_secs(self.tuning.repair_delay_secs)
+    }
+
+    /// Beats for whoever looks at what waits for its time.
+    fn ticks(&self) -> Interval {
+        let mut ticks = tokio::time::interval(self.tuning.scan_interval().min(TICK_MAX));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks
     }
 }
 
 /// Runs until `shutdown` completes. Serves `/health` and `/metrics` on the listener, if there is one.
 pub async fn run(
-    metadata: Arc<dyn MetadataStore>,
-    upkeep_interval: Duration,
+    services: Services,
+    tuning: Tuning,
     listener: Option<TcpListener>,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), Error> {
-    let registry = Registry::new();
+    tuning.check()?;
+    let Services { metadata, plane, master, registry } = services;
     let metrics = Metrics::new(&registry)?;
+    let window = Duration::from_secs(tuning.brake_window_secs);
+    let ctx = Arc::new(Context {
+        watch: Watch::new(metadata.clone(), plane.clone(), window),
+        repair_budget: Throttle::new(tuning.repair_bytes_per_sec.get()),
+        metrics: metrics.clone(),
+        metadata,
+        plane,
+        master,
+        tuning,
+    });
     let endpoint = async {
         match listener {
-            Some(listener) => {
-                axum::serve(listener, router(registry, metrics.clone())).await.map_err(Error::Serve)
-            }
+            Some(listener) => axum::serve(listener, router(registry, metrics)).await.map_err(Error::Serve),
             None => std::future::pending().await,
         }
+    };
+    // Each runs beside the others and none ends; a panic in one ends all.
+    let work = async {
+        tokio::join!(
+            upkeep::run(ctx.clone()),
+            repair::run(ctx.clone()),
+            scan::run(ctx.clone()),
+            sweep::run(ctx.clone()),
+            audit::run(ctx.clone()),
+            gc::run(ctx.clone()),
+        )
     };
     info!("rebalancer runs");
     tokio::select! {
         result = endpoint => result,
-        () = keep_up(&*metadata, upkeep_interval, &metrics) => Ok(()),
+        _ = work => Ok(()),
         () = shutdown => Ok(()),
     }
 }
@@ -156,37 +167,4 @@ fn router(registry: Registry, metrics: Metrics) -> Router {
             .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
     };
     Router::new().route("/health", get(health)).route("/metrics", get(text)).with_state((registry, metrics))
-}
-
-async fn keep_up(metadata: &dyn MetadataStore, interval: Duration, metrics: &Metrics) {
-    let mut tick = tokio::time::interval(interval);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        match round(metadata, metrics).await {
-            Ok(()) => metrics.healthy.set(1),
-            Err(error) => {
-                metrics.failures.inc();
-                metrics.healthy.set(0);
-                warn!(error = &error as &dyn std::error::Error, "upkeep failed; next round tries again");
-            }
-        }
-    }
-}
-
-/// One round: goes on while there are full batches.
-async fn round(metadata: &dyn MetadataStore, metrics: &Metrics) -> cyxcloud_metadata::Result<()> {
-    loop {
-        let expired = metadata.expire_uploads(BATCH).await?;
-        metrics.expired.inc_by(expired as u64);
-        if expired > 0 {
-            info!(count = expired, "uploads whose lease ran out were ended");
-        }
-        let folded = metadata.fold_usage(BATCH).await?;
-        metrics.folded.inc_by(folded as u64);
-        debug!(count = folded, "usage folded");
-        if expired < BATCH && folded < BATCH {
-            return Ok(());
-        }
-    }
 }

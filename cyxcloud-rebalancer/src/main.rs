@@ -1,13 +1,18 @@
 //! `cyxcloud-rebalancer`: reads its configuration, connects, and runs until it is told to stop.
 
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Parser;
+use cyxcloud_core::ByteCount;
+use cyxcloud_core::seal::{MASTER_KEY_CHECK, MasterKey};
+use cyxcloud_dataplane::DataPlane;
+use cyxcloud_metadata::MetadataStore;
 use cyxcloud_metadata::postgres::{PostgresConfig, PostgresStore};
-use cyxcloud_rebalancer::{Config, check_redis, run};
+use cyxcloud_rebalancer::{Config, Services, check_redis, run};
 use secrecy::ExposeSecret;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -15,8 +20,10 @@ use tracing_subscriber::EnvFilter;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Connections to PostgreSQL: upkeep is one transaction at a time.
-const DATABASE_CONNECTIONS: u32 = 4;
+/// Connections to PostgreSQL beside one for every repair under way.
+const DATABASE_CONNECTIONS: u32 = 6;
+/// Shards of all repairs under way.
+const MEMORY: ByteCount = ByteCount::mib(256);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -40,11 +47,13 @@ async fn main() -> ExitCode {
 }
 
 async fn start(config: Config) -> anyhow::Result<()> {
+    config.tuning.check()?;
+    let master: MasterKey = config.master_key.expose_secret().parse().context("read CYXCLOUD_MASTER_KEY")?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let metadata = PostgresStore::connect(&PostgresConfig {
         url: config.database_url.expose_secret().to_owned(),
-        max_connections: DATABASE_CONNECTIONS,
+        max_connections: DATABASE_CONNECTIONS + config.tuning.repair_parallelism,
         accept_data_loss: config.i_accept_data_loss,
     })
     .await
@@ -61,6 +70,31 @@ async fn start(config: Config) -> anyhow::Result<()> {
             _ = interrupt.recv() => {}
         }
     };
-    run(Arc::new(metadata), config.upkeep_interval(), Some(listener), shutdown).await?;
+    let check = master.check_value();
+    if metadata.keep_constant(MASTER_KEY_CHECK, &check).await.context("look at the database")? != check {
+        bail!("CYXCLOUD_MASTER_KEY is not the one that this database was written with");
+    }
+    let metadata: Arc<dyn MetadataStore> = Arc::new(metadata);
+    let registry = prometheus::Registry::new();
+    let plane_config = cyxcloud_dataplane::Config { memory: MEMORY, ..cyxcloud_dataplane::Config::default() };
+    let policy = config.address_policy(own_addresses(&config).await);
+    let plane = DataPlane::new(plane_config, metadata.clone(), policy, master.clone(), &registry);
+    let services = Services { metadata, plane, master, registry };
+    run(services, config.tuning, Some(listener), shutdown).await?;
     Ok(())
+}
+
+/// Our own servers, which no node may claim as its address.
+async fn own_addresses(config: &Config) -> Vec<SocketAddr> {
+    let mut own = Vec::new();
+    for (url, port) in [(Some(&config.database_url), 5432), (config.redis_url.as_ref(), 6379)] {
+        let Some(uri) = url.and_then(|url| url.expose_secret().parse::<axum::http::Uri>().ok()) else {
+            continue;
+        };
+        let Some(host) = uri.host().map(|host| host.trim_matches(['[', ']']).to_owned()) else { continue };
+        if let Ok(addresses) = tokio::net::lookup_host((host, uri.port_u16().unwrap_or(port))).await {
+            own.extend(addresses);
+        }
+    }
+    own
 }

@@ -19,9 +19,13 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Parser;
 use cyxcloud_core::ByteCount;
+use cyxcloud_core::address::AddressPolicy;
 use cyxcloud_core::node::NodeStatus;
+use cyxcloud_core::seal::MasterKey;
+use cyxcloud_dataplane::DataPlane;
 use cyxcloud_gateway::config::TimerConfig;
 use cyxcloud_metadata::MetadataStore;
+use cyxcloud_rebalancer::{Services, Tuning};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -40,8 +44,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 const START_POLL: Duration = Duration::from_millis(50);
 /// Nodes beat this often; they are in the same process.
 const HEARTBEAT_SECS: u64 = 5;
-/// Pause between two rounds of upkeep.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(10);
+/// Shards of all repairs under way.
+const REBALANCER_MEMORY: ByteCount = ByteCount::mib(128);
 
 /// CyxCloud in one process: gateway, storage nodes and rebalancer, with everything under one directory.
 #[derive(Debug, Parser)]
@@ -86,6 +90,8 @@ struct Config {
     /// Memory for object bytes in flight, over all requests
     #[arg(long, env = "CYXCLOUD_MEMORY", value_name = "SIZE", default_value = "256MiB")]
     memory: ByteCount,
+    #[command(flatten)]
+    tuning: Tuning,
 }
 
 fn main() -> ExitCode {
@@ -135,11 +141,9 @@ async fn start(config: Config) -> anyhow::Result<()> {
     let (gateway, metadata) = start_gateway(&config, &secrets, listener, &stop).await?;
     servers.spawn(gateway.task);
     let clean = stop.child_token();
-    let upkeep = metadata.clone();
+    let (services, tuning) = rebalancer(&config, &secrets, metadata.clone())?;
     servers.spawn(async move {
-        cyxcloud_rebalancer::run(upkeep, UPKEEP_INTERVAL, None, clean.cancelled_owned())
-            .await
-            .context("rebalancer")
+        cyxcloud_rebalancer::run(services, tuning, None, clean.cancelled_owned()).await.context("rebalancer")
     });
     // Nodes stop after the gateway, so that requests under way can finish.
     let stop_nodes = CancellationToken::new();
@@ -250,6 +254,25 @@ async fn start_gateway(
     let task =
         Box::pin(async move { cyxcloud_gateway::run(options, listeners, stopped).await.context("gateway") });
     Ok((Gateway { http_addr, grpc_addr, task }, metadata))
+}
+
+/// What keeps stored data stored, with a data plane of its own: repairs must not take a reader's memory.
+fn rebalancer(
+    config: &Config,
+    secrets: &Secrets,
+    metadata: Arc<dyn MetadataStore>,
+) -> anyhow::Result<(Services, Tuning)> {
+    let master: MasterKey = secrets.master_key.parse().context("read the master key")?;
+    let registry = prometheus::Registry::new();
+    let plane_config = cyxcloud_dataplane::Config {
+        memory: REBALANCER_MEMORY,
+        consent_to_no_redundancy: config.nodes == 1,
+        ..cyxcloud_dataplane::Config::default()
+    };
+    let networks = vec!["127.0.0.0/8".parse().context("loopback network")?];
+    let policy = AddressPolicy { networks, loopback: true, forbidden: Vec::new() };
+    let plane = DataPlane::new(plane_config, metadata.clone(), policy, master.clone(), &registry);
+    Ok((Services { metadata, plane, master, registry }, config.tuning.clone()))
 }
 
 struct Node {

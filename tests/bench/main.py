@@ -96,7 +96,7 @@ class Bench:
         print(f"  {row.what}: {row.rate:.1f} {row.unit}  {row.cost()}", file=sys.stderr)
 
     def streams(self, label: str, prefix: str, count: int, size: int):
-        """PUT and GET of `count` objects of `size` bytes at once."""
+        """PUT and GET of `count` objects of `size` bytes at once; then GET once more, when the system has them in memory."""
         offsets = [4099 * (n + 1) for n in range(count)]
         keys = [f"{prefix}-{n}" for n in range(count)]
         if size + max(offsets) > self.source.stat().st_size:
@@ -104,6 +104,7 @@ class Bench:
         self.measure(f"PUT {label}", "MiB/s", [
             put_stream(self.target, BUCKET, key, str(self.source), offset, size) for key, offset in zip(keys, offsets)])
         self.measure(f"GET {label}", "MiB/s", [get_stream(self.target, BUCKET, key, size) for key in keys])
+        self.measure(f"GET {label}, again", "MiB/s", [get_stream(self.target, BUCKET, key, size) for key in keys])
 
     def large(self):
         size = GIB // self.scale

@@ -91,7 +91,9 @@ class Server:
 class Cluster(Server):
     """A gateway, nodes and a rebalancer, each a process, over a database of their own."""
 
-    def __init__(self, directory: Path, nodes: int = 6, gateway_env: dict[str, str] | None = None):
+    def __init__(self, directory: Path, nodes: int = 6, gateway_env: dict[str, str] | None = None,
+                 rebalancer_env: dict[str, str] | None = None, node_env: dict[str, str] | None = None):
+        self.node_env = node_env or {}
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         self.credentials = Credentials()
@@ -123,7 +125,8 @@ class Cluster(Server):
             "JWT_SECRET": self.jwt_secret,
             "CYXCLOUD_MASTER_KEY": master_key,
             "HTTP_ADDR": f"127.0.0.1:{rebalancer_port}",
-        })
+            "NODE_NETWORKS": "127.0.0.0/8",
+        } | (rebalancer_env or {}))
         self.processes = [self.gateway, *self.nodes, self.rebalancer]
 
     def gateway_args(self) -> list[str]:
@@ -155,7 +158,7 @@ class Cluster(Server):
             "CENTRAL_SERVER_ADDR": f"http://127.0.0.1:{self.grpc_port}",
             "ADVERTISE_ADDR": "127.0.0.1",
             "HEARTBEAT_INTERVAL_SECS": "1",
-        })
+        } | self.node_env)
 
     def start(self) -> "Cluster":
         self.gateway.start()
@@ -182,13 +185,24 @@ class Cluster(Server):
 
     def restart_node(self, index: int):
         """Starts a node that was killed and waits until it serves and the gateway has heard of it."""
+        self.nodes[index].start()
+        self.restart_wait(index)
+
+    def restart_wait(self, index: int):
+        """Waits until a node that was just started serves and the gateway has heard of it."""
         before = psql(self.database_url, "SELECT now()")
-        node = self.nodes[index].start()
+        node = self.nodes[index]
         metrics_port = self.node_ports[index][1]
         node.wait_for("/health answers", lambda: requests.get(f"http://127.0.0.1:{metrics_port}/health", timeout=5).ok)
         # Its row may say online all the while: a short absence is none yet.
         heard = f"SELECT count(*) FROM nodes WHERE label = '{node.name}' AND status = 'online' AND last_heartbeat > '{before}'"
         node.wait_for("a heartbeat is heard", lambda: psql(self.database_url, heard) == "1")
+
+    def add_node(self):
+        """Starts one more."""
+        self.node_ports.append(free_ports(3))
+        self.nodes.append(self._node(len(self.nodes)).start())
+        self.processes.append(self.nodes[-1])
 
     def stop(self):
         self.kill_all()

@@ -106,6 +106,48 @@ fn bucket(info: &Value) -> Vec<String> {
     ]
 }
 
+/// `13/14 shards, tolerates 3 more losses, last proven 2 h ago`, of the worst stripe.
+fn health(health: &Value) -> String {
+    let number = |name: &str| health.get(name).and_then(Value::as_u64);
+    let Some(condition) = health.get("condition").and_then(Value::as_str) else {
+        return "not known now; ask again".to_owned();
+    };
+    let (Some(present), Some(wanted)) = (number("shards_present"), number("shards_wanted")) else {
+        return format!("{}, kept in the database", printable(condition));
+    };
+    let tolerates = match number("tolerates") {
+        None => "cannot be read now".to_owned(),
+        Some(0) => "tolerates no more losses".to_owned(),
+        Some(1) => "tolerates 1 more loss".to_owned(),
+        Some(n) => format!("tolerates {n} more losses"),
+    };
+    let proven = match health.get("last_proven_at").and_then(Value::as_str).and_then(age) {
+        Some(age) => format!("last proven {age} ago"),
+        None => "not yet proven".to_owned(),
+    };
+    let mut line = format!("{present}/{wanted} shards, {tolerates}, {proven}");
+    let (stripes, short) = (number("stripes").unwrap_or(1), number("stripes_short").unwrap_or(0));
+    if short > 0 && stripes > 1 {
+        line = format!("{line} (worst of {short} short stripes of {stripes})");
+    }
+    match number("stripes_checked") {
+        Some(checked) if checked < stripes => format!("{line}; {checked} of {stripes} stripes looked at"),
+        _ => line,
+    }
+}
+
+/// How long ago an RFC 3339 time was, in its largest unit.
+fn age(at: &str) -> Option<String> {
+    let at = chrono::DateTime::parse_from_rfc3339(at).ok()?;
+    let seconds = (chrono::Utc::now() - at.to_utc()).num_seconds().max(0);
+    Some(match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    })
+}
+
 fn object(info: &Value) -> Vec<String> {
     let losses = |name: &str| match info.get("tolerance").and_then(|tolerance| tolerance.get(name)?.as_u64())
     {
@@ -122,6 +164,7 @@ fn object(info: &Value) -> Vec<String> {
         row("Modified", &text(info, "modified_at")),
         row("Geometry", &text(info, "geometry")),
         row("Tolerance", &format!("{} may be lost (aim: {})", losses("acknowledged"), losses("target"))),
+        row("Health", &health(info.get("health").unwrap_or(&Value::Null))),
         row("Stripes of", &bytes(info, "stripe_size_bytes")),
         row("Segments", &text(info, "segments")),
         row("Chunks", &text(info, "chunk_count")),
@@ -146,6 +189,23 @@ mod tests {
         assert_eq!(lines[1], "Size          5.0 MiB (5242880 B)");
         assert!(lines.contains(&"Tolerance     1 node may be lost (aim: 4 nodes)".to_owned()));
         assert!(lines.contains(&"Type          -".to_owned()));
+    }
+
+    #[test]
+    fn health_is_one_line() {
+        let at = (chrono::Utc::now() - chrono::TimeDelta::hours(2)).to_rfc3339();
+        let worst = json!({
+            "condition": "degraded", "shards_present": 13, "shards_wanted": 14, "tolerates": 3,
+            "last_proven_at": at, "stripes_short": 1, "stripes_checked": 1, "stripes": 1,
+        });
+        assert_eq!(health(&worst), "13/14 shards, tolerates 3 more losses, last proven 2 h ago");
+        let gone = json!({"condition": "unreadable", "shards_present": 9, "shards_wanted": 14, "stripes_short": 2,
+            "stripes_checked": 4096, "stripes": 5000});
+        let said = "9/14 shards, cannot be read now, not yet proven (worst of 2 short stripes of 5000); 4096 of 5000 stripes \
+                    looked at";
+        assert_eq!(health(&gone), said);
+        assert_eq!(health(&json!({"condition": "healthy"})), "healthy, kept in the database");
+        assert_eq!(health(&Value::Null), "not known now; ask again");
     }
 
     #[test]

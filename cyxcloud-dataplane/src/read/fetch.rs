@@ -40,14 +40,14 @@ struct Race<'a> {
 
 /// A shard as its node sent it.
 #[derive(Clone, Debug)]
-pub(super) struct Fetched {
-    pub(super) shard: ShardIndex,
-    pub(super) node: NodeId,
-    pub(super) bytes: Pieces,
+pub(crate) struct Fetched {
+    pub(crate) shard: ShardIndex,
+    pub(crate) node: NodeId,
+    pub(crate) bytes: Pieces,
 }
 
 /// Fetches `data` distinct shards; otherwise answers how many there are.
-pub(super) async fn fetch(
+pub(crate) async fn fetch(
     plane: &Plane,
     segment: &SegmentInfo,
     layout: &StripeLayout,
@@ -57,12 +57,18 @@ pub(super) async fn fetch(
     Race { plane, segment, layout, sources, asked: Vec::new(), have: BTreeMap::new(), check }.run().await
 }
 
-/// Reports those of the shards, fetched unchecked, that do not hash to their id. Takes its time: it happens only where a
-/// stripe did not open.
-pub(super) fn report_wrong(plane: &Plane, segment: &SegmentInfo, layout: &StripeLayout, fetched: &[Fetched]) {
+/// Reports those of the shards, fetched unchecked, that do not hash to their id, and leaves them out of `layout`: they are
+/// not asked for again. Takes its time: it happens only where a stripe did not open.
+pub(super) fn report_wrong(
+    plane: &Plane,
+    segment: &SegmentInfo,
+    layout: &mut StripeLayout,
+    fetched: &[Fetched],
+) {
     for Fetched { shard, node, bytes } in fetched {
-        let wrong = |known: &&ShardLayout| known.index == *shard && !bytes.is_chunk(&known.chunk);
-        if layout.shards.iter().any(|known| wrong(&known)) {
+        let Some(known) = layout.shards.iter_mut().find(|known| known.index == *shard) else { continue };
+        if !bytes.is_chunk(&known.chunk) {
+            known.nodes.retain(|holder| holder != node);
             plane.pool.note_corrupt(*node);
             failed(plane, segment, layout.index, *shard, *node, &NodeError::Corrupt);
         }
@@ -93,7 +99,7 @@ fn of_shard<'a>(
 }
 
 /// The nodes that hold a shard, the best first.
-pub(super) fn nodes_of(plane: &Plane, shard: &ShardLayout) -> Vec<NodeId> {
+pub(crate) fn nodes_of(plane: &Plane, shard: &ShardLayout) -> Vec<NodeId> {
     of_shard(plane, shard).map(|(_, source)| source.node).collect()
 }
 
@@ -104,7 +110,7 @@ pub(super) fn late_after(plane: &Plane, bytes: usize) -> Duration {
 }
 
 /// Takes note of a failed fetch: what is wrong or gone is reported.
-pub(super) fn failed(
+pub(crate) fn failed(
     plane: &Plane,
     segment: &SegmentInfo,
     stripe: u32,

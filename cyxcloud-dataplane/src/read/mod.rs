@@ -3,7 +3,7 @@
 //! The stripe that is needed next waits for memory; those after it are fetched ahead only where memory is spare. So a
 //! reader always gets on, and one that does not read holds little.
 
-mod fetch;
+pub(crate) mod fetch;
 mod open;
 mod plan;
 mod ranged;

@@ -102,7 +102,7 @@ async fn whole(
             Ok(buffer) => return Ok(open::span(buffer, span, permit)),
             Err(error) => debug!(segment = %segment.id, stripe, %error, "one of the shards is wrong"),
         }
-        fetch::report_wrong(plane, segment, &layout, fetched);
+        fetch::report_wrong(plane, segment, &mut layout, fetched);
         first = fetch::fetch(plane, segment, &layout, Check::Now).await;
     }
     let fetched = match first {

@@ -35,15 +35,9 @@ impl OwnerSecrets {
         Self { metadata, master, cache }
     }
 
-    /// What a wrapped secret is bound to, so that one owner's cannot be put in another's row.
-    pub fn context(owner: OwnerId) -> String {
-        format!("owner-secret/{owner}")
-    }
-
     /// A fresh random secret for a new owner, wrapped as [`cyxcloud_metadata::model::Owner`] keeps it.
     pub fn wrap_new(master: &MasterKey, owner: OwnerId) -> Vec<u8> {
-        let (secret, nonce): ([u8; 32], [u8; 12]) = (rand::random(), rand::random());
-        master.wrap(&Self::context(owner), &secret, nonce)
+        master.wrap_owner_secret(owner, &OwnerSecret::from_bytes(rand::random()), rand::random())
     }
 
     /// The owner's secret.
@@ -54,11 +48,9 @@ impl OwnerSecrets {
         let row = self.metadata.owner(owner).await?.ok_or(Error::OwnerKey { owner, source: None })?;
         let secret = self
             .master
-            .unwrap(&Self::context(owner), &row.wrapped_secret)
+            .open_owner_secret(owner, &row.wrapped_secret)
             .map_err(|error| Error::OwnerKey { owner, source: Some(Box::new(error)) })?;
-        let bytes =
-            <[u8; 32]>::try_from(secret.as_slice()).map_err(|_| Error::OwnerKey { owner, source: None })?;
-        let secret = Arc::new(OwnerSecret::from_bytes(bytes));
+        let secret = Arc::new(secret);
         self.cache.insert(owner, Arc::clone(&secret)).await;
         Ok(secret)
     }

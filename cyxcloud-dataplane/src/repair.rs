@@ -1,0 +1,266 @@
+//! Makes shards of a stripe anew on given nodes, and asks nodes to prove what they hold.
+//!
+//! A shard is copied from where a good copy is, otherwise rebuilt from any `data` others; either way it hashes to its recorded id
+//! before it is stored, and what is stored is acknowledged by a verified receipt. A node or shard that fails is left out and
+//! named. Not here: what is to be made, where, and when (`cyxcloud_core::repair`, the rebalancer).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cyxcloud_core::erasure::Codec;
+use cyxcloud_core::seal::{Descriptor, OwnerSecret};
+use cyxcloud_core::{ByteCount, ChunkId, NodeId, ShardIndex};
+use cyxcloud_metadata::model::{NewLocation, SegmentInfo, ShardLayout, StripeLayout};
+use cyxcloud_metadata::upkeep::model::{LocationStatus, StripeState};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tracing::debug;
+
+use crate::error::NodeError;
+use crate::node::pool::Check;
+use crate::read::fetch;
+use crate::{DataPlane, Plane};
+
+/// What a repair made of a stripe.
+#[derive(Debug, Default)]
+pub struct Repaired {
+    /// Stored and acknowledged.
+    pub added: Vec<(ShardIndex, NewLocation)>,
+    /// Not stored, and why.
+    pub failed: Vec<(ShardIndex, NodeId, NodeError)>,
+    /// Shards that were copied from a node that holds them.
+    pub copied: usize,
+    /// Shards that were rebuilt from others.
+    pub rebuilt: usize,
+}
+
+/// Why nothing could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum RepairError {
+    /// Too few shards can be had now.
+    #[error("{have} of the {need} shards needed can be had now")]
+    Unreadable {
+        /// distinct good shards
+        have: usize,
+        /// distinct shards needed
+        need: usize,
+    },
+    /// The shards there are do not belong together: what was rebuilt is not what was recorded.
+    #[error("shard {0} was rebuilt and is not what its id says")]
+    Inconsistent(usize),
+    /// The nodes could not be looked up.
+    #[error("the nodes could not be looked up")]
+    Metadata(#[from] cyxcloud_metadata::Error),
+}
+
+/// What a node made of an audit.
+#[derive(Debug)]
+pub enum Audited {
+    /// The slice and its path lead to the chunk's id.
+    Proven,
+    /// It said that it does not hold the chunk.
+    Lost,
+    /// What it sent does not lead to the id, or it said that what it holds is corrupt.
+    Wrong,
+    /// It answered too late, or refused.
+    Late,
+    /// No connection: says nothing about what it holds.
+    Unreachable,
+}
+
+/// Bytes that a repair of this stripe moves: to here, and to the nodes.
+pub fn repair_cost(stripe: &StripeState, additions: &[(ShardIndex, NodeId)]) -> ByteCount {
+    let longest = stripe.shards.iter().map(|(_, size)| size.get()).max().unwrap_or(0);
+    let distinct: BTreeSet<ShardIndex> = additions.iter().map(|(shard, _)| *shard).collect();
+    let fetched = distinct.len().max(if distinct.is_empty() { 0 } else { stripe.geometry.data() });
+    ByteCount::bytes(longest.saturating_mul((fetched + additions.len()) as u64))
+}
+
+impl DataPlane {
+    /// Makes these shards on these nodes. What one node refuses does not keep the others from theirs.
+    pub async fn repair(
+        &self,
+        stripe: &StripeState,
+        secret: &OwnerSecret,
+        additions: &[(ShardIndex, NodeId)],
+    ) -> Result<Repaired, RepairError> {
+        let plane = &self.0;
+        plane.fresh_view().await?;
+        let cost = repair_cost(stripe, additions).as_usize();
+        let _memory = plane.read_budget.share(plane.config.per_request, cost).take(cost).await;
+        let wanted: BTreeSet<ShardIndex> = additions.iter().map(|(shard, _)| *shard).collect();
+        let mut made = Repaired::default();
+        let shards = gather(plane, stripe, &wanted, &mut made).await?;
+        let mut stores: FuturesUnordered<_> = additions
+            .iter()
+            .filter_map(|&(shard, node)| Some((shard, node, shards.get(&shard)?.clone())))
+            .map(|(shard, node, bytes)| store(plane, stripe, secret, shard, node, bytes))
+            .collect();
+        while let Some((shard, node, stored)) = stores.next().await {
+            match stored {
+                Ok(location) => made.added.push((shard, location)),
+                Err(error) => made.failed.push((shard, node, error)),
+            }
+        }
+        Ok(made)
+    }
+
+    /// Asks a node for a slice of a chunk and checks it against the chunk's id, by the call that ranged reads use.
+    pub async fn audit(
+        &self,
+        node: NodeId,
+        chunk: ChunkId,
+        size: ByteCount,
+        slice: Range<u64>,
+        deadline: Duration,
+    ) -> Audited {
+        let call = self.0.pool.get_slices(node, chunk, size, std::slice::from_ref(&slice));
+        match tokio::time::timeout(deadline, call).await {
+            Ok(Ok(_)) => Audited::Proven,
+            Ok(Err(NodeError::Missing)) => Audited::Lost,
+            Ok(Err(NodeError::Corrupt)) => Audited::Wrong,
+            Ok(Err(NodeError::Unknown(_) | NodeError::BadAddress { .. })) => Audited::Unreachable,
+            Ok(Err(NodeError::Status { code: tonic::Code::Unavailable, .. })) => Audited::Unreachable,
+            Ok(Err(
+                NodeError::TimedOut | NodeError::Full | NodeError::BadReceipt(_) | NodeError::Status { .. },
+            ))
+            | Err(_) => Audited::Late,
+        }
+    }
+
+    /// The nodes that take new chunks now, as placement sees them.
+    pub async fn candidates(&self) -> cyxcloud_metadata::Result<Vec<cyxcloud_core::placement::Candidate>> {
+        Ok(self.0.fresh_view().await?.candidates(|_| true))
+    }
+}
+
+/// The wanted shards: copied where somebody holds them, the others rebuilt.
+async fn gather(
+    plane: &Plane,
+    stripe: &StripeState,
+    wanted: &BTreeSet<ShardIndex>,
+    made: &mut Repaired,
+) -> Result<BTreeMap<ShardIndex, Bytes>, RepairError> {
+    let layout = layout(stripe);
+    let segment = segment(stripe);
+    let mut copies: FuturesUnordered<_> =
+        wanted.iter().map(|&shard| copy(plane, &segment, &layout, shard)).collect();
+    let mut shards = BTreeMap::new();
+    while let Some(copied) = copies.next().await {
+        shards.extend(copied);
+    }
+    made.copied = shards.len();
+    let missing: Vec<ShardIndex> =
+        wanted.iter().copied().filter(|shard| !shards.contains_key(shard)).collect();
+    if missing.is_empty() {
+        return Ok(shards);
+    }
+    let need = stripe.geometry.data();
+    let fetched = fetch::fetch(plane, &segment, &layout, Check::Now)
+        .await
+        .map_err(|have| RepairError::Unreadable { have, need })?;
+    let present: Vec<(ShardIndex, Bytes)> =
+        fetched.into_iter().map(|fetched| (fetched.shard, fetched.bytes.into_bytes())).collect();
+    let (geometry, len) = (stripe.geometry, present.iter().map(|(_, bytes)| bytes.len()).sum());
+    let targets = missing.clone();
+    let rebuilt = plane
+        .cpu
+        .run(len, move || {
+            let present: Vec<(ShardIndex, &[u8])> =
+                present.iter().map(|(shard, bytes)| (*shard, &bytes[..])).collect();
+            Codec::new(geometry).reconstruct(&present, &targets)
+        })
+        .await
+        .map_err(|_| RepairError::Unreadable { have: 0, need })?;
+    for (shard, bytes) in missing.into_iter().zip(rebuilt) {
+        let recorded = stripe.shards.get(shard.get()).map(|(chunk, _)| *chunk);
+        if recorded != Some(ChunkId::of(&bytes)) {
+            return Err(RepairError::Inconsistent(shard.get()));
+        }
+        shards.insert(shard, bytes.into());
+        made.rebuilt += 1;
+    }
+    Ok(shards)
+}
+
+/// A shard from one of the nodes that hold it, the best first; `None` if none has it.
+async fn copy(
+    plane: &Plane,
+    segment: &SegmentInfo,
+    layout: &StripeLayout,
+    shard: ShardIndex,
+) -> Option<(ShardIndex, Bytes)> {
+    let known = layout.shards.iter().find(|known| known.index == shard)?;
+    for node in fetch::nodes_of(plane, known) {
+        match plane.pool.fetch(node, known.chunk, known.size.as_usize(), Check::Now).await {
+            Ok(pieces) => return Some((shard, pieces.into_bytes())),
+            Err(error) => {
+                debug!(%node, %error, "a shard could not be copied from there");
+                fetch::failed(plane, segment, layout.index, shard, node, &error);
+            }
+        }
+    }
+    None
+}
+
+async fn store(
+    plane: &Plane,
+    stripe: &StripeState,
+    secret: &OwnerSecret,
+    shard: ShardIndex,
+    node: NodeId,
+    bytes: Bytes,
+) -> (ShardIndex, NodeId, Result<NewLocation, NodeError>) {
+    let chunk = stripe.shards[shard.get()].0;
+    let descriptor = Descriptor {
+        owner: stripe.owner,
+        segment: stripe.stripe.segment,
+        stripe: stripe.stripe.index,
+        shard,
+        geometry: stripe.geometry,
+        format: stripe.format,
+        plain_len: u32::try_from(stripe.plain_len.get()).unwrap_or(u32::MAX),
+        stripe_size: u32::try_from(stripe.stripe_size.get()).unwrap_or(u32::MAX),
+        plain_hash: stripe.plain_hash,
+    };
+    let sealed: Bytes = descriptor.seal(&plane.master, secret, rand::random()).into();
+    let stored = plane.pool.store_chunk(node, chunk, bytes, sealed).await.map(|receipt| NewLocation {
+        node,
+        generation: receipt.generation,
+        receipt_signature: receipt.signature.to_vec(),
+        stored_at: receipt.stored_at,
+    });
+    (shard, node, stored)
+}
+
+/// As the read path knows a stripe; whoever is believed to hold a shard may be asked for it.
+fn layout(stripe: &StripeState) -> StripeLayout {
+    let shards = stripe.geometry.indices().zip(&stripe.shards).map(|(index, &(chunk, size))| {
+        let holds = |status| matches!(status, LocationStatus::Stored | LocationStatus::Leaving);
+        let here = stripe.locations.iter().filter(|at| at.shard == index && holds(at.status));
+        ShardLayout { index, chunk, size, nodes: here.map(|at| at.node).collect() }
+    });
+    StripeLayout {
+        index: stripe.stripe.index,
+        plain_hash: stripe.plain_hash,
+        plain_len: stripe.plain_len,
+        shards: shards.collect(),
+    }
+}
+
+fn segment(stripe: &StripeState) -> SegmentInfo {
+    SegmentInfo {
+        id: stripe.stripe.segment,
+        owner: stripe.owner,
+        length: stripe.plain_len,
+        stripe_size: stripe.stripe_size,
+        geometry: stripe.geometry,
+        format: stripe.format,
+        content_hash: [0; 32],
+        acked_tolerance: 0,
+        target_tolerance: stripe.target_tolerance,
+        inline: None,
+    }
+}

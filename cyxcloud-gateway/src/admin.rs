@@ -1,0 +1,442 @@
+//! What administrators see and may do: nodes, repairs, audits, garbage collection.
+//!
+//! Status degrades: a part that the database cannot answer is `null` and named under `problems`; the answer is 200 all
+//! the same, so that the rest can be seen when it matters most. Commands fail as problems do.
+//! Whoever serves this has authenticated the request; here only administrators pass. Not here: what is done in the background (the rebalancer).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use axum::{Extension, Json, Router};
+use cyxcloud_core::NodeId;
+use cyxcloud_core::node::{NodeEvent, NodeStatus};
+use cyxcloud_metadata::model::{Node, NodeStep};
+use cyxcloud_metadata::upkeep::model::{AuditEvent, NodeUpkeep, RepairQueue, ScanReason};
+use cyxcloud_metadata::{Error as MetadataError, MetadataStore, Result as MetadataResult};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::auth::Principal;
+use crate::rest::{Problem, known, rfc3339};
+
+/// A part of the status that takes longer than this is left out.
+const PART_TIMEOUT: Duration = Duration::from_secs(5);
+/// Audit events shown at most.
+const EVENTS_MAX: usize = 1000;
+
+type Metadata = State<Arc<dyn MetadataStore>>;
+type Caller = Option<Extension<Principal>>;
+
+/// The routes under `/api/v1/admin`.
+pub fn router(metadata: Arc<dyn MetadataStore>) -> Router {
+    Router::new()
+        .route("/api/v1/admin/status", get(status))
+        .route("/api/v1/admin/nodes", get(nodes))
+        .route("/api/v1/admin/nodes/{id}/drain", post(drain))
+        .route("/api/v1/admin/nodes/{id}/reconcile", post(reconcile))
+        .route("/api/v1/admin/repairs", get(repairs))
+        .route("/api/v1/admin/audits", get(audits))
+        .route("/api/v1/admin/gc", get(gc))
+        .route("/api/v1/admin/gc/freeze", post(freeze))
+        .route("/api/v1/admin/gc/thaw", post(thaw))
+        .with_state(metadata)
+}
+
+/// Strangers are asked who they are before they learn that this is not for them.
+fn administrator(caller: Caller) -> Result<Principal, Problem> {
+    let caller = known(caller)?;
+    if caller.admin {
+        return Ok(caller);
+    }
+    let detail = "this is for administrators; ask one, or use an administrator's credentials";
+    Err(Problem::new(StatusCode::FORBIDDEN, "not-admin", "Administrators only", detail))
+}
+
+/// Part of a status: what it is, or that it could not be had.
+struct Parts(Vec<String>);
+
+impl Parts {
+    async fn take<T>(&mut self, name: &str, part: impl Future<Output = MetadataResult<T>>) -> Option<T> {
+        match tokio::time::timeout(PART_TIMEOUT, part).await {
+            Ok(Ok(value)) => Some(value),
+            Ok(Err(error)) => {
+                tracing::warn!(
+                    part = name,
+                    error = &error as &dyn std::error::Error,
+                    "a status is incomplete"
+                );
+                self.0.push(format!("{name}: {error}"));
+                None
+            }
+            Err(_) => {
+                self.0.push(format!("{name}: no answer within {} s", PART_TIMEOUT.as_secs()));
+                None
+            }
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct StatusBody {
+    nodes: Option<NodeCounts>,
+    repairs: Option<RepairsBody>,
+    gc: Option<GcBody>,
+    problems: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct NodeCounts {
+    by_status: BTreeMap<&'static str, usize>,
+    quarantined: usize,
+    maintenance: usize,
+    storage_total_bytes: u64,
+    storage_used_bytes: u64,
+    storage_available_bytes: u64,
+}
+
+impl NodeCounts {
+    fn of(nodes: &[Node]) -> Self {
+        let mut by_status: BTreeMap<_, _> = NodeStatus::ALL.map(|status| (status.as_str(), 0)).into();
+        for node in nodes {
+            *by_status.entry(node.status.as_str()).or_default() += 1;
+        }
+        let sum = |field: fn(&Node) -> u64| nodes.iter().map(field).fold(0, u64::saturating_add);
+        Self {
+            by_status,
+            quarantined: nodes.iter().filter(|node| node.quarantined).count(),
+            maintenance: nodes.iter().filter(|node| node.maintenance).count(),
+            storage_total_bytes: sum(|node| node.storage_total.get()),
+            storage_used_bytes: sum(|node| node.storage_used.get()),
+            storage_available_bytes: sum(|node| node.storage_available.get()),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct RepairsBody {
+    /// Open jobs by the number of node losses that their stripe still survives; -1 is unreadable now.
+    pending_by_tolerance: BTreeMap<i32, u64>,
+    due: u64,
+    in_progress: u64,
+    completed: u64,
+    failed: u64,
+    oldest_due_seconds: Option<f64>,
+}
+
+impl From<RepairQueue> for RepairsBody {
+    fn from(queue: RepairQueue) -> Self {
+        Self {
+            pending_by_tolerance: queue.pending,
+            due: queue.due,
+            in_progress: queue.in_progress,
+            completed: queue.completed,
+            failed: queue.failed,
+            oldest_due_seconds: queue.oldest_due.map(|age| age.as_secs_f64()),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct GcBody {
+    candidates: u64,
+    condemned_segments: u64,
+    chunk_deletes: u64,
+    chunk_deletes_due: u64,
+    orphans: u64,
+    frozen: Option<String>,
+}
+
+async fn gc_body(metadata: &dyn MetadataStore) -> MetadataResult<GcBody> {
+    let state = metadata.gc_state().await?;
+    Ok(GcBody {
+        candidates: state.candidates,
+        condemned_segments: state.condemned,
+        chunk_deletes: state.deletes,
+        chunk_deletes_due: state.deletes_due,
+        orphans: state.orphans,
+        frozen: state.frozen,
+    })
+}
+
+async fn status(State(metadata): Metadata, caller: Caller) -> Result<impl IntoResponse, Problem> {
+    administrator(caller)?;
+    let mut parts = Parts(Vec::new());
+    let nodes = parts.take("nodes", metadata.nodes()).await;
+    let repairs = parts.take("repairs", metadata.repair_queue()).await;
+    let gc = parts.take("gc", gc_body(&*metadata)).await;
+    Ok(Json(StatusBody {
+        nodes: nodes.map(|nodes| NodeCounts::of(&nodes)),
+        repairs: repairs.map(RepairsBody::from),
+        gc,
+        problems: parts.0,
+    }))
+}
+
+#[derive(Serialize)]
+struct NodesBody {
+    nodes: Option<Vec<NodeBody>>,
+    problems: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct NodeBody {
+    id: String,
+    peer_id: String,
+    label: String,
+    name: String,
+    grpc_address: String,
+    region: String,
+    operator: String,
+    subnet: String,
+    version: String,
+    status: &'static str,
+    status_changed_at: String,
+    last_heartbeat: String,
+    failure_count: u32,
+    maintenance: bool,
+    read_only: bool,
+    quarantined: bool,
+    storage_total_bytes: u64,
+    storage_used_bytes: u64,
+    storage_available_bytes: u64,
+    upkeep: Option<NodeUpkeepBody>,
+}
+
+#[derive(Serialize)]
+struct NodeUpkeepBody {
+    audits_proven: u64,
+    audits_failed: u64,
+    audit_score: Option<f64>,
+    last_audit: Option<String>,
+    reconciled_at: Option<String>,
+    locations: u64,
+}
+
+impl From<&NodeUpkeep> for NodeUpkeepBody {
+    fn from(node: &NodeUpkeep) -> Self {
+        let weight = node.audits.alpha + node.audits.beta;
+        Self {
+            audits_proven: node.audits.proven,
+            audits_failed: node.audits.failed,
+            audit_score: (weight > 0.0).then(|| node.audits.alpha / weight),
+            last_audit: node.audits.last_audit.map(rfc3339),
+            reconciled_at: node.reconciled_at.map(rfc3339),
+            locations: node.locations,
+        }
+    }
+}
+
+impl NodeBody {
+    fn of(node: Node, upkeep: Option<&NodeUpkeep>) -> Self {
+        Self {
+            id: node.id.to_string(),
+            peer_id: node.peer_id,
+            label: node.label,
+            name: node.name,
+            grpc_address: node.grpc_address,
+            region: node.region,
+            operator: node.operator,
+            subnet: node.subnet,
+            version: node.version,
+            status: node.status.as_str(),
+            status_changed_at: rfc3339(node.status_changed_at),
+            last_heartbeat: rfc3339(node.last_heartbeat),
+            failure_count: node.failure_count,
+            maintenance: node.maintenance,
+            read_only: node.read_only,
+            quarantined: node.quarantined,
+            storage_total_bytes: node.storage_total.get(),
+            storage_used_bytes: node.storage_used.get(),
+            storage_available_bytes: node.storage_available.get(),
+            upkeep: upkeep.map(NodeUpkeepBody::from),
+        }
+    }
+}
+
+async fn nodes(State(metadata): Metadata, caller: Caller) -> Result<impl IntoResponse, Problem> {
+    administrator(caller)?;
+    let mut parts = Parts(Vec::new());
+    let nodes = parts.take("nodes", metadata.nodes()).await;
+    let upkeep = parts.take("upkeep", metadata.nodes_upkeep()).await.unwrap_or_default();
+    let upkeep: BTreeMap<NodeId, NodeUpkeep> = upkeep.into_iter().map(|node| (node.node, node)).collect();
+    let nodes = nodes.map(|nodes| {
+        nodes.into_iter().map(|node| NodeBody::of(node.clone(), upkeep.get(&node.id))).collect()
+    });
+    Ok(Json(NodesBody { nodes, problems: parts.0 }))
+}
+
+#[derive(Serialize)]
+struct RepairsStatus {
+    repairs: Option<RepairsBody>,
+    problems: Vec<String>,
+}
+
+async fn repairs(State(metadata): Metadata, caller: Caller) -> Result<impl IntoResponse, Problem> {
+    administrator(caller)?;
+    let mut parts = Parts(Vec::new());
+    let repairs = parts.take("repairs", metadata.repair_queue()).await.map(RepairsBody::from);
+    Ok(Json(RepairsStatus { repairs, problems: parts.0 }))
+}
+
+#[derive(Serialize)]
+struct GcStatus {
+    gc: Option<GcBody>,
+    problems: Vec<String>,
+}
+
+async fn gc(State(metadata): Metadata, caller: Caller) -> Result<impl IntoResponse, Problem> {
+    administrator(caller)?;
+    let mut parts = Parts(Vec::new());
+    let gc = parts.take("gc", gc_body(&*metadata)).await;
+    Ok(Json(GcStatus { gc, problems: parts.0 }))
+}
+
+#[derive(Deserialize)]
+struct AuditsQuery {
+    /// One node's only.
+    node: Option<Uuid>,
+    limit: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct AuditsBody {
+    audits: Option<Vec<AuditBody>>,
+    problems: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct AuditBody {
+    at: String,
+    round: Uuid,
+    node: String,
+    chunk: String,
+    segment: String,
+    stripe: u32,
+    shard: usize,
+    slice_offset: u64,
+    slice_bytes: u64,
+    outcome: &'static str,
+    again: bool,
+}
+
+impl From<AuditEvent> for AuditBody {
+    fn from(event: AuditEvent) -> Self {
+        Self {
+            at: rfc3339(event.when),
+            round: event.round,
+            node: event.node.to_string(),
+            chunk: event.at.chunk.to_string(),
+            segment: event.at.stripe.segment.to_string(),
+            stripe: event.at.stripe.index,
+            shard: event.at.shard.get(),
+            slice_offset: event.slice.start,
+            slice_bytes: event.slice.end.saturating_sub(event.slice.start),
+            outcome: event.outcome.as_str(),
+            again: event.again,
+        }
+    }
+}
+
+async fn audits(
+    State(metadata): Metadata,
+    caller: Caller,
+    Query(query): Query<AuditsQuery>,
+) -> Result<impl IntoResponse, Problem> {
+    administrator(caller)?;
+    let mut parts = Parts(Vec::new());
+    let node = query.node.map(NodeId::from_uuid);
+    let limit = query.limit.unwrap_or(100).clamp(1, EVENTS_MAX);
+    let audits = parts.take("audits", metadata.audit_events(node, limit)).await;
+    let audits = audits.map(|audits| audits.into_iter().map(AuditBody::from).collect());
+    Ok(Json(AuditsBody { audits, problems: parts.0 }))
+}
+
+fn refused(error: MetadataError) -> Problem {
+    match error {
+        MetadataError::Stale { .. } => {
+            let detail = "the node changed state meanwhile; look at it again and repeat";
+            Problem::new(StatusCode::CONFLICT, "stale", "Changed meanwhile", detail)
+        }
+        error => {
+            tracing::error!(error = &error as &dyn std::error::Error, "an administrator's command failed");
+            let detail = "the metadata store does not answer; try again";
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Not available", detail)
+        }
+    }
+}
+
+async fn one_node(metadata: &dyn MetadataStore, id: Uuid) -> Result<Node, Problem> {
+    let id = NodeId::from_uuid(id);
+    let nodes = metadata.nodes().await.map_err(refused)?;
+    nodes.into_iter().find(|node| node.id == id).ok_or_else(|| {
+        let detail = "GET /api/v1/admin/nodes lists the nodes there are";
+        Problem::new(StatusCode::NOT_FOUND, "no-such-node", "No such node", detail)
+    })
+}
+
+#[derive(Serialize)]
+struct Done {
+    status: &'static str,
+}
+
+/// Moves everything away from a node that is to leave. Reads go on until it is empty.
+async fn drain(
+    State(metadata): Metadata,
+    caller: Caller,
+    Path(id): Path<Uuid>,
+) -> Result<impl IntoResponse, Problem> {
+    let caller = administrator(caller)?;
+    let node = one_node(&*metadata, id).await?;
+    let to = node.status.next(NodeEvent::DrainAsked).map_err(|error| {
+        Problem::new(StatusCode::CONFLICT, "not-now", "Not in this state", error.to_string())
+    })?;
+    if to != node.status {
+        metadata.step_node(&NodeStep { node: node.id, from: node.status, to }).await.map_err(refused)?;
+        tracing::info!(node = %node.id, by = %caller.owner, "an administrator drains a node");
+    }
+    Ok((StatusCode::ACCEPTED, Json(Done { status: to.as_str() })))
+}
+
+/// Compares a node's inventory with the database, both ways, soon.
+async fn reconcile(
+    State(metadata): Metadata,
+    caller: Caller,
+    Path(id): Path<Uuid>,
+) -> Result<impl IntoResponse, Problem> {
+    administrator(caller)?;
+    let node = one_node(&*metadata, id).await?;
+    metadata.queue_scan(node.id, ScanReason::Periodic).await.map_err(refused)?;
+    Ok((StatusCode::ACCEPTED, Json(Done { status: "queued" })))
+}
+
+#[derive(Deserialize, Default)]
+struct Freeze {
+    reason: Option<String>,
+}
+
+/// Stops garbage collection until it is thawed.
+async fn freeze(
+    State(metadata): Metadata,
+    caller: Caller,
+    body: Option<Json<Freeze>>,
+) -> Result<impl IntoResponse, Problem> {
+    let caller = administrator(caller)?;
+    let reason =
+        body.and_then(|Json(body)| body.reason).unwrap_or_else(|| "an administrator asked".to_owned());
+    metadata.freeze_gc(&reason).await.map_err(refused)?;
+    tracing::warn!(by = %caller.owner, reason, "garbage collection is frozen");
+    Ok(Json(Done { status: "frozen" }))
+}
+
+/// Lets garbage collection go on, after a restore too: from then on what the restored metadata does not know is collected.
+async fn thaw(State(metadata): Metadata, caller: Caller) -> Result<impl IntoResponse, Problem> {
+    let caller = administrator(caller)?;
+    let was = metadata.thaw_gc().await.map_err(refused)?;
+    tracing::warn!(by = %caller.owner, was_frozen = was, "garbage collection goes on");
+    Ok(Json(Done { status: if was { "thawed" } else { "was-not-frozen" } }))
+}

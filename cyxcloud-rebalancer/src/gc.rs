@@ -1,0 +1,126 @@
+//! Garbage: what nothing refers to is condemned, collected after its grace, and deleted from nodes.
+//!
+//! Each step looks once more at what the one before decided, in the database and by its clock; a delete names the
+//! generation that was recorded, so that a node keeps whatever was stored since.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cyxcloud_core::crash_point;
+use cyxcloud_dataplane::Deleted;
+use cyxcloud_metadata::Result;
+use cyxcloud_metadata::upkeep::model::{ChunkDelete, DeleteOutcome, GcBrake, GcHalt};
+use futures::StreamExt;
+use tracing::{error, info};
+
+use crate::Context;
+
+/// Segments or orphans in one transaction.
+const BATCH: usize = 1_000;
+/// Deletes claimed at a time, and sent at the same time.
+const DELETES: usize = 512;
+const DELETES_AT_ONCE: usize = 32;
+/// How long claimed deletes are left to whoever claimed them.
+const DELETE_LEASE: Duration = Duration::from_secs(120);
+/// Pause before a delete is tried again, doubled each time up to the longest.
+const RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(3600));
+
+/// Collects until it is dropped.
+pub(crate) async fn run(ctx: Arc<Context>) {
+    let mut halted = None;
+    let mut tick = ctx.ticks();
+    loop {
+        tick.tick().await;
+        match round(&ctx).await {
+            Ok(halt) => {
+                ctx.metrics.gc_halted.set(i64::from(halt.is_some()));
+                if halt != halted {
+                    match &halt {
+                        Some(halt) => {
+                            error!(why = ?halt, "collection stands still until an operator has looked")
+                        }
+                        None => info!("collection goes on"),
+                    }
+                    halted = halt;
+                }
+            }
+            Err(error) => ctx.metrics.failed("collect garbage", &error),
+        }
+    }
+}
+
+/// One round of every step, each for as long as it finds full batches.
+async fn round(ctx: &Context) -> Result<Option<GcHalt>> {
+    let brake = GcBrake { max_fraction: ctx.tuning.gc_max_fraction, floor: ctx.tuning.gc_brake_floor };
+    let metadata = &ctx.metadata;
+    loop {
+        let step = match metadata.condemn_segments(BATCH, brake).await? {
+            Ok(step) => step,
+            Err(halt) => return Ok(Some(halt)),
+        };
+        ctx.metrics.collected.with_label_values(&["segments_condemned"]).inc_by(step.taken);
+        crash_point!("gc.condemned");
+        if (step.looked_at as usize) < BATCH {
+            break;
+        }
+    }
+    loop {
+        let step = match metadata.collect_segments(ctx.tuning.gc_grace(), BATCH).await? {
+            Ok(step) => step,
+            Err(halt) => return Ok(Some(halt)),
+        };
+        ctx.metrics.collected.with_label_values(&["segments_collected"]).inc_by(step.taken);
+        ctx.metrics.collected.with_label_values(&["chunks_handed_over"]).inc_by(step.chunks);
+        crash_point!("gc.collected");
+        if (step.looked_at as usize) < BATCH {
+            break;
+        }
+    }
+    while metadata.condemn_orphans(ctx.tuning.gc_grace(), BATCH).await? >= BATCH {}
+    while delete(ctx).await? >= DELETES {}
+    let state = metadata.gc_state().await?;
+    let gauges = [
+        ("candidates", state.candidates),
+        ("condemned", state.condemned),
+        ("deletes", state.deletes),
+        ("deletes_due", state.deletes_due),
+        ("orphans", state.orphans),
+    ];
+    for (kind, count) in gauges {
+        ctx.metrics.garbage.with_label_values(&[kind]).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+    Ok(state.frozen.map(GcHalt::Frozen))
+}
+
+/// Deletes what may go from nodes; answers how many were claimed.
+async fn delete(ctx: &Context) -> Result<usize> {
+    let claimed = ctx.metadata.claim_deletes(DELETES, DELETE_LEASE).await?;
+    let count = claimed.len();
+    let outcomes: Vec<(i64, DeleteOutcome)> = futures::stream::iter(claimed)
+        .map(async |delete| (delete.id, delete_one(ctx, &delete).await))
+        .buffer_unordered(DELETES_AT_ONCE)
+        .collect()
+        .await;
+    crash_point!("gc.deleted");
+    if !outcomes.is_empty() {
+        ctx.metadata.finish_deletes(&outcomes).await?;
+    }
+    Ok(count)
+}
+
+async fn delete_one(ctx: &Context, delete: &ChunkDelete) -> DeleteOutcome {
+    let outcome = ctx.plane.nodes().delete_chunk(delete.node, delete.chunk, delete.generation).await;
+    crash_point!("gc.deleted_one");
+    let step = match outcome {
+        Ok(Deleted::Gone) => "chunks_deleted",
+        Ok(Deleted::Absent) => "chunks_absent",
+        Ok(Deleted::KeptNewer) => "chunks_kept_newer",
+        Err(error) => {
+            tracing::debug!(node = %delete.node, chunk = %delete.chunk, %error, "chunk not deleted yet");
+            ctx.metrics.collected.with_label_values(&["chunks_put_off"]).inc();
+            return DeleteOutcome::Later((RETRY.0 * (1 << delete.attempts.min(16))).min(RETRY.1));
+        }
+    };
+    ctx.metrics.collected.with_label_values(&[step]).inc();
+    DeleteOutcome::Settled
+}

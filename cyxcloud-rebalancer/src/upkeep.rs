@@ -1,0 +1,74 @@
+//! Small duties: uploads that were given up end, usage is folded into totals, history is dropped in time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cyxcloud_metadata::Result;
+use tracing::{debug, info};
+
+use crate::Context;
+
+/// Rows handled in one transaction.
+const BATCH: usize = 1_000;
+/// Ended multipart uploads are kept so long, for whoever asks again.
+const ENDED_MULTIPARTS: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Keeps up until it is dropped.
+pub(crate) async fn run(ctx: Arc<Context>) {
+    let mut tick = ctx.ticks();
+    loop {
+        tick.tick().await;
+        match round(&ctx).await {
+            Ok(()) => ctx.metrics.healthy.set(1),
+            Err(error) => {
+                ctx.metrics.healthy.set(0);
+                ctx.metrics.failed("upkeep", &error);
+            }
+        }
+    }
+}
+
+/// One round: goes on while there are full batches.
+async fn round(ctx: &Context) -> Result<()> {
+    let metadata = &ctx.metadata;
+    loop {
+        let expired = metadata.expire_uploads(BATCH).await?;
+        ctx.metrics.expired.inc_by(expired as u64);
+        if expired > 0 {
+            info!(count = expired, "uploads whose lease ran out were ended");
+        }
+        let folded = metadata.fold_usage(BATCH).await?;
+        ctx.metrics.folded.inc_by(folded as u64);
+        debug!(count = folded, "usage folded");
+        if expired < BATCH && folded < BATCH {
+            break;
+        }
+    }
+    let history = Duration::from_secs(ctx.tuning.history_secs);
+    let open_for = ctx.tuning.multipart_expiry_secs;
+    let open_for = (open_for > 0).then(|| Duration::from_secs(open_for));
+    while metadata.purge_repairs(history, BATCH).await? >= BATCH {}
+    while metadata.purge_audits(history, BATCH).await? >= BATCH {}
+    while metadata.purge_multiparts(ENDED_MULTIPARTS, open_for, BATCH).await? >= BATCH {}
+    show_queue(ctx).await
+}
+
+async fn show_queue(ctx: &Context) -> Result<()> {
+    let queue = ctx.metadata.repair_queue().await?;
+    let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let waiting: u64 = queue.pending.values().sum();
+    let at_edge: u64 = queue.pending.range(..=0).map(|(_, count)| count).sum();
+    let gauges = [
+        ("pending", waiting),
+        ("pending_tolerating_no_loss", at_edge),
+        ("due", queue.due),
+        ("in_progress", queue.in_progress),
+        ("failed", queue.failed),
+    ];
+    for (state, n) in gauges {
+        ctx.metrics.queue.with_label_values(&[state]).set(count(n));
+    }
+    ctx.metrics.oldest_due_secs.set(count(queue.oldest_due.unwrap_or_default().as_secs()));
+    ctx.metrics.braked.set(i64::from(ctx.watch.cluster().await?.braked));
+    Ok(())
+}
