@@ -13,6 +13,7 @@ use crate::model::{
     Attributes, Content, Extent, Multipart, NewLocation, NewSegment, NewStripe, Object, SegmentBody,
     SegmentRange, StoredChecksum,
 };
+use crate::upkeep::model::{AuditOutcome, LocationStatus, ScanReason};
 use crate::{Error, Result};
 
 /// Stripes that come along with the layout of an object that is one extent: what a reader fetches first, and all that
@@ -70,6 +71,24 @@ pub(crate) fn object_key(bytes: Vec<u8>) -> Result<ObjectKey> {
 pub(crate) fn geometry(data: i64, parity: i64, copies: i64) -> Result<Geometry> {
     let small = |n: i64| u8::try_from(n).map_err(|e| corrupt("geometry", e));
     Geometry::new(small(data)?, small(parity)?, small(copies)?).map_err(|e| corrupt("geometry", e))
+}
+
+/// The column `chunk_locations.status`.
+pub(crate) fn location_status(text: &str) -> Result<LocationStatus> {
+    let found = LocationStatus::ALL.into_iter().find(|status| status.as_str() == text);
+    found.ok_or_else(|| corrupt("location status", text))
+}
+
+/// The column `node_scans.reason`.
+pub(crate) fn scan_reason(text: &str) -> Result<ScanReason> {
+    let found = ScanReason::ALL.into_iter().find(|reason| reason.as_str() == text);
+    found.ok_or_else(|| corrupt("reason of a scan", text))
+}
+
+/// The column `audit_events.outcome`.
+pub(crate) fn audit_outcome(text: &str) -> Result<AuditOutcome> {
+    let found = AuditOutcome::ALL.into_iter().find(|outcome| outcome.as_str() == text);
+    found.ok_or_else(|| corrupt("outcome of an audit", text))
 }
 
 /// A key as people see it in `files.path` and `files.name`: text columns hold no U+0000.

@@ -20,8 +20,10 @@ TIMERS = {
 
 @pytest.fixture(scope="module")
 def short_lived(workspace):
-    """Absence leads on within seconds."""
-    yield from run_server(Cluster(workspace / "node-lives", nodes=5, gateway_env=TIMERS))
+    """Absence leads on within seconds, and nobody repairs what it leaves: that is another test's business."""
+    for cluster in run_server(Cluster(workspace / "node-lives", nodes=5, gateway_env=TIMERS)):
+        cluster.rebalancer.stop()
+        yield cluster
 
 
 def status(cluster: Cluster, node: int) -> str:

@@ -21,27 +21,6 @@ use crate::rows;
 use crate::upkeep::Judge;
 use crate::upkeep::model::{AuditEvent, AuditOutcome, AuditRecord, Contained, NodeLocation};
 
-fn outcome_text(outcome: AuditOutcome) -> &'static str {
-    match outcome {
-        AuditOutcome::Proven => "proven",
-        AuditOutcome::Lost => "lost",
-        AuditOutcome::Wrong => "wrong",
-        AuditOutcome::Late => "late",
-        AuditOutcome::Unreachable => "unreachable",
-    }
-}
-
-fn outcome(row: &PgRow) -> Result<AuditOutcome, Failure> {
-    Ok(match row.try_get::<&str, _>("outcome")? {
-        "proven" => AuditOutcome::Proven,
-        "lost" => AuditOutcome::Lost,
-        "wrong" => AuditOutcome::Wrong,
-        "late" => AuditOutcome::Late,
-        "unreachable" => AuditOutcome::Unreachable,
-        other => return Err(rows::corrupt("outcome of an audit", other).into()),
-    })
-}
-
 fn slice(row: &PgRow) -> Result<std::ops::Range<u64>, Failure> {
     Ok(read::offset(row, "slice_start")?..read::offset(row, "slice_end")?)
 }
@@ -52,7 +31,7 @@ fn event(row: &PgRow) -> Result<AuditEvent, Failure> {
         node: read::id(row, "node_id")?,
         at: read::place(row)?,
         slice: slice(row)?,
-        outcome: outcome(row)?,
+        outcome: rows::audit_outcome(row.try_get("outcome")?)?,
         again: row.try_get("again")?,
         when: read::time(row, "created_at")?,
     })
@@ -89,7 +68,7 @@ impl Columns {
             columns.at.push(&event.at);
             columns.slice_start.push(read::int(event.slice.start));
             columns.slice_end.push(read::int(event.slice.end));
-            columns.outcome.push(outcome_text(event.outcome));
+            columns.outcome.push(event.outcome.as_str());
             columns.again.push(event.again);
         }
         columns

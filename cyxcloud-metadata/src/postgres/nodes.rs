@@ -236,7 +236,7 @@ impl PostgresStore {
                 WHERE node_id = $1 AND chunk_id = ANY($2) AND status IN ('stored', 'leaving')
                 ORDER BY segment_id, stripe_index, shard_index FOR UPDATE
             )
-            UPDATE chunk_locations l SET status = 'corrupt', last_verified = now(),
+            UPDATE chunk_locations l SET status = 'corrupt',
                 verification_failures = verification_failures + 1
             FROM held h
             WHERE l.segment_id = h.segment_id AND l.stripe_index = h.stripe_index

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::transact::Failure;
 use crate::model::{Attributes, Object, StoredChecksum};
 use crate::rows;
-use crate::upkeep::model::{LocationStatus, NodeCursor, NodeLocation, StripeRef};
+use crate::upkeep::model::{NodeCursor, NodeLocation, StripeRef};
 
 /// The columns of [`object`], of a table `files` called `f`.
 macro_rules! object_columns {
@@ -176,17 +176,7 @@ pub(super) fn node_location(row: &PgRow) -> Result<NodeLocation, Failure> {
         at: place(row)?,
         size: bytes(row, "size_bytes")?,
         generation: generation(row)?,
-        status: location_status(row.try_get("status")?)?,
-    })
-}
-
-pub(super) fn location_status(text: &str) -> Result<LocationStatus, Failure> {
-    Ok(match text {
-        "stored" => LocationStatus::Stored,
-        "missing" => LocationStatus::Missing,
-        "corrupt" => LocationStatus::Corrupt,
-        "leaving" => LocationStatus::Leaving,
-        other => return Err(rows::corrupt("status of a location", other).into()),
+        status: rows::location_status(row.try_get("status")?)?,
     })
 }
 

@@ -20,29 +20,6 @@ use crate::upkeep::model::{
     AuditRecord, NodeCursor, NodeLocation, NodeScan, NodeUpkeep, Reconciled, ScanReason, StripeRef,
 };
 
-fn reason_text(reason: ScanReason) -> &'static str {
-    match reason {
-        ScanReason::Offline => "offline",
-        ScanReason::Draining => "draining",
-        ScanReason::Maintenance => "maintenance",
-        ScanReason::Returned => "returned",
-        ScanReason::NewIncarnation => "new_incarnation",
-        ScanReason::Periodic => "periodic",
-    }
-}
-
-fn reason(row: &PgRow) -> Result<ScanReason, Failure> {
-    Ok(match row.try_get::<&str, _>("reason")? {
-        "offline" => ScanReason::Offline,
-        "draining" => ScanReason::Draining,
-        "maintenance" => ScanReason::Maintenance,
-        "returned" => ScanReason::Returned,
-        "new_incarnation" => ScanReason::NewIncarnation,
-        "periodic" => ScanReason::Periodic,
-        other => return Err(rows::corrupt("reason of a scan", other).into()),
-    })
-}
-
 fn scan(row: &PgRow) -> Result<NodeScan, Failure> {
     let after = match row.try_get::<Option<Vec<u8>>, _>("cursor_chunk")? {
         None => None,
@@ -57,7 +34,7 @@ fn scan(row: &PgRow) -> Result<NodeScan, Failure> {
     };
     Ok(NodeScan {
         node: read::id(row, "node_id")?,
-        reason: reason(row)?,
+        reason: rows::scan_reason(row.try_get("reason")?)?,
         since: read::time(row, "since")?,
         fence: row.try_get("fence")?,
         after,
@@ -95,7 +72,7 @@ pub(super) async fn ask(conn: &mut PgConnection, node: NodeId, reason: ScanReaso
         include_str!("sql/scan_conflict.sql")
     );
     let done =
-        sqlx::query(ASK).bind(node.as_uuid()).bind(reason_text(reason)).execute(conn).await?.rows_affected();
+        sqlx::query(ASK).bind(node.as_uuid()).bind(reason.as_str()).execute(conn).await?.rows_affected();
     Ok(done > 0)
 }
 
@@ -149,7 +126,7 @@ impl PostgresStore {
             Box::pin(async move {
                 let done = sqlx::query(MOVE)
                     .bind(scan.node.as_uuid())
-                    .bind(reason_text(scan.reason))
+                    .bind(scan.reason.as_str())
                     .bind(scan.fence)
                     .bind(after.chunk.as_bytes().as_slice())
                     .bind(after.stripe.segment.as_uuid())
@@ -175,7 +152,7 @@ impl PostgresStore {
             Box::pin(async move {
                 let done = sqlx::query(END)
                     .bind(scan.node.as_uuid())
-                    .bind(reason_text(scan.reason))
+                    .bind(scan.reason.as_str())
                     .bind(scan.fence)
                     .bind(again_after.map(read::millis))
                     .execute(conn)

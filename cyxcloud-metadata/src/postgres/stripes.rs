@@ -181,7 +181,7 @@ fn locations(row: &PgRow) -> Result<Vec<LocationState>, Failure> {
             shard: read::shard(shard)?,
             node: NodeId::from_uuid(node),
             generation: Generation { incarnation, counter: u64::try_from(counter).unwrap_or(0) },
-            status: read::location_status(&status)?,
+            status: rows::location_status(&status)?,
             proven_at: proven_at.map(read::timestamp),
         });
     }

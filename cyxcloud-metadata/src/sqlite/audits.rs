@@ -13,29 +13,13 @@ use super::content::small;
 use super::engine::Done;
 use super::repairs;
 use super::row::{self, AUDIT_RECORD, all, int, one, run};
-use crate::rows::corrupt;
+use crate::rows::{self, corrupt};
 use crate::upkeep::Judge;
 use crate::upkeep::model::{AuditEvent, AuditOutcome, AuditRecord, Contained};
 
-fn text(outcome: AuditOutcome) -> &'static str {
-    match outcome {
-        AuditOutcome::Proven => "proven",
-        AuditOutcome::Lost => "lost",
-        AuditOutcome::Wrong => "wrong",
-        AuditOutcome::Late => "late",
-        AuditOutcome::Unreachable => "unreachable",
-    }
-}
-
 fn outcome(row: &Row<'_>, column: usize) -> Done<AuditOutcome> {
-    match row.get_ref(column)?.as_str().map_err(|e| corrupt("audit outcome", e))? {
-        "proven" => Ok(AuditOutcome::Proven),
-        "lost" => Ok(AuditOutcome::Lost),
-        "wrong" => Ok(AuditOutcome::Wrong),
-        "late" => Ok(AuditOutcome::Late),
-        "unreachable" => Ok(AuditOutcome::Unreachable),
-        other => Err(corrupt("audit outcome", other).into()),
-    }
+    let text = row.get_ref(column)?.as_str().map_err(|e| corrupt("outcome of an audit", e))?;
+    Ok(rows::audit_outcome(text)?)
 }
 
 /// Records of nodes that are known.
@@ -123,7 +107,7 @@ fn keep(db: &Connection, event: &AuditEvent, now: i64) -> Done<()> {
             small(event.at.shard.get()),
             int(event.slice.start),
             int(event.slice.end),
-            text(event.outcome),
+            event.outcome.as_str(),
             event.again,
             now,
         ],

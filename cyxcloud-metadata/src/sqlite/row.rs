@@ -143,13 +143,8 @@ pub(super) fn cursor(row: &Row<'_>, first: usize) -> Done<NodeCursor> {
 
 /// The column `status` of `chunk_locations`.
 pub(super) fn location_status(row: &Row<'_>, column: usize) -> Done<LocationStatus> {
-    match row.get_ref(column)?.as_str().map_err(|e| corrupt("location status", e))? {
-        "stored" => Ok(LocationStatus::Stored),
-        "missing" => Ok(LocationStatus::Missing),
-        "corrupt" => Ok(LocationStatus::Corrupt),
-        "leaving" => Ok(LocationStatus::Leaving),
-        other => Err(corrupt("location status", other).into()),
-    }
+    let text = row.get_ref(column)?.as_str().map_err(|e| corrupt("location status", e))?;
+    Ok(rows::location_status(text)?)
 }
 
 /// What [`audit_record`] reads.

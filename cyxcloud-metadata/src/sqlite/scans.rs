@@ -13,30 +13,12 @@ use super::content::small;
 use super::engine::Done;
 use super::row::{self, all, int, one, run};
 use crate::error::Error;
-use crate::rows::corrupt;
+use crate::rows::{self, corrupt};
 use crate::upkeep::model::{NodeCursor, NodeScan, ScanReason};
 
-fn text(reason: ScanReason) -> &'static str {
-    match reason {
-        ScanReason::Offline => "offline",
-        ScanReason::Draining => "draining",
-        ScanReason::Maintenance => "maintenance",
-        ScanReason::Returned => "returned",
-        ScanReason::NewIncarnation => "new_incarnation",
-        ScanReason::Periodic => "periodic",
-    }
-}
-
 fn reason(row: &Row<'_>, column: usize) -> Done<ScanReason> {
-    match row.get_ref(column)?.as_str().map_err(|e| corrupt("scan reason", e))? {
-        "offline" => Ok(ScanReason::Offline),
-        "draining" => Ok(ScanReason::Draining),
-        "maintenance" => Ok(ScanReason::Maintenance),
-        "returned" => Ok(ScanReason::Returned),
-        "new_incarnation" => Ok(ScanReason::NewIncarnation),
-        "periodic" => Ok(ScanReason::Periodic),
-        other => Err(corrupt("scan reason", other).into()),
-    }
+    let text = row.get_ref(column)?.as_str().map_err(|e| corrupt("reason of a scan", e))?;
+    Ok(rows::scan_reason(text)?)
 }
 
 /// What a node is looked through for when it takes a status.
@@ -55,7 +37,7 @@ pub(super) fn queue(db: &Connection, node: NodeId, reason: ScanReason) -> Done<(
         ON CONFLICT (node_id, reason) DO UPDATE SET since = excluded.since, not_before = excluded.not_before,
             done = 0, fence = fence + 1, lease_until = NULL,
             cursor_chunk = NULL, cursor_segment = NULL, cursor_stripe = NULL, cursor_shard = NULL";
-    match run(db, QUEUE, params![node.as_uuid(), text(reason), row::now().unix_millis()])? {
+    match run(db, QUEUE, params![node.as_uuid(), reason.as_str(), row::now().unix_millis()])? {
         0 => Err(Error::NoSuchNode.into()),
         _ => Ok(()),
     }
@@ -103,7 +85,7 @@ pub(super) fn advance(db: &Connection, scan: &NodeScan, after: NodeCursor, lease
         ADVANCE,
         params![
             scan.node.as_uuid(),
-            text(scan.reason),
+            scan.reason.as_str(),
             scan.fence,
             row::after(row::now(), lease),
             after.chunk.as_bytes().as_slice(),
@@ -120,6 +102,6 @@ pub(super) fn finish(db: &Connection, scan: &NodeScan, again_after: Option<Durat
             lease_until = NULL, cursor_chunk = NULL, cursor_segment = NULL, cursor_stripe = NULL, cursor_shard = NULL
         WHERE node_id = ?1 AND reason = ?2 AND fence = ?3 AND NOT done";
     let again = again_after.map(|delay| row::after(row::now(), delay));
-    let (node, reason) = (scan.node.as_uuid(), text(scan.reason));
+    let (node, reason) = (scan.node.as_uuid(), scan.reason.as_str());
     held(run(db, FINISH, params![node, reason, scan.fence, again.is_none(), again])?)
 }

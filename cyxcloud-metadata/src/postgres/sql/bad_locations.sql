@@ -14,7 +14,7 @@ WITH bad AS (
     FOR UPDATE OF l
 )
 UPDATE chunk_locations l SET
-    status = h.fault, last_verified = now(),
+    status = h.fault,
     verification_failures = l.verification_failures + 1
 FROM held h
 WHERE l.segment_id = h.segment_id AND l.stripe_index = h.stripe_index AND l.shard_index = h.shard_index
