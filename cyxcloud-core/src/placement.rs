@@ -106,17 +106,45 @@ pub fn replace(
     missing: &[ShardIndex],
     rng: &mut impl Rng,
 ) -> Vec<(ShardIndex, NodeId)> {
-    let mut field = Field::new(candidates.iter().collect(), geometry, shard_len, rng);
-    field.hold(held);
-    for &shard in missing {
-        if let Some(node) = field.best(|node| !field.holds(node, shard)) {
-            field.assign(shard, node);
+    Rest { candidates, geometry, shard_len, held, barred: &[] }.plan(missing, geometry.copies() == 1, rng)
+}
+
+/// A stripe of which some shards are to be placed again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rest<'a> {
+    /// Nodes that may take shards.
+    pub(crate) candidates: &'a [Candidate],
+    /// Of the stripe.
+    pub(crate) geometry: Geometry,
+    /// Length of each shard.
+    pub(crate) shard_len: ByteCount,
+    /// What counts.
+    pub(crate) held: &'a [(ShardIndex, NodeId)],
+    /// What does not count and must not be given either.
+    pub(crate) barred: &'a [(ShardIndex, NodeId)],
+}
+
+impl Rest<'_> {
+    /// A node for each of `missing`, as far as there is one; if asked to `share`, also the extra copies of the guarantee.
+    pub(crate) fn plan(
+        &self,
+        missing: &[ShardIndex],
+        share: bool,
+        rng: &mut impl Rng,
+    ) -> Vec<(ShardIndex, NodeId)> {
+        let mut field = Field::new(self.candidates.iter().collect(), self.geometry, self.shard_len, rng);
+        field.hold(self.held);
+        field.bar(self.barred);
+        for &shard in missing {
+            if let Some(node) = field.best(|node| field.may_take(node, shard)) {
+                field.assign(shard, node);
+            }
         }
+        if share {
+            field.share();
+        }
+        field.assignments()
     }
-    if geometry.copies() == 1 {
-        field.share();
-    }
-    field.assignments()
 }
 
 /// Fewest locations with which `nodes` equal nodes keep the guarantee: all shards once, and a second copy of what would
@@ -145,7 +173,7 @@ fn place_on(
     }
     for shard in shards {
         for copy in 0..geometry.copies() {
-            match field.best(|node| !field.holds(node, shard)) {
+            match field.best(|node| field.may_take(node, shard)) {
                 Some(node) => field.assign(shard, node),
                 None if copy > 0 => break,
                 None => return None,
@@ -168,6 +196,8 @@ struct Field<'a> {
     domains: [Vec<usize>; 3],
     /// Holders of each shard: places in `nodes`, or `None` for a node that is no candidate.
     holders: Vec<Vec<Option<usize>>>,
+    /// Places in `nodes` that must not be given a shard, though they don't count as its holders.
+    barred: Vec<(ShardIndex, usize)>,
     planned: Vec<(ShardIndex, usize)>,
 }
 
@@ -213,14 +243,14 @@ impl<'a> Field<'a> {
             nodes,
             domains: counts.map(|count| vec![0; count]),
             holders: vec![Vec::new(); geometry.shards()],
+            barred: Vec::new(),
             planned: Vec::new(),
         }
     }
 
     /// Takes note of what is already there.
     fn hold(&mut self, held: &[(ShardIndex, NodeId)]) {
-        let places: HashMap<NodeId, usize> =
-            self.nodes.iter().enumerate().map(|(place, slot)| (slot.candidate.node, place)).collect();
+        let places = self.places();
         for (shard, node) in held {
             let place = places.get(node).copied();
             if let Some(holders) = self.holders.get_mut(shard.get()) {
@@ -232,6 +262,18 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// Takes note of who must not be given what.
+    fn bar(&mut self, barred: &[(ShardIndex, NodeId)]) {
+        if !barred.is_empty() {
+            let places = self.places();
+            self.barred.extend(barred.iter().filter_map(|(shard, node)| Some((*shard, *places.get(node)?))));
+        }
+    }
+
+    fn places(&self) -> HashMap<NodeId, usize> {
+        self.nodes.iter().enumerate().map(|(place, slot)| (slot.candidate.node, place)).collect()
+    }
+
     fn count(&mut self, place: usize) {
         let slot = &mut self.nodes[place];
         slot.load += 1;
@@ -240,8 +282,8 @@ impl<'a> Field<'a> {
         }
     }
 
-    fn holds(&self, place: usize, shard: ShardIndex) -> bool {
-        self.holders[shard.get()].contains(&Some(place))
+    fn may_take(&self, place: usize, shard: ShardIndex) -> bool {
+        !self.holders[shard.get()].contains(&Some(place)) && !self.barred.contains(&(shard, place))
     }
 
     /// The node to be given the next shard, of those with room that pass.
@@ -281,9 +323,16 @@ impl<'a> Field<'a> {
             }
         }
         for (place, mine) in alone.into_iter().enumerate() {
-            for &shard in mine.iter().skip(self.geometry.parity()) {
-                let Some(other) = self.best(|other| other != place) else { return };
-                self.assign(shard, other);
+            let (spared, shared) = mine.split_at(mine.len().min(self.geometry.parity()));
+            let mut needed = shared.len();
+            for &shard in shared.iter().chain(spared) {
+                if needed == 0 {
+                    break;
+                }
+                if let Some(other) = self.best(|other| other != place && self.may_take(other, shard)) {
+                    self.assign(shard, other);
+                    needed -= 1;
+                }
             }
         }
     }

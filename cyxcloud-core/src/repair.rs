@@ -1,7 +1,8 @@
 //! Decides what a stripe needs: what is missing, how urgent that is, where it goes, and what is surplus.
 //!
-//! Pure: the caller brings what the database knows of the stripe and of the nodes, and carries the plan out. A plan may be
-//! stale when it runs: it is recorded only while its job's fence holds, and removals are judged by what was really added.
+//! Pure: the caller brings what the database knows of the stripe and of the nodes, and carries the plan out. A plan may be stale when
+//! it runs: it is recorded only while the job's fence holds, and removals are judged again from what was really added.
+//! Plans come to rest: once one has been carried out, and nothing else changed, the next is empty.
 //! Not here: nodes for new stripes (`placement`), the life of nodes (`node`), the queue (`metadata`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,8 +11,13 @@ use std::time::Duration;
 use rand::Rng;
 
 use crate::node::NodeStatus;
-use crate::placement::{self, Candidate, tolerance};
+use crate::placement::{Candidate, Rest, tolerance};
 use crate::{ByteCount, Geometry, NodeId, ShardIndex, Timestamp};
+
+/// Nodes that may vanish together without suspicion, however small the cluster is.
+const BRAKE_NODES: usize = 2;
+/// The same as a share of the cluster: one in so many.
+const BRAKE_SHARE: usize = 10;
 
 /// A shard on a node.
 pub type Place = (ShardIndex, NodeId);
@@ -19,13 +25,13 @@ pub type Place = (ShardIndex, NodeId);
 /// What is believed of one location.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Belief {
-    /// Held.
+    /// The node has it.
     Stored,
-    /// Held, and to be removed.
+    /// The node has it, and it is to go from there.
     Leaving,
-    /// The node does not hold it.
+    /// The node said that it does not have it.
     Missing,
-    /// What the node holds is wrong.
+    /// The node has other bytes.
     Corrupt,
 }
 
@@ -34,11 +40,11 @@ pub enum Belief {
 pub enum Presence {
     /// Heard and trusted: its copies count.
     Here,
-    /// Heard, but to be emptied: drained by request, in maintenance or quarantined. Read from it, do not count on it.
+    /// Heard, but to be emptied (drained by request, in maintenance, quarantined): read from it, don't count on it.
     Leaving,
-    /// Not heard; may return with its data. Counted apart.
+    /// Not heard since; may return with its data. Counted apart.
     Away,
-    /// Not heard for so long that its copies count as gone, or unknown.
+    /// Not heard for so long that its copies count as gone (draining because of absence), or unknown.
     Lost,
 }
 
@@ -47,248 +53,240 @@ pub enum Presence {
 pub struct NodeFacts {
     /// Its status.
     pub status: NodeStatus,
-    /// When the absence began that has not ended with `online` since. A draining node without it drains by request.
+    /// When the absence began that has not ended with `online` since; a draining node without it drains by request.
     pub first_offline_at: Option<Timestamp>,
-    /// Paused by its operator.
+    /// Its operator said that it will be down for a while.
     pub maintenance: bool,
-    /// Held back from new data after a proven fault.
+    /// It is not trusted.
     pub quarantined: bool,
 }
 
 impl NodeFacts {
     /// How much its copies count.
-    pub const fn presence(&self) -> Presence {
-        match (self.status, self.first_offline_at) {
-            (NodeStatus::Offline, _) => Presence::Away,
-            (NodeStatus::Draining, Some(_)) => Presence::Lost,
-            (NodeStatus::Draining, None) => Presence::Leaving,
-            (NodeStatus::Online | NodeStatus::Recovering, _) if self.maintenance || self.quarantined => {
+    pub fn presence(&self) -> Presence {
+        match self.status {
+            NodeStatus::Online | NodeStatus::Recovering if self.maintenance || self.quarantined => {
                 Presence::Leaving
             }
-            (NodeStatus::Online | NodeStatus::Recovering, _) => Presence::Here,
+            NodeStatus::Online | NodeStatus::Recovering => Presence::Here,
+            NodeStatus::Offline => Presence::Away,
+            NodeStatus::Draining if self.first_offline_at.is_some() => Presence::Lost,
+            NodeStatus::Draining => Presence::Leaving,
         }
     }
 }
 
 /// A stripe and where its shards are.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Stripe<'a> {
-    /// How it is coded.
+    /// How it was cut.
     pub geometry: Geometry,
     /// Node losses that its profile wants it to survive.
     pub target_tolerance: u8,
     /// Length of its longest chunk.
     pub chunk_len: ByteCount,
-    /// Every recorded location; no (shard, node) twice.
+    /// Every row that names one of its shards; no (shard, node) twice.
     pub locations: &'a [(ShardIndex, NodeId, Belief)],
 }
 
 /// Locations by what they are worth, and what they survive.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
-    /// Count and may stay.
-    pub here: Vec<Place>,
-    /// Can be read and should go.
-    pub leaving: Vec<Place>,
-    /// On nodes that may return.
-    pub away: Vec<Place>,
-    /// On nodes that count as gone. They may return all the same.
-    pub lost: Vec<Place>,
-    /// Not there, or wrong.
-    pub bad: Vec<Place>,
-    /// Node losses survived by what is here; `None`: it cannot be read from that alone.
+    /// Stored on nodes that are here.
+    pub here: Vec<(ShardIndex, NodeId)>,
+    /// To go from a node that is here, or stored on a node that is leaving: can be read, is not to be counted on.
+    pub leaving: Vec<(ShardIndex, NodeId)>,
+    /// On nodes that are away.
+    pub away: Vec<(ShardIndex, NodeId)>,
+    /// On nodes that are lost; the row is kept, for the node may return.
+    pub lost: Vec<(ShardIndex, NodeId)>,
+    /// Missing or corrupt, on whatever node: the row is worthless.
+    pub bad: Vec<(ShardIndex, NodeId)>,
+    /// Shards that are in none of `here`, `leaving` and `away`: nobody's return brings them back.
+    pub unheld: Vec<ShardIndex>,
+    /// Node losses survived by what is here and may stay; `None`: not readable from that alone.
     pub lasting: Option<u8>,
-    /// The same with what is leaving: what can be read now.
+    /// Node losses survived by what can be read now, which is here or leaving.
     pub reachable: Option<u8>,
-    /// The same if those away return.
+    /// Node losses survived if those away return.
     pub hoped: Option<u8>,
 }
 
-/// Sorts a stripe's locations.
+/// Sorts a stripe's locations by what they are worth.
 pub fn judge(stripe: &Stripe<'_>, presence: impl Fn(NodeId) -> Presence) -> Health {
     let mut health = Health::default();
     for &(shard, node, belief) in stripe.locations {
         let list = match (belief, presence(node)) {
             (Belief::Missing | Belief::Corrupt, _) => &mut health.bad,
-            (Belief::Stored | Belief::Leaving, Presence::Lost) => &mut health.lost,
-            (Belief::Stored | Belief::Leaving, Presence::Away) => &mut health.away,
-            (Belief::Leaving, Presence::Here | Presence::Leaving) | (Belief::Stored, Presence::Leaving) => {
+            (Belief::Stored, Presence::Here) => &mut health.here,
+            (Belief::Stored, Presence::Leaving) | (Belief::Leaving, Presence::Here | Presence::Leaving) => {
                 &mut health.leaving
             }
-            (Belief::Stored, Presence::Here) => &mut health.here,
+            (Belief::Stored | Belief::Leaving, Presence::Away) => &mut health.away,
+            (Belief::Stored | Belief::Leaving, Presence::Lost) => &mut health.lost,
         };
         list.push((shard, node));
     }
-    let mut counted = health.here.clone();
-    health.lasting = tolerance(stripe.geometry, &counted);
-    counted.extend(&health.leaving);
-    health.reachable = tolerance(stripe.geometry, &counted);
-    counted.extend(&health.away);
-    health.hoped = tolerance(stripe.geometry, &counted);
+    let reachable = joined(&health.here, &health.leaving);
+    let hoped = joined(&reachable, &health.away);
+    health.unheld = stripe.geometry.indices().filter(|shard| !holds(&hoped, *shard)).collect();
+    health.lasting = tolerance(stripe.geometry, &health.here);
+    // Mostly nothing is leaving or away, and judging is the expensive part.
+    health.reachable = match health.leaving.is_empty() {
+        true => health.lasting,
+        false => tolerance(stripe.geometry, &reachable),
+    };
+    health.hoped = match health.away.is_empty() {
+        true => health.reachable,
+        false => tolerance(stripe.geometry, &hoped),
+    };
     health
 }
 
-/// The tolerance that these nodes can give the stripe, at most its target: an even spread over the candidates and those that
-/// hold it already.
+/// What must be known of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RepairPolicy {
+    /// How long a stripe that survives no further loss waits for a node that is merely away.
+    pub delay: Duration,
+    /// More nodes vanished together than is believable: only what survives no further loss is repaired.
+    pub braked: bool,
+}
+
+/// When a stripe should be worked on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// Nothing to do.
+    Whole,
+    /// Work, now.
+    Now {
+        /// Smaller is more urgent: node losses still survived, -1 where it cannot be read now.
+        priority: i32,
+    },
+    /// Work once this much time has passed, unless somebody returns.
+    After {
+        /// As in [`Urgency::Now`].
+        priority: i32,
+        /// From now.
+        delay: Duration,
+    },
+    /// Waits for nodes to return or to count as lost; whoever changes their status asks again.
+    Waits,
+}
+
+/// How urgent a stripe's work is.
+///
+/// `goal`: see [`goal`]. `surplus`: whether there is something to remove from what is here. `away_for`: how long the longest
+/// absent of its away nodes has been away.
+pub fn urgency(
+    health: &Health,
+    goal: u8,
+    surplus: bool,
+    away_for: Duration,
+    policy: &RepairPolicy,
+) -> Urgency {
+    let priority = health.reachable.map_or(-1, i32::from);
+    let short_for_good = health.hoped < Some(goal) || !health.unheld.is_empty();
+    let short_while_away = health.lasting < Some(goal)
+        || health
+            .away
+            .iter()
+            .any(|(shard, _)| !holds(&health.here, *shard) && !holds(&health.leaving, *shard));
+    let to_trim = surplus && health.away.is_empty();
+    if short_for_good || !health.leaving.is_empty() || to_trim {
+        return if policy.braked && priority > 0 { Urgency::Waits } else { Urgency::Now { priority } };
+    }
+    match (short_while_away, surplus) {
+        (false, false) => Urgency::Whole,
+        // What is surplus now may be needed if those away don't return.
+        (false, true) => Urgency::Waits,
+        (true, _) if priority > 0 => Urgency::Waits,
+        (true, _) if away_for >= policy.delay => Urgency::Now { priority },
+        (true, _) => Urgency::After { priority, delay: policy.delay.saturating_sub(away_for) },
+    }
+}
+
+/// The tolerance that these nodes can give the stripe at best, at most its target: an even spread over the candidates and
+/// those that hold it already, as far as there is room. Never less than what is here gives, up to the target.
 pub fn goal(stripe: &Stripe<'_>, health: &Health, candidates: &[Candidate]) -> u8 {
-    let holders = health.here.iter().map(|(_, node)| *node);
-    let nodes: BTreeSet<NodeId> = candidates.iter().map(|candidate| candidate.node).chain(holders).collect();
-    even_tolerance(stripe.geometry, nodes.len()).max(health.lasting.unwrap_or(0)).min(stripe.target_tolerance)
+    let geometry = stripe.geometry;
+    let mut room: BTreeMap<NodeId, usize> = BTreeMap::new();
+    for (_, node) in &health.here {
+        *room.entry(*node).or_default() += 1;
+    }
+    for candidate in candidates {
+        let chunks = candidate.free.get() / stripe.chunk_len.get().max(1);
+        if chunks > 0 {
+            *room.entry(candidate.node).or_default() += chunks.min(geometry.shards() as u64) as usize;
+        }
+    }
+    let room: Vec<usize> = room.into_values().map(|chunks| chunks.min(geometry.shards())).collect();
+    let spread = match geometry.copies() {
+        1 => spread_tolerance(geometry, &room),
+        copies => room.len().min(copies).saturating_sub(1),
+    };
+    let best = spread.max(health.lasting.map_or(0, usize::from));
+    u8::try_from(best).unwrap_or(u8::MAX).min(stripe.target_tolerance)
 }
 
-/// What an even spread over so many nodes survives; with the extra copies of placement's guarantee.
-fn even_tolerance(geometry: Geometry, nodes: usize) -> u8 {
-    let small = |n: usize| u8::try_from(n).unwrap_or(u8::MAX);
-    if geometry.data() == 1 {
-        return small(geometry.locations().min(nodes).saturating_sub(1));
-    }
-    if nodes < 2 {
-        return 0;
-    }
-    let (each, more) = (geometry.shards() / nodes, geometry.shards() % nodes);
-    let taken = |lost: usize| lost * each + more.min(lost);
-    let survived = (1..nodes).take_while(|&lost| taken(lost) <= geometry.parity()).count();
-    small(survived.max(1))
-}
-
-/// Shards to be made, each with its node, so that what is here reaches `goal`. Missing ones first, those on leaving nodes
-/// among them; then copies that lie better. What cannot be placed is left out.
+/// Shards to be made, each with its node. Empty when the stripe is at its goal.
+///
+/// Missing shards first, which includes those that lie on leaving nodes only: whoever carries the plan out copies them where
+/// it can and need not rebuild them. Then moves that raise the tolerance to `goal`, planned as copies; the other half of a move
+/// is a removal. What cannot be placed is left out.
 pub fn additions(
     stripe: &Stripe<'_>,
     health: &Health,
     goal: u8,
     candidates: &[Candidate],
     rng: &mut impl Rng,
-) -> Vec<Place> {
-    let held = |shard: ShardIndex| health.here.iter().filter(|(held, _)| *held == shard).count();
-    let copies = stripe.geometry.copies();
-    let missing: Vec<ShardIndex> = stripe
-        .geometry
-        .indices()
-        .flat_map(|shard| std::iter::repeat_n(shard, copies.saturating_sub(held(shard))))
-        .collect();
-    // Where nodes are few, extra copies may be missing though no shard is.
-    let mut added = if missing.is_empty() && health.lasting.is_some_and(|now| now >= goal) {
-        Vec::new()
-    } else {
-        placement::replace(candidates, stripe.geometry, stripe.chunk_len, &health.here, &missing, rng)
-    };
-    if stripe.geometry.data() > 1 {
-        let moves = better_places(stripe, health, goal, candidates, &added);
-        added.extend(moves);
-    }
-    added
-}
-
-/// Copies of shards that crowd a node, on nodes that have fewer, until the even spread survives `goal` losses.
-fn better_places(
-    stripe: &Stripe<'_>,
-    health: &Health,
-    goal: u8,
-    candidates: &[Candidate],
-    added: &[Place],
-) -> Vec<Place> {
-    let mut layout: Vec<Place> = health.here.iter().chain(added).copied().collect();
-    if tolerance(stripe.geometry, &layout).is_some_and(|now| now >= goal) {
+) -> Vec<(ShardIndex, NodeId)> {
+    let geometry = stripe.geometry;
+    let missing = missing(geometry, &health.here);
+    if missing.is_empty() && health.lasting >= Some(goal) {
         return Vec::new();
     }
-    thin_out(&mut layout);
-    let mut room: BTreeMap<NodeId, u64> = candidates
-        .iter()
-        .map(|candidate| (candidate.node, candidate.free.get() / stripe.chunk_len.get().max(1)))
-        .collect();
-    for (_, node) in added {
-        room.entry(*node).and_modify(|room| *room = room.saturating_sub(1));
+    let barred: Vec<_> = health.leaving.iter().chain(&health.away).chain(&health.lost).copied().collect();
+    let rest =
+        Rest { candidates, geometry, shard_len: stripe.chunk_len, held: &health.here, barred: &barred };
+    let found = rest.plan(&missing, false, rng);
+    if geometry.locations() == 1 || geometry.copies() > 1 {
+        return found;
     }
-    let mut moves = Vec::new();
-    while tolerance(stripe.geometry, &layout).is_none_or(|now| now < goal) {
-        let Some((from, to)) = next_move(&layout, &room) else { break };
-        let (shard, _) = layout[from];
-        layout[from] = (shard, to);
-        room.entry(to).and_modify(|room| *room = room.saturating_sub(1));
-        moves.push((shard, to));
-        if moves.len() >= stripe.geometry.shards() {
-            break;
-        }
-    }
-    moves
+    raised(rest, &missing, found, goal, rng)
 }
 
-/// Leaves one location of each shard, on the emptiest of its nodes: surplus copies are no measure of an even spread.
-fn thin_out(layout: &mut Vec<Place>) {
-    loop {
-        let load = |node: NodeId| layout.iter().filter(|(_, other)| *other == node).count();
-        let copies = |shard: ShardIndex| layout.iter().filter(|(other, _)| *other == shard).count();
-        let spare =
-            (0..layout.len()).filter(|&at| copies(layout[at].0) > 1).max_by_key(|&at| load(layout[at].1));
-        match spare {
-            Some(at) => layout.swap_remove(at),
-            None => return,
-        };
-    }
-}
-
-/// Which location should lie elsewhere, and where: from the fullest node to the emptiest that gains by it.
-fn next_move(layout: &[Place], room: &BTreeMap<NodeId, u64>) -> Option<(usize, NodeId)> {
-    let mut loads: BTreeMap<NodeId, usize> = room.keys().map(|node| (*node, 0)).collect();
-    for (_, node) in layout {
-        *loads.entry(*node).or_default() += 1;
-    }
-    let (&fullest, &most) = loads.iter().max_by_key(|(_, load)| **load)?;
-    let fits = |node: &NodeId| room.get(node).is_some_and(|room| *room > 0);
-    layout.iter().enumerate().filter(|(_, (_, node))| *node == fullest).find_map(|(place, (shard, _))| {
-        let gains = |(node, load): &(&NodeId, &usize)| {
-            **load + 1 < most && fits(node) && !layout.contains(&(*shard, **node))
-        };
-        let (to, _) = loads.iter().filter(gains).min_by_key(|(_, load)| **load)?;
-        Some((place, *to))
-    })
-}
-
-/// Locations that may go once `held` stands: all that counts as here, with what was added.
+/// Locations that may go once `held` (all that counts as here, additions included) stands: rows that are bad and whose shard is
+/// held, leaving copies whose shard is held elsewhere, and surplus copies, fullest nodes first.
 ///
-/// Bad ones whose shard is held; leaving and lost ones, once the stripe is whole without them; and surplus copies, from the
-/// fullest nodes first. What remains survives as many losses as `held` did, or as `goal` asks if that is less; no shard
-/// loses its last place. Those away stay.
-pub fn removals(stripe: &Stripe<'_>, health: &Health, held: &[Place], goal: u8) -> Vec<Place> {
-    let mut held = held.to_vec();
-    held.sort_unstable();
-    held.dedup();
-    let is_held = |shard: ShardIndex| held.iter().any(|(kept, _)| *kept == shard);
-    let stands = |place: &Place| held.contains(place);
-    let mut gone: Vec<Place> =
-        health.bad.iter().filter(|place| is_held(place.0) && !stands(place)).copied().collect();
-    let survives = tolerance(stripe.geometry, &held);
-    let whole = stripe.geometry.indices().all(is_held) && survives.is_some_and(|now| now >= goal);
-    if whole {
-        gone.extend(health.leaving.iter().chain(&health.lost).filter(|place| !stands(place)));
-        gone.extend(surplus(stripe.geometry, &mut held, goal));
+/// What remains of here survives at least as many losses as all of it did or as `goal` asks, whichever is less, and so does what
+/// remains of here and leaving; away and lost rows stay.
+pub fn removals(
+    stripe: &Stripe<'_>,
+    health: &Health,
+    held: &[(ShardIndex, NodeId)],
+    goal: u8,
+) -> Vec<(ShardIndex, NodeId)> {
+    // A bad row that is held was healed: the same row now says that it is stored.
+    let worthless = |row: &&(ShardIndex, NodeId)| holds(held, row.0) && !held.contains(row);
+    let mut gone: Vec<_> = health.bad.iter().filter(worthless).copied().collect();
+    let mut trim = Trim::new(stripe.geometry, goal, held, &health.leaving);
+    for row in health.leaving.iter().filter(worthless) {
+        gone.extend(trim.leave(*row));
+    }
+    while let Some(row) = trim.fullest_surplus() {
+        gone.extend(trim.drop(row));
     }
     gone
 }
 
-/// Takes surplus copies out of `held` and names them.
-fn surplus(geometry: Geometry, held: &mut Vec<Place>, goal: u8) -> Vec<Place> {
-    let mut gone = Vec::new();
-    loop {
-        let load = |node: NodeId| held.iter().filter(|(_, other)| *other == node).count();
-        let copies = |shard: ShardIndex| held.iter().filter(|(other, _)| *other == shard).count();
-        let mut spare: Vec<(usize, usize)> = (0..held.len())
-            .filter(|&at| copies(held[at].0) > geometry.copies())
-            .map(|at| (load(held[at].1), at))
-            .collect();
-        spare.sort_unstable_by(|a, b| b.cmp(a));
-        let keeps_goal = |at: usize| {
-            let rest: Vec<Place> =
-                held.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, place)| *place).collect();
-            tolerance(geometry, &rest).is_some_and(|now| now >= goal)
-        };
-        let Some((_, at)) = spare.into_iter().find(|(_, at)| keeps_goal(*at)) else { return gone };
-        gone.push(held.remove(at));
-    }
+/// Rows on lost nodes that may be forgotten once `kept` (what remains of here) stands: all of them if the stripe is whole without
+/// them, otherwise none, for a lost node may return. What it then still holds is an orphan.
+pub fn forgotten(stripe: &Stripe<'_>, health: &Health, kept: &[Place], goal: u8) -> Vec<Place> {
+    let whole = missing(stripe.geometry, kept).is_empty() && tolerance(stripe.geometry, kept) >= Some(goal);
+    if whole { health.lost.iter().filter(|row| !kept.contains(row)).copied().collect() } else { Vec::new() }
 }
 
-/// What a stripe needs now.
+/// What a stripe needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// Where everything is.
@@ -311,86 +309,236 @@ pub fn plan(
     let health = judge(stripe, presence);
     let goal = goal(stripe, &health, candidates);
     let additions = additions(stripe, &health, goal, candidates, rng);
-    let removals = removals(stripe, &health, &health.here, goal);
+    let removals = all_removals(stripe, &health, &health.here, goal);
     Plan { health, goal, additions, removals }
 }
 
-/// What must be known of the cluster to judge how urgent something is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RepairPolicy {
-    /// How long a stripe that survives no further loss waits for a node that is merely away.
-    pub delay: Duration,
-    /// More nodes vanished together than is believable: only what survives no further loss is repaired.
-    pub braked: bool,
+/// [`removals`], and what is [`forgotten`] with them.
+pub fn all_removals(stripe: &Stripe<'_>, health: &Health, held: &[Place], goal: u8) -> Vec<Place> {
+    let mut gone = removals(stripe, health, held, goal);
+    let kept: Vec<Place> = held.iter().filter(|row| !gone.contains(row)).copied().collect();
+    gone.extend(forgotten(stripe, health, &kept, goal));
+    gone
 }
 
-/// When work is due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Urgency {
-    /// There is none.
-    Whole,
-    /// At once. Smaller is more urgent: node losses still survived, -1 where it cannot be read now.
-    Now {
-        /// node losses still survived
-        priority: i32,
-    },
-    /// Once this much time has passed, unless somebody returns.
-    After {
-        /// as above
-        priority: i32,
-        /// from now
-        delay: Duration,
-    },
-    /// When nodes return or count as lost; whoever changes their status asks again.
-    Waits,
-}
-
-/// When a plan's work is due. `away_for`: how long the longest absent of the stripe's away nodes has been away.
-///
-/// Losses are counted apart: what is lost or corrupt is made again at once, what is merely away only where nothing more may
-/// be lost, after a delay.
-pub fn urgency(stripe: &Stripe<'_>, plan: &Plan, away_for: Duration, policy: &RepairPolicy) -> Urgency {
-    let Plan { health, goal, additions, removals } = plan;
-    let priority = health.reachable.map_or(-1, i32::from);
-    if additions.is_empty() && removals.is_empty() {
-        let unreadable = health.reachable.is_none();
-        return if unreadable && health.hoped.is_some() { Urgency::Waits } else { Urgency::Whole };
-    }
-    let at_edge = priority <= 0;
-    if policy.braked && !at_edge {
-        return Urgency::Waits;
-    }
-    if is_short_for_good(stripe, health, *goal) || !health.leaving.is_empty() || health.away.is_empty() {
-        return Urgency::Now { priority };
-    }
-    if !at_edge || additions.is_empty() {
-        return Urgency::Waits;
-    }
-    match policy.delay.checked_sub(away_for) {
-        None | Some(Duration::ZERO) => Urgency::Now { priority },
-        Some(delay) => Urgency::After { priority, delay },
-    }
-}
-
-/// Whether something is missing that no return of a node would bring back.
-fn is_short_for_good(stripe: &Stripe<'_>, health: &Health, goal: u8) -> bool {
-    let known: BTreeSet<Place> =
-        [&health.here, &health.leaving, &health.away].into_iter().flatten().copied().collect();
-    let short = |shard| known.iter().filter(|(held, _)| *held == shard).count() < stripe.geometry.copies();
-    // Copies may be fewer than wanted because there are too few nodes; then the goal is lower too.
-    let missing = if stripe.geometry.data() == 1 { false } else { stripe.geometry.indices().any(short) };
-    missing || health.hoped.is_none_or(|hoped| hoped < goal)
-}
-
-/// Whether more nodes vanished together than is believable, so that we should suspect ourselves: of `nodes` nodes, more
-/// than two and more than a tenth went away within `window` of each other. `away_since` names those not yet lost.
+/// Whether more nodes vanished together than is believable: of `nodes` nodes, those away (not yet lost) since these
+/// times; more than max(2, 10 %) of them within `window`.
 pub fn brake(nodes: usize, away_since: &[Timestamp], window: Duration) -> bool {
-    let mut times = away_since.to_vec();
-    times.sort_unstable();
-    let together = (0..times.len())
-        .map(|first| times[first..].iter().take_while(|time| time.since(times[first]) <= window).count())
-        .max();
-    together.unwrap_or(0) > 2.max(nodes / 10)
+    let mut since = away_since.to_vec();
+    since.sort_unstable();
+    let mut first = 0;
+    since.iter().enumerate().any(|(last, &time)| {
+        while time.since(since[first]) > window {
+            first += 1;
+        }
+        let together = last + 1 - first;
+        together > BRAKE_NODES && together * BRAKE_SHARE > nodes
+    })
+}
+
+/// Shards that are not held, or the copies that are wanted beyond those held.
+fn missing(geometry: Geometry, here: &[(ShardIndex, NodeId)]) -> Vec<ShardIndex> {
+    let mut missing = Vec::new();
+    for shard in geometry.indices() {
+        let copies = here.iter().filter(|(held, _)| *held == shard).count();
+        missing.extend((copies..geometry.copies()).map(|_| shard));
+    }
+    missing
+}
+
+/// The plan `found` for the missing shards, or one with moves as well if it gives more of the tolerance that is wanted.
+fn raised(
+    rest: Rest<'_>,
+    missing: &[ShardIndex],
+    found: Vec<(ShardIndex, NodeId)>,
+    goal: u8,
+    rng: &mut impl Rng,
+) -> Vec<(ShardIndex, NodeId)> {
+    let (geometry, here) = (rest.geometry, rest.held);
+    let survives = |plan: &[(ShardIndex, NodeId)]| tolerance(geometry, &joined(here, plan));
+    let (mut best, mut best_survives) = (found.clone(), survives(&found));
+    // Each node keeps at most so many of its shards and the others are placed again; the fewer it keeps, the more even.
+    for kept_max in (1..=loads(here).into_values().max().unwrap_or(1)).rev() {
+        if best_survives >= Some(goal) {
+            break;
+        }
+        let kept = homes(geometry, here, kept_max);
+        let moved = geometry.indices().filter(|shard| !holds(&kept, *shard) && !missing.contains(shard));
+        let wanted: Vec<ShardIndex> = missing.iter().copied().chain(moved).collect();
+        let mut plan = Rest { held: &kept, ..rest }.plan(&wanted, true, rng);
+        plan.retain(|row| !here.contains(row));
+        let plan_survives = survives(&plan);
+        if plan_survives > best_survives {
+            (best, best_survives) = (plan, plan_survives);
+        }
+    }
+    let floor = best_survives.min(Some(goal));
+    without_needless(best, |plan, dropped| {
+        (holds(here, dropped) || holds(plan, dropped)) && survives(plan) >= floor
+    })
+}
+
+/// Leaves out what the plan does not need.
+fn without_needless(
+    mut plan: Vec<(ShardIndex, NodeId)>,
+    still_does: impl Fn(&[(ShardIndex, NodeId)], ShardIndex) -> bool,
+) -> Vec<(ShardIndex, NodeId)> {
+    for at in (0..plan.len()).rev() {
+        let row = plan.remove(at);
+        if !still_does(&plan, row.0) {
+            plan.insert(at, row);
+        }
+    }
+    plan
+}
+
+/// One holder for each shard, none with more than `kept_max`; shards for which there is none are left out.
+fn homes(geometry: Geometry, here: &[(ShardIndex, NodeId)], kept_max: usize) -> Vec<(ShardIndex, NodeId)> {
+    let mut shards: Vec<(ShardIndex, Vec<NodeId>)> = geometry
+        .indices()
+        .map(|shard| (shard, here.iter().filter(|(held, _)| *held == shard).map(|(_, node)| *node).collect()))
+        .collect();
+    shards.sort_by_key(|(_, holders)| holders.len());
+    let mut load: BTreeMap<NodeId, usize> = BTreeMap::new();
+    let mut homes = Vec::new();
+    for (shard, holders) in shards {
+        let least = holders.into_iter().min_by_key(|node| (load.get(node).copied().unwrap_or(0), *node));
+        let Some(home) = least else { continue };
+        let kept = load.entry(home).or_default();
+        if *kept < kept_max {
+            *kept += 1;
+            homes.push((shard, home));
+        }
+    }
+    homes
+}
+
+/// What an even spread survives on nodes that can hold so many shards each, extra copies included.
+fn spread_tolerance(geometry: Geometry, room: &[usize]) -> usize {
+    // How many nodes get a first shard, a second, and so on.
+    let mut rounds = Vec::new();
+    let mut left = geometry.shards();
+    for level in 1..=geometry.shards() {
+        let given = room.iter().filter(|room| **room >= level).count().min(left);
+        if given == 0 {
+            break;
+        }
+        left -= given;
+        rounds.push(given);
+    }
+    let Some(spare) = (geometry.shards() - left).checked_sub(geometry.data()) else { return 0 };
+    let mut lost = 0;
+    let without_copies = (0..room.len())
+        .take_while(|&fullest| {
+            lost += rounds.iter().filter(|given| **given > fullest).count();
+            lost <= spare
+        })
+        .count();
+    let fullest = room.iter().max().copied().unwrap_or(0);
+    let others_suffice = room.iter().sum::<usize>() - fullest >= geometry.data();
+    without_copies.max(usize::from(others_suffice && geometry.locations() > 1))
+}
+
+/// Taking away copies for as long as what remains survives what it must.
+struct Trim {
+    geometry: Geometry,
+    held: Vec<(ShardIndex, NodeId)>,
+    leaving: Vec<(ShardIndex, NodeId)>,
+    /// What `held` must survive.
+    held_floor: Option<u8>,
+    /// What `held` and `leaving` must survive together.
+    read_floor: Option<u8>,
+    /// Needed. Still so when there is less: what was refused once need not be tried again.
+    needed: BTreeSet<(ShardIndex, NodeId)>,
+    /// Makes ties fall differently for each stripe: the same nodes would lose them all otherwise.
+    salt: u128,
+}
+
+impl Trim {
+    fn new(
+        geometry: Geometry,
+        goal: u8,
+        held: &[(ShardIndex, NodeId)],
+        leaving: &[(ShardIndex, NodeId)],
+    ) -> Self {
+        let floor = |rows: &[_]| tolerance(geometry, rows).min(Some(goal));
+        let held_floor = floor(held);
+        let read_floor = if leaving.is_empty() { held_floor } else { floor(&joined(held, leaving)) };
+        Self {
+            geometry,
+            held_floor,
+            read_floor,
+            held: held.to_vec(),
+            leaving: leaving.to_vec(),
+            needed: BTreeSet::new(),
+            salt: held.iter().fold(0, |salt: u128, (_, node)| salt.wrapping_add(node.as_uuid().as_u128())),
+        }
+    }
+
+    /// Lets a leaving copy go, if it may.
+    fn leave(&mut self, row: (ShardIndex, NodeId)) -> Option<(ShardIndex, NodeId)> {
+        self.leaving.retain(|other| *other != row);
+        if self.stands() {
+            return Some(row);
+        }
+        self.leaving.push(row);
+        None
+    }
+
+    /// Lets a held copy go, if it may.
+    fn drop(&mut self, row: (ShardIndex, NodeId)) -> Option<(ShardIndex, NodeId)> {
+        self.held.retain(|other| *other != row);
+        if self.stands() {
+            return Some(row);
+        }
+        self.held.push(row);
+        self.needed.insert(row);
+        None
+    }
+
+    fn stands(&self) -> bool {
+        let held = tolerance(self.geometry, &self.held);
+        // Most often what is held suffices, whatever else there is.
+        held >= self.held_floor
+            && (held >= self.read_floor
+                || tolerance(self.geometry, &joined(&self.held, &self.leaving)) >= self.read_floor)
+    }
+
+    /// A copy beyond those wanted that was not tried yet, on the node with the most of them all.
+    fn fullest_surplus(&self) -> Option<(ShardIndex, NodeId)> {
+        let load = loads(&self.held);
+        let mut copies: BTreeMap<ShardIndex, usize> = BTreeMap::new();
+        for (shard, _) in &self.held {
+            *copies.entry(*shard).or_default() += 1;
+        }
+        self.held
+            .iter()
+            .filter(|row| copies[&row.0] > self.geometry.copies() && !self.needed.contains(*row))
+            .max_by_key(|row| (load[&row.1], copies[&row.0], self.lot(row.1), row.0))
+            .copied()
+    }
+
+    /// A different order of the nodes for each stripe; no two nodes have the same.
+    fn lot(&self, node: NodeId) -> u128 {
+        const ODD: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+        (node.as_uuid().as_u128() ^ self.salt).wrapping_mul(ODD)
+    }
+}
+
+fn loads(rows: &[(ShardIndex, NodeId)]) -> BTreeMap<NodeId, usize> {
+    let mut loads = BTreeMap::new();
+    for (_, node) in rows {
+        *loads.entry(*node).or_default() += 1;
+    }
+    loads
+}
+
+fn holds(rows: &[(ShardIndex, NodeId)], shard: ShardIndex) -> bool {
+    rows.iter().any(|(held, _)| *held == shard)
+}
+
+fn joined(a: &[(ShardIndex, NodeId)], b: &[(ShardIndex, NodeId)]) -> Vec<(ShardIndex, NodeId)> {
+    a.iter().chain(b).copied().collect()
 }
 
 #[cfg(test)]

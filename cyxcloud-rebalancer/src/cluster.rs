@@ -48,7 +48,8 @@ impl Cluster {
         let absences = plan.health.away.iter().filter_map(|(_, node)| self.nodes.get(node));
         let away_for = absences.map(|node| self.now.since(away_since(node))).max().unwrap_or_default();
         let policy = RepairPolicy { delay, braked: self.braked };
-        let urgency = repair::urgency(&stripe, &plan, away_for, &policy);
+        let surplus = !plan.removals.is_empty();
+        let urgency = repair::urgency(&plan.health, plan.goal, surplus, away_for, &policy);
         (plan, urgency)
     }
 }

@@ -23,6 +23,8 @@ use crate::cluster;
 const IDLE: Duration = Duration::from_millis(500);
 /// Pause before a failed repair is tried again; doubled each time up to the longest.
 const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3600));
+/// Pause before a stripe is looked at again for which nothing could be done.
+const IN_VAIN: Duration = Duration::from_secs(60);
 /// Tries after which an operator should look; the sweep asks again.
 const RETRIES_MAX: u32 = 20;
 
@@ -163,9 +165,11 @@ async fn make(ctx: &Context, state: &StripeState, plan: &Plan) -> Result<RepairD
         .collect();
     let locations: Vec<_> =
         state.locations.iter().map(|at| (at.shard, at.node, at.status.belief())).collect();
-    let removed = repair::removals(&cluster::stripe(state, &locations), &plan.health, &held, plan.goal);
+    let removed = repair::all_removals(&cluster::stripe(state, &locations), &plan.health, &held, plan.goal);
     let kept: Vec<Place> = held.into_iter().filter(|place| !removed.contains(place)).collect();
-    let again_after = (!made.failed.is_empty()).then_some(RETRY.0);
+    // No node has room, or nothing can be read: that may change without anybody asking again.
+    let in_vain = made.added.is_empty() && removed.is_empty();
+    let again_after = if in_vain { Some(IN_VAIN) } else { (!made.failed.is_empty()).then_some(RETRY.0) };
     for (shard, node, error) in &made.failed {
         debug!(%node, shard = shard.get(), %error, "a shard could not be stored there");
     }

@@ -73,6 +73,14 @@ def wait_whole(cluster: Cluster):
     wait_for(cluster, "every stripe is whole", lambda: count(cluster, SHORT) == 0)
 
 
+def wait_even(cluster: Cluster):
+    """14 shards on 7 nodes, two on each: any two may be lost, and nothing is left to be moved."""
+    crowded = """SELECT count(*) FROM (SELECT 1 FROM chunk_locations l JOIN segments s ON s.id = l.segment_id AND s.data_shards > 1
+        WHERE l.status = 'stored' GROUP BY l.segment_id, l.stripe_index, l.node_id HAVING count(*) > 2) c"""
+    wait_whole(cluster)
+    wait_for(cluster, "shards lie evenly", lambda: count(cluster, crowded) == 0)
+
+
 def admin(cluster: Cluster, method: str, path: str, **query: str):
     return Signed(cluster, method, f"/api/v1/admin/{path}", query=query).send()
 
@@ -106,7 +114,7 @@ def test_a_short_absence_moves_nothing(mended):
     s3 = s3_client(mended)
     bucket = new_bucket(s3, "absence")
     bodies = put_all(s3, bucket)
-    wait_whole(mended)
+    wait_even(mended)
     places = f"""SELECT count(*), sum(l.generation) FROM chunk_locations l JOIN file_segments e USING (segment_id)
         JOIN files f ON f.id = e.file_id WHERE f.bucket = '{bucket}'"""
     before = psql(mended.database_url, places)
@@ -244,11 +252,7 @@ def test_joining_nodes_raise_what_is_survived(workspace):
         for index in range(4, 7):
             cluster.add_node()
         cluster.wait_online(7)
-        # 14 shards on 7 nodes, two on each: any two may be lost.
-        crowded = """SELECT count(*) FROM (SELECT 1 FROM chunk_locations l JOIN segments s ON s.id = l.segment_id AND s.data_shards > 1
-            WHERE l.status = 'stored' GROUP BY l.segment_id, l.stripe_index, l.node_id HAVING count(*) > 2) c"""
-        wait_for(cluster, "shards lie evenly", lambda: count(cluster, crowded) == 0)
-        wait_whole(cluster)
+        wait_even(cluster)
         cluster.nodes[0].kill()
         cluster.nodes[3].kill()
         verify(s3, bucket, {"k": make_bytes(5 * MIB, "k")})
