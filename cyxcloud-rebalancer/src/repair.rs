@@ -13,7 +13,7 @@ use cyxcloud_core::seal::OwnerSecret;
 use cyxcloud_dataplane::{RepairError, Repaired, repair_cost};
 use cyxcloud_metadata::Error as MetadataError;
 use cyxcloud_metadata::upkeep::model::{RepairDone, RepairJob, StripeState};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tracing::{debug, info, warn};
 
 use crate::Context;
@@ -64,12 +64,21 @@ pub(crate) async fn run(ctx: Arc<Context>) {
             }
         };
         tokio::select! {
-            Some(ended) = under_way.join_next() => if let Err(error) = ended && error.is_panic() {
-                std::panic::resume_unwind(error.into_panic());
-            },
+            Some(ended) = under_way.join_next() => pass_on(ended),
             () = tokio::time::sleep(IDLE), if idle => {}
         }
-        while under_way.try_join_next().is_some() {}
+        while let Some(ended) = under_way.try_join_next() {
+            pass_on(ended);
+        }
+    }
+}
+
+/// A panic of a worker is one of the rebalancer.
+fn pass_on(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        std::panic::resume_unwind(error.into_panic());
     }
 }
 
