@@ -11,3 +11,7 @@ export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-never}"
 
 # Clients and test tools of pinned versions live here, made by script/bootstrap.
 export CYXCLOUD_VENV="${CYXCLOUD_VENV:-$HOME/.cache/cyxcloud/venv}"
+
+# What every development build is built with. Tests ask servers for faults, which releases do not contain: script/server
+# and script/bench build without. Cargo keeps one set of features apart from another, so a second set builds all twice.
+export CYXCLOUD_FEATURES="--features faults"

@@ -4,6 +4,9 @@
 //! `None` and `crash_point!` nothing, so that release builds contain neither the checks nor what they would turn on.
 //! The one place in this crate that looks at the process around it.
 
+#[cfg(all(feature = "faults", not(debug_assertions)))]
+compile_error!("the feature `faults` is for development builds only: build releases without it");
+
 #[cfg(feature = "faults")]
 pub use armed::{passed, switch, value};
 
