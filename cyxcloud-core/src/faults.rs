@@ -10,6 +10,70 @@ compile_error!("the feature `faults` is for development builds only: build relea
 #[cfg(feature = "faults")]
 pub use armed::{passed, switch, value};
 
+/// Every crash point there is, by the program that passes it. One that is passed and not named here does not compile,
+/// one that is armed and not named here is refused, and script/torture arms each of them.
+pub const CRASH_POINTS: &[&str] = &[
+    // The gateway: an upload (those of `put` up to its commit are passed by parts as well),
+    "put.begun",
+    "put.stored_1",
+    "put.stored_9",
+    "put.stored_10",
+    "put.stored_12",
+    "put.before_commit",
+    "put.committed",
+    "put.before_reply",
+    // a part, the end of a multipart upload, and a delete.
+    "part.before_commit",
+    "part.committed",
+    "complete.before_commit",
+    "complete.committed",
+    "abort.before_commit",
+    "abort.committed",
+    "delete.before_commit",
+    "delete.committed",
+    // The rebalancer: collection, and repairs.
+    "gc.condemned",
+    "gc.collected",
+    "gc.deleted_one",
+    "gc.deleted",
+    "mover.copied",
+    "mover.stored",
+    "mover.before_record",
+    "mover.recorded",
+    // A node: a store, and what takes chunks away (into the trash, or for good).
+    "node.received",
+    "node.written",
+    "node.synced",
+    "node.freeing",
+    "node.freed",
+];
+
+/// Whether [`CRASH_POINTS`] names it.
+pub const fn is_crash_point(name: &str) -> bool {
+    let mut n = 0;
+    while n < CRASH_POINTS.len() {
+        if same(CRASH_POINTS[n].as_bytes(), name.as_bytes()) {
+            return true;
+        }
+        n += 1;
+    }
+    false
+}
+
+const fn same(a: &[u8], b: &[u8]) -> bool {
+    let mut n = 0;
+    while n < a.len() && n < b.len() && a[n] == b[n] {
+        n += 1;
+    }
+    n == a.len() && n == b.len()
+}
+
+/// How far a process is told to be off the time: `CYXCLOUD_FAULT_CLOCK_OFFSET_SECS`. For wall clocks only.
+pub fn clock_offset_millis() -> i64 {
+    let secs = value("CLOCK_OFFSET_SECS").and_then(|secs| secs.parse::<i64>().ok());
+    secs.unwrap_or(0).saturating_mul(1000)
+}
+
 /// Whether `CYXCLOUD_FAULT_<name>` is `1`; `name` is spelled as in the variable: `UNSYNCED`.
 #[cfg(not(feature = "faults"))]
 pub const fn switch(_name: &str) -> bool {
@@ -28,9 +92,10 @@ pub const fn value(_name: &str) -> Option<&'static str> {
 #[cfg(feature = "faults")]
 #[macro_export]
 macro_rules! crash_point {
-    ($name:literal) => {
+    ($name:literal) => {{
+        const { assert!($crate::faults::is_crash_point($name), "faults::CRASH_POINTS does not name it") };
         $crate::faults::passed($name)
-    };
+    }};
 }
 
 /// Kills this process here when a test says so; nothing without the feature `faults`.
@@ -38,7 +103,7 @@ macro_rules! crash_point {
 #[macro_export]
 macro_rules! crash_point {
     ($name:literal) => {
-        ()
+        const { assert!($crate::faults::is_crash_point($name), "faults::CRASH_POINTS does not name it") }
     };
 }
 
@@ -103,6 +168,8 @@ mod armed {
     impl Order {
         fn parse(text: &str) -> Option<Self> {
             let (name, pass) = text.trim().rsplit_once(':')?;
+            // A test that waits for a point that nobody passes would prove nothing.
+            assert!(super::is_crash_point(name), "there is no crash point {name}; see faults::CRASH_POINTS");
             Some(Self { name: name.to_owned(), pass: pass.parse().ok()? })
         }
     }
@@ -158,12 +225,18 @@ mod armed {
         #[test]
         fn a_file_counts_from_when_it_was_found() {
             let mut passes = Passes::default();
-            assert!(!passes.count_ordered("a", None));
-            assert!(!passes.count_ordered("b", order("a:2\n")));
-            assert!(!passes.count_ordered("a", order("a:2\n")));
-            assert!(passes.count_ordered("a", order("a:2\n")));
-            assert!(!passes.count_ordered("a", None), "removed");
-            assert!(passes.count_ordered("a", order("a:1")), "armed anew");
+            assert!(!passes.count_ordered("gc.collected", None));
+            assert!(!passes.count_ordered("gc.deleted", order("gc.collected:2\n")));
+            assert!(!passes.count_ordered("gc.collected", order("gc.collected:2\n")));
+            assert!(passes.count_ordered("gc.collected", order("gc.collected:2\n")));
+            assert!(!passes.count_ordered("gc.collected", None), "removed");
+            assert!(passes.count_ordered("gc.collected", order("gc.collected:1")), "armed anew");
+        }
+
+        #[test]
+        #[should_panic(expected = "there is no crash point put.commited")]
+        fn a_point_that_nobody_passes_cannot_be_armed() {
+            order("put.commited:1");
         }
     }
 }

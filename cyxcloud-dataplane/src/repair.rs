@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cyxcloud_core::erasure::Codec;
 use cyxcloud_core::seal::{Descriptor, OwnerSecret};
-use cyxcloud_core::{ByteCount, ChunkId, NodeId, ShardIndex};
+use cyxcloud_core::{ByteCount, ChunkId, NodeId, ShardIndex, crash_point};
 use cyxcloud_metadata::model::{NewLocation, SegmentInfo, ShardLayout, StripeLayout};
 use cyxcloud_metadata::upkeep::model::{LocationStatus, StripeState};
 use futures::StreamExt;
@@ -93,6 +93,7 @@ impl DataPlane {
         let wanted: BTreeSet<ShardIndex> = additions.iter().map(|(shard, _)| *shard).collect();
         let mut made = Repaired::default();
         let shards = gather(plane, stripe, &wanted, &mut made).await?;
+        crash_point!("mover.copied");
         let mut stores: FuturesUnordered<_> = additions
             .iter()
             .filter_map(|&(shard, node)| Some((shard, node, shards.get(&shard)?.clone())))

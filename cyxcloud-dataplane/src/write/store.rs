@@ -7,9 +7,10 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use cyxcloud_core::faults;
 use cyxcloud_core::placement;
 use cyxcloud_core::receipt::Receipt;
-use cyxcloud_core::{ByteCount, Geometry, NodeId, ShardIndex};
+use cyxcloud_core::{ByteCount, Geometry, NodeId, ShardIndex, crash_point};
 use cyxcloud_metadata::model::{NewLocation, NewShard, NewStripe};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -99,6 +100,10 @@ impl<'a> Storing<'a> {
                 stores.push(self.send(place));
             }
             let tolerance = self.tolerance();
+            if faults::switch("ACK_AT_DATA") && tolerance.is_some() {
+                // What tests must notice: it can be read, and may not survive what is promised.
+                return Some(self.ack);
+            }
             let kept = tolerance.is_some_and(|tolerance| tolerance >= self.ack);
             if kept && (stores.is_empty() || grace_ends.is_some_and(|ends| Instant::now() >= ends)) {
                 self.give_up_pending();
@@ -150,6 +155,13 @@ impl<'a> Storing<'a> {
                     stored_at: receipt.stored_at,
                 };
                 self.acked.push((place, location));
+                match self.acked.len() {
+                    1 => crash_point!("put.stored_1"),
+                    9 => crash_point!("put.stored_9"),
+                    10 => crash_point!("put.stored_10"),
+                    12 => crash_point!("put.stored_12"),
+                    _ => {}
+                }
                 Vec::new()
             }
             Err(error) => {

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cyxcloud_core::seal::MasterKey;
 use cyxcloud_core::sigv4;
-use cyxcloud_core::{OwnerId, Timestamp};
+use cyxcloud_core::{OwnerId, Timestamp, faults};
 use cyxcloud_metadata::MetadataStore;
 use http::Request;
 use http::request::Parts;
@@ -127,8 +127,7 @@ impl Authenticator {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let now = Timestamp::from_unix_millis(chrono::Utc::now().timestamp_millis());
-        self.authenticate_at(request, mount, now).await
+        self.authenticate_at(request, mount, now()).await
     }
 
     /// [`Self::authenticate`] at another time than now.
@@ -185,8 +184,7 @@ impl Authenticator {
 
     /// Whose a token is; for doors that are not HTTP, such as gRPC.
     pub async fn authenticate_token(&self, token: &str) -> Result<Principal, AuthError> {
-        let now = Timestamp::from_unix_millis(chrono::Utc::now().timestamp_millis());
-        self.token(token, now).await
+        self.token(token, now()).await
     }
 
     /// Looks an access key up anew on its next use: to be called where one is revoked.
@@ -251,6 +249,12 @@ impl Authenticator {
         let signer = Some(ChunkSigner::new(signing_key, date, scope, seed));
         Ok(Verified { principal, payload, signer })
     }
+}
+
+/// By this machine's clock.
+fn now() -> Timestamp {
+    let millis = chrono::Utc::now().timestamp_millis();
+    Timestamp::from_unix_millis(millis.saturating_add(faults::clock_offset_millis()))
 }
 
 /// The payload hash as it stands in the canonical request.

@@ -5,7 +5,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use cyxcloud_core::ByteCount;
+use cyxcloud_core::{ByteCount, crash_point};
 use cyxcloud_metadata::Error as MetadataError;
 use cyxcloud_metadata::error::PartsRefusal;
 use cyxcloud_metadata::model::{
@@ -71,6 +71,7 @@ impl ObjectService {
             assemble(&complete, upload, parts)
         };
         let done = self.metadata.complete_multipart(&request, &assemble).await;
+        crash_point!("complete.committed");
         let wrong_part = wrong_part.into_inner().unwrap_or_else(PoisonError::into_inner);
         match (done, wrong_part) {
             (Err(MetadataError::PartsRefused { .. }), Some(number)) => Err(Error::InvalidPart { number }),

@@ -1,7 +1,7 @@
 //! Deletes: metadata only; what is no longer referenced is collected later.
 
-use cyxcloud_core::OwnerId;
 use cyxcloud_core::name::{BucketName, ObjectKey};
+use cyxcloud_core::{OwnerId, crash_point};
 use cyxcloud_metadata::model::{Object, Precondition};
 
 use super::ObjectService;
@@ -19,6 +19,7 @@ impl ObjectService {
         let bucket = self.bucket(caller, bucket).await?;
         let mut deleted =
             self.metadata.delete_objects(bucket.id, std::slice::from_ref(key), precondition).await?;
+        crash_point!("delete.committed");
         Ok(deleted.pop().flatten())
     }
 

@@ -3,6 +3,7 @@
 //! Each part is an upload with an intent of its own; the multipart upload itself has no lease.
 
 use bytes::Bytes;
+use cyxcloud_core::crash_point;
 use cyxcloud_core::name::{BucketName, ObjectKey};
 use cyxcloud_core::stripe::StripeSize;
 use cyxcloud_core::{ByteCount, OwnerId, Timestamp, UploadId};
@@ -113,7 +114,9 @@ impl ObjectService {
             checksums: written.digests.stored(),
             content: Content::New(written.segment),
         };
+        crash_point!("part.before_commit");
         let part = self.metadata.commit_part(&commit).await?;
+        crash_point!("part.committed");
         written.intent.into_iter().for_each(Intent::ended);
         Ok(part)
     }
@@ -121,7 +124,9 @@ impl ObjectService {
     /// Drops an open upload and its parts.
     pub async fn abort_upload(&self, upload: &UploadKey) -> Result<()> {
         let bucket = self.bucket(upload.caller, &upload.bucket).await?;
-        Ok(self.metadata.abort_multipart(bucket.id, &upload.key, upload.id).await?)
+        self.metadata.abort_multipart(bucket.id, &upload.key, upload.id).await?;
+        crash_point!("abort.committed");
+        Ok(())
     }
 }
 

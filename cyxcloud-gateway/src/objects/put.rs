@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use cyxcloud_core::UploadId;
+use cyxcloud_core::crash_point;
 use cyxcloud_core::name::{BucketName, ObjectKey};
 use cyxcloud_core::profile::Profile;
 use cyxcloud_core::stripe::StripeSize;
@@ -140,6 +141,7 @@ impl ObjectService {
             attributes,
             content: Content::New(written.segment),
         };
+        crash_point!("put.before_commit");
         let object = match self.metadata.commit_object(&commit).await {
             Err(MetadataError::NoSuchBucket) => {
                 let anew = self.made_anew(caller, &recent).await?;
@@ -151,6 +153,7 @@ impl ObjectService {
             }
             committed => committed?,
         };
+        crash_point!("put.committed");
         written.intent.into_iter().for_each(Intent::ended);
         Ok(object)
     }
@@ -242,6 +245,7 @@ impl ObjectService {
             lease: self.config.lease,
         };
         self.metadata.begin_upload(&begin).await?;
+        crash_point!("put.begun");
         Ok(intent)
     }
 

@@ -35,6 +35,7 @@ pub(super) async fn put(s3: &Translator, req: S3Request<PutObjectInput>) -> Answ
         ..PutObjectOutput::default()
     };
     set_checksums!(output, &object.attributes.checksums);
+    cyxcloud_core::crash_point!("put.before_reply");
     Ok(S3Response::new(output))
 }
 

@@ -3,6 +3,7 @@
 //! Whoever changes parts holds the upload's row shared, whoever ends it holds it alone; the key's row comes before
 //! both. Completing costs per part, never per chunk.
 
+use cyxcloud_core::crash_point;
 use cyxcloud_core::name::ObjectKey;
 use cyxcloud_core::{BucketId, ByteCount, Timestamp, UploadId};
 use sqlx::postgres::PgRow;
@@ -210,7 +211,9 @@ impl PostgresStore {
                 if found.is_none() {
                     return Err(Error::NoSuchUpload.into());
                 }
-                end(conn, id, "aborted", None, &[]).await
+                end(conn, id, "aborted", None, &[]).await?;
+                crash_point!("abort.before_commit");
+                Ok(())
             })
         })
         .await
@@ -326,6 +329,7 @@ async fn complete_in(
     let object = file.into_object(modified_at);
     let result = Completed::new(&object, &complete.parts);
     end(conn, complete.multipart, "completed", Some(&result), &numbers(complete)).await?;
+    crash_point!("complete.before_commit");
     Ok(object)
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use bytes::Bytes;
+use cyxcloud_core::crash_point;
 use cyxcloud_core::name::ObjectKey;
 use cyxcloud_core::{BucketId, ByteCount, ChunkId, FileId, NodeId, SegmentId};
 use sqlx::postgres::PgRow;
@@ -324,6 +325,7 @@ async fn delete_in(
         .bind(&locked)
         .fetch_all(conn)
         .await?;
+    crash_point!("delete.before_commit");
     let mut deleted = HashMap::new();
     for row in &rows {
         if !row.try_get::<bool, _>("is_delete_marker")? {

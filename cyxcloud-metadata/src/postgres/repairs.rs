@@ -184,6 +184,13 @@ async fn finish_in(conn: &mut PgConnection, id: Uuid, fence: i64, done: &RepairD
     const LOOK: &str = "SELECT segment_id, stripe_index FROM repair_jobs
         WHERE id = $1 AND fence = $2 AND status = 'in_progress'";
     const LOCK: &str = "SELECT state = 'live' FROM segments WHERE id = $1 FOR SHARE";
+    #[cfg(feature = "faults")]
+    if cyxcloud_core::faults::switch("UNFENCED") {
+        // What tests must notice: the claim is taken back from whoever has it, or is done with it.
+        const TAKE_BACK: &str = "UPDATE repair_jobs SET fence = $2, status = 'in_progress', done_at = NULL,
+            claimed_at = now() WHERE id = $1";
+        sqlx::query(TAKE_BACK).bind(id).bind(fence).execute(&mut *conn).await?;
+    }
     // Most of those who come too late are told so here, before anything is locked.
     let row = sqlx::query(LOOK).bind(id).bind(fence).fetch_optional(&mut *conn).await?.ok_or_else(stale)?;
     let stripe = read::stripe(&row)?;

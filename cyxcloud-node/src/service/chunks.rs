@@ -249,5 +249,6 @@ fn ranges(slices: &[Slice]) -> Result<Vec<Range<u64>>, Status> {
 /// about what is held.
 pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    let millis = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+    Timestamp::from_unix_millis(millis.saturating_add(cyxcloud_core::faults::clock_offset_millis()))
 }

@@ -17,7 +17,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cyxcloud_core::{ByteCount, ChunkId, Generation, Timestamp};
+use cyxcloud_core::{ByteCount, ChunkId, Generation, Timestamp, crash_point};
 use rocksdb::{BoundColumnFamily, DB, WriteBatch, WriteOptions};
 use tracing::{error, info, warn};
 
@@ -511,7 +511,9 @@ impl Committer {
         }
         write_durably(&self.db, batch, stores)?;
         if stores {
-            cyxcloud_core::crash_point!("node.synced");
+            crash_point!("node.synced")
+        } else {
+            crash_point!("node.freed")
         }
         Ok(())
     }
@@ -572,7 +574,9 @@ fn write_durably(db: &DB, batch: WriteBatch, _stores: bool) -> std::result::Resu
 fn write_durably(db: &DB, batch: WriteBatch, stores: bool) -> std::result::Result<(), String> {
     db.write_opt(batch, &WriteOptions::default()).map_err(rocksdb::Error::into_string)?;
     if stores {
-        cyxcloud_core::crash_point!("node.written");
+        crash_point!("node.written")
+    } else {
+        crash_point!("node.freeing")
     }
     if cyxcloud_core::faults::switch("UNSYNCED") {
         return Ok(());
