@@ -7,6 +7,7 @@
 
 pub mod conformance;
 pub mod error;
+pub mod identity;
 mod listing;
 pub mod model;
 pub mod postgres;
@@ -22,6 +23,7 @@ use cyxcloud_core::name::{BucketName, ObjectKey};
 use cyxcloud_core::{BucketId, ByteCount, ChunkId, NodeId, OwnerId, SegmentId, Timestamp, UploadId};
 
 pub use error::{Error, Result};
+pub use identity::Identity;
 use model::{
     AccessKey, Assemble, BadLocation, Bucket, CommitObject, CommitPart, CompleteMultipart, Heard,
     ListMultiparts, ListObjects, ListPage, Multipart, MultipartPage, NewUpload, Node, NodeHeartbeat,
@@ -31,7 +33,7 @@ pub use upkeep::Upkeep;
 
 /// The metadata store. Every method is one transaction unless it says otherwise: all of it happens, or nothing.
 #[async_trait]
-pub trait MetadataStore: Upkeep + std::fmt::Debug {
+pub trait MetadataStore: Upkeep + Identity + std::fmt::Debug {
     /// Which engine this is, for logs and `/ready`: `postgres` or `sqlite`.
     fn engine(&self) -> &'static str;
 
@@ -73,7 +75,8 @@ pub trait MetadataStore: Upkeep + std::fmt::Debug {
 
     // Objects.
 
-    /// Records that an upload is under way, before any byte reaches a node.
+    /// Records that an upload is under way, before any byte reaches a node, and reserves its bytes of the quota.
+    /// `QuotaExceeded` if there is no room beside what is stored, uploaded in parts, and reserved.
     async fn begin_upload(&self, upload: &NewUpload) -> Result<()>;
     /// Extends the lease from now. `UploadGone` if it ran out and was collected.
     async fn renew_upload(&self, id: UploadId, lease: Duration) -> Result<()>;

@@ -85,6 +85,8 @@ pub struct NewUpload {
     pub key: ObjectKey,
     /// How long the intent lives unless it is renewed, in database time.
     pub lease: Duration,
+    /// Bytes that it will take of the owner's quota, as far as known; given back when the intent ends.
+    pub reserve: ByteCount,
 }
 
 /// What must hold for a write or delete to happen. Judged under the key's lock; a delete marker counts as absent.

@@ -41,8 +41,14 @@ async fn deletes(store: &dyn MetadataStore) -> Vec<ChunkDelete> {
 }
 
 async fn begin(store: &dyn MetadataStore, place: Place) -> UploadId {
-    let upload =
-        NewUpload { id: fresh(), owner: place.owner, bucket: place.bucket, key: key("u"), lease: LONG };
+    let upload = NewUpload {
+        id: fresh(),
+        owner: place.owner,
+        bucket: place.bucket,
+        key: key("u"),
+        lease: LONG,
+        reserve: cyxcloud_core::ByteCount::default(),
+    };
     store.begin_upload(&upload).await.expect("begin an upload");
     upload.id
 }

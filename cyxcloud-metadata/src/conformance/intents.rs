@@ -11,7 +11,14 @@ use crate::{Error, MetadataStore};
 const LONG: Duration = Duration::from_secs(3600);
 
 async fn begin(store: &dyn MetadataStore, place: Place, name: &str, lease: Duration) -> UploadId {
-    let upload = NewUpload { id: fresh(), owner: place.owner, bucket: place.bucket, key: key(name), lease };
+    let upload = NewUpload {
+        id: fresh(),
+        owner: place.owner,
+        bucket: place.bucket,
+        key: key(name),
+        lease,
+        reserve: cyxcloud_core::ByteCount::default(),
+    };
     store.begin_upload(&upload).await.expect("begin an upload");
     upload.id
 }

@@ -6,6 +6,7 @@
 pub mod audits;
 pub mod buckets;
 pub mod garbage;
+pub mod identity;
 pub mod intents;
 pub mod listing;
 pub mod multipart;
@@ -137,6 +138,16 @@ macro_rules! conformance_suite {
             objects::commits_of_many_keys_at_once_all_stand,
             objects::deletes_answer_per_key_in_order,
             objects::a_delete_refused_deletes_nothing,
+            identity::a_wallet_has_one_owner,
+            identity::what_changes_rights_ends_tokens,
+            identity::a_refresh_token_is_exchanged_once,
+            identity::a_refresh_token_used_again_later_ends_its_session,
+            identity::what_is_revoked_stays_revoked,
+            identity::a_key_keeps_its_limits_and_its_owner,
+            identity::room_is_reserved_and_given_back,
+            identity::uploads_at_once_do_not_take_the_same_room,
+            identity::the_log_is_read_in_pages_by_whom_it_is_about,
+            identity::what_has_expired_is_dropped_and_no_other,
             owners::an_owner_is_made_once,
             owners::a_constant_keeps_its_first_value,
             owners::an_access_key_stays_with_its_owner,

@@ -349,6 +349,7 @@ pub async fn a_part_whose_intent_is_gone_is_refused(store: &dyn MetadataStore) {
         bucket: place.bucket,
         key: key("k"),
         lease: Duration::from_secs(3600),
+        reserve: ByteCount::default(),
     };
     store.begin_upload(&intent).await.expect("begin");
     let part = CommitPart { intent: Some(intent.id), ..new_part(place, upload.id, 1, b"one") };

@@ -12,6 +12,7 @@ mod connect;
 mod content;
 mod deletes;
 mod garbage;
+mod identity;
 mod listing;
 mod multipart;
 mod nodes;

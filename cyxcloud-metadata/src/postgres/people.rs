@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::model::{AccessKey, Bucket, Owner, Usage};
 use crate::rows;
 
-fn owner(row: &PgRow) -> Result<Owner, Failure> {
+pub(super) fn owner(row: &PgRow) -> Result<Owner, Failure> {
     Ok(Owner {
         id: read::id(row, "id")?,
         username: row.try_get("username")?,

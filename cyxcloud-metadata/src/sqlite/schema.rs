@@ -22,6 +22,7 @@ pub enum SqliteConfig {
 const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/sqlite/0001_initial.sql"),
     include_str!("../../../migrations/sqlite/0002_upkeep.sql"),
+    include_str!("../../../migrations/sqlite/0004_people.sql"),
 ];
 
 const READERS: usize = 4;

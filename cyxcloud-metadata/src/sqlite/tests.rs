@@ -333,3 +333,31 @@ async fn commits_per_second() {
         eprintln!("{rate:.0} inline commits per second at concurrency 32");
     }
 }
+
+#[tokio::test]
+async fn the_audit_log_refuses_changes_and_deletes() {
+    use crate::identity::Identity;
+    use crate::identity::model::NewAuditEntry;
+    let dir = tempfile::tempdir().expect("make a directory");
+    let path = dir.path().join("metadata.db");
+    let text = || "x".to_owned();
+    let entry = NewAuditEntry {
+        id: uuid::Uuid::new_v4(),
+        owner: None,
+        actor: text(),
+        action: text(),
+        target: text(),
+        address: text(),
+        outcome: text(),
+    };
+    let store = open(&path).expect("open");
+    store.append_audit(&entry).await.expect("append");
+    // Only retention takes lines away, and only for as long as it runs.
+    store.purge_identity(std::time::Duration::from_secs(9), 9).await.expect("purge");
+    drop(store);
+    let raw = rusqlite::Connection::open(&path).expect("open");
+    for sql in ["UPDATE audit_log SET outcome = 'y'", "DELETE FROM audit_log"] {
+        let error = raw.execute(sql, []).expect_err("refused").to_string();
+        assert!(error.contains("append-only"), "{error}");
+    }
+}

@@ -155,7 +155,14 @@ async fn a_brake_and_a_freeze_stop_it_all() {
 
 async fn begin(store: &SqliteStore, place: Place) -> UploadId {
     let key = ObjectKey::new("under way").expect("a key");
-    let upload = NewUpload { id: fresh(), owner: place.owner, bucket: place.bucket, key, lease: LONG };
+    let upload = NewUpload {
+        id: fresh(),
+        owner: place.owner,
+        bucket: place.bucket,
+        key,
+        lease: LONG,
+        reserve: cyxcloud_core::ByteCount::default(),
+    };
     store.begin_upload(&upload).await.expect("begin");
     upload.id
 }

@@ -2,17 +2,26 @@
 
 use std::time::Duration;
 
-use cyxcloud_core::UploadId;
+use cyxcloud_core::{ByteCount, UploadId};
 use rusqlite::{Connection, params};
 
 use super::engine::Done;
-use super::row::{int, now, run};
+use super::row::{int, now, number, run};
 use crate::error::Error;
 use crate::model::NewUpload;
 
 pub(super) fn begin(db: &Connection, upload: &NewUpload) -> Done<()> {
-    const INSERT: &str = "INSERT INTO upload_intents (id, owner_id, bucket_id, key, lease_until, created_at)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    const INSERT: &str =
+        "INSERT INTO upload_intents (id, owner_id, bucket_id, key, lease_until, created_at, reserved)
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    if upload.reserve > ByteCount::default() {
+        const SIZE: &str = "SELECT size_bytes FROM files
+            WHERE bucket_id = ?1 AND key = ?2 AND is_latest AND NOT is_delete_marker";
+        // What replacing the current object gives back.
+        let freed = number(db, SIZE, params![upload.bucket.as_uuid(), upload.key.as_bytes()])?;
+        let more = upload.reserve.saturating_sub(ByteCount::from_i64(freed));
+        super::identity::check_room(db, upload.owner, more)?;
+    }
     let now = now();
     run(
         db,
@@ -24,6 +33,7 @@ pub(super) fn begin(db: &Connection, upload: &NewUpload) -> Done<()> {
             upload.key.as_bytes(),
             now.plus(upload.lease).unix_millis(),
             now.unix_millis(),
+            upload.reserve.as_i64(),
         ],
     )?;
     Ok(())

@@ -120,6 +120,7 @@ impl Place {
             bucket: self.bucket,
             key: commit.key.clone(),
             lease: std::time::Duration::from_secs(3600),
+            reserve: cyxcloud_core::ByteCount::default(),
         };
         store.begin_upload(&intent).await.expect("intent");
         commit
