@@ -56,7 +56,7 @@ impl DataService for DataApi {
         &self,
         request: Request<wire::StreamDataRequest>,
     ) -> Result<Response<Self::StreamDataStream>, Status> {
-        let caller = self.principal(&request).await?.owner;
+        let caller = self.principal(&request).await?.caller();
         let wanted = request.into_inner();
         let message_bytes = match wanted.message_bytes as usize {
             0 => MESSAGE_DEFAULT,
@@ -87,13 +87,17 @@ impl DataService for DataApi {
         &self,
         request: Request<wire::GetDatasetInfoRequest>,
     ) -> Result<Response<wire::DatasetInfo>, Status> {
-        let caller = self.principal(&request).await?.owner;
+        let caller = self.principal(&request).await?.caller();
         let wanted = request.into_inner();
         let limit = match wanted.page_size as usize {
             0 => PAGE_MAX,
             asked => asked.min(PAGE_MAX),
         };
-        let bucket = self.objects.bucket(caller, &bucket_name(&wanted.bucket)?).await.map_err(status)?;
+        let bucket = self
+            .objects
+            .bucket(&caller, &bucket_name(&wanted.bucket)?, crate::objects::Need::List(&wanted.prefix))
+            .await
+            .map_err(status)?;
         let query = ListObjects {
             bucket: bucket.id,
             prefix: wanted.prefix,
@@ -171,7 +175,7 @@ fn status(error: Error) -> Status {
     let text = error.to_string();
     match error {
         Error::NoSuchBucket | Error::NoSuchKey => Status::not_found(text),
-        Error::AccessDenied => Status::permission_denied(text),
+        Error::AccessDenied | Error::NotAllowed => Status::permission_denied(text),
         Error::InvalidRange { .. } => Status::out_of_range(text),
         other => {
             warn!(error = &other as &dyn std::error::Error, "a data request failed");

@@ -1,10 +1,13 @@
-//! What may be lost: today the news that gateways pass each other so that they look at the metadata store sooner
-//! than their next tick. Losing all of it makes nothing wrong, only later.
+//! What may be lost: news that gateways pass each other so that they look at the metadata store sooner than their next
+//! tick, things that are good once and for minutes (nonces, tickets), and counts for rate limits. Losing all of it lets
+//! nobody in and logs nobody out: what is not here is refused.
 //!
 //! Two implementations: Redis between several gateways, and this process alone.
 
+use std::collections::HashMap;
 use std::pin::Pin;
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures::{Stream, StreamExt};
@@ -16,6 +19,8 @@ use tracing::{debug, warn};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause before a lost subscription is taken up again.
 const RESUBSCRIBE_PAUSE: Duration = Duration::from_secs(1);
+/// Values and counts kept in one process, at most; beyond it new ones are refused.
+const KEPT_MAX: usize = 200_000;
 /// News waiting for a slow subscriber, at most; beyond it the oldest are dropped.
 const BACKLOG: usize = 256;
 
@@ -33,12 +38,15 @@ pub struct Error {
 pub enum Topic {
     /// A node joined, left or changed status: read the nodes again.
     Nodes,
+    /// A key, token or user was revoked or changed: the message is the id of a token or session, or `*` for the rest.
+    Credentials,
 }
 
 impl Topic {
     fn channel(self) -> &'static str {
         match self {
             Self::Nodes => "cyxcloud.nodes",
+            Self::Credentials => "cyxcloud.credentials",
         }
     }
 }
@@ -57,17 +65,47 @@ pub trait Ephemeral: Send + Sync + std::fmt::Debug {
     async fn publish(&self, topic: Topic, message: &str) -> Result<(), Error>;
     /// News of the topic from now on. Gaps are not reported.
     async fn subscribe(&self, topic: Topic) -> Result<News, Error>;
+    /// Keeps a value under a name for so long.
+    async fn keep(&self, name: &str, value: &str, ttl: Duration) -> Result<(), Error>;
+    /// Takes what is kept under a name: of all who ask, one gets it.
+    async fn take(&self, name: &str) -> Result<Option<String>, Error>;
+    /// Counts one more under a name that begins anew after `window`; answers how many there are and how long it lasts.
+    async fn count(&self, name: &str, window: Duration) -> Result<(u64, Duration), Error>;
 }
 
 /// In this process only.
 #[derive(Debug)]
 pub struct InProcess {
     sender: broadcast::Sender<(Topic, String)>,
+    kept: Mutex<HashMap<String, Kept>>,
+}
+
+/// A value or a count, until when it is there.
+#[derive(Debug)]
+struct Kept {
+    value: String,
+    count: u64,
+    until: Instant,
 }
 
 impl Default for InProcess {
     fn default() -> Self {
-        Self { sender: broadcast::channel(BACKLOG).0 }
+        Self { sender: broadcast::channel(BACKLOG).0, kept: Mutex::default() }
+    }
+}
+
+impl InProcess {
+    /// What is kept and in its time, with room for one more.
+    fn kept(&self) -> Result<MutexGuard<'_, HashMap<String, Kept>>, Error> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= KEPT_MAX {
+            let now = Instant::now();
+            kept.retain(|_, kept| kept.until > now);
+        }
+        if kept.len() >= KEPT_MAX {
+            return Err(Error { doing: "keep any more", source: None });
+        }
+        Ok(kept)
     }
 }
 
@@ -92,6 +130,29 @@ impl Ephemeral for InProcess {
         Ok(Box::pin(news.filter_map(move |item| async move {
             item.ok().and_then(|(about, message)| (about == topic).then_some(message))
         })))
+    }
+
+    async fn keep(&self, name: &str, value: &str, ttl: Duration) -> Result<(), Error> {
+        let kept = Kept { value: value.to_owned(), count: 0, until: Instant::now() + ttl };
+        self.kept()?.insert(name.to_owned(), kept);
+        Ok(())
+    }
+
+    async fn take(&self, name: &str) -> Result<Option<String>, Error> {
+        let taken = self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        Ok(taken.filter(|kept| kept.until > Instant::now()).map(|kept| kept.value))
+    }
+
+    async fn count(&self, name: &str, window: Duration) -> Result<(u64, Duration), Error> {
+        let now = Instant::now();
+        let mut all = self.kept()?;
+        let fresh = || Kept { value: String::new(), count: 0, until: now + window };
+        let kept = all.entry(name.to_owned()).or_insert_with(fresh);
+        if kept.until <= now {
+            *kept = fresh();
+        }
+        kept.count += 1;
+        Ok((kept.count, kept.until - now))
     }
 }
 
@@ -160,6 +221,43 @@ impl Ephemeral for Redis {
         });
         Ok(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver)))
     }
+
+    async fn keep(&self, name: &str, value: &str, ttl: Duration) -> Result<(), Error> {
+        let mut connection = self.connection.clone();
+        let kept: redis::RedisResult<()> =
+            connection.pset_ex(key_of(name), value, u64::try_from(ttl.as_millis()).unwrap_or(1)).await;
+        kept.map_err(|source| Error { doing: "keep something in Redis", source: Some(source) })
+    }
+
+    async fn take(&self, name: &str) -> Result<Option<String>, Error> {
+        let mut connection = self.connection.clone();
+        let taken: redis::RedisResult<Option<String>> = connection.get_del(key_of(name)).await;
+        taken.map_err(|source| Error { doing: "take something from Redis", source: Some(source) })
+    }
+
+    async fn count(&self, name: &str, window: Duration) -> Result<(u64, Duration), Error> {
+        let window = i64::try_from(window.as_millis()).unwrap_or(i64::MAX);
+        let mut connection = self.connection.clone();
+        // Together, so that no count is left without an end.
+        let counted: redis::RedisResult<(u64, i64)> = redis::pipe()
+            .atomic()
+            .incr(key_of(name), 1)
+            .cmd("PEXPIRE")
+            .arg(key_of(name))
+            .arg(window)
+            .arg("NX")
+            .ignore()
+            .pttl(key_of(name))
+            .query_async(&mut connection)
+            .await;
+        let (count, left) =
+            counted.map_err(|source| Error { doing: "count in Redis", source: Some(source) })?;
+        Ok((count, Duration::from_millis(u64::try_from(left).unwrap_or(0))))
+    }
+}
+
+fn key_of(name: &str) -> String {
+    format!("cyxcloud:{name}")
 }
 
 /// A subscription; the stream ends when the sink is dropped.
@@ -201,9 +299,28 @@ mod tests {
         assert_eq!(news.next().await.as_deref(), Some("two"));
     }
 
+    async fn what_is_kept_is_taken_once(ephemeral: &dyn Ephemeral) {
+        let name = format!("test:{}", uuid::Uuid::new_v4());
+        let minute = Duration::from_secs(60);
+        assert_eq!(ephemeral.take(&name).await.expect("answers"), None);
+        ephemeral.keep(&name, "value", minute).await.expect("keeps");
+        let takers = (0..8).map(|_| ephemeral.take(&name));
+        let taken = futures::future::join_all(takers).await;
+        let taken: Vec<String> = taken.into_iter().filter_map(|taken| taken.expect("answers")).collect();
+        assert_eq!(taken, ["value"]);
+        ephemeral.keep(&name, "short", Duration::from_millis(1)).await.expect("keeps");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(ephemeral.take(&name).await.expect("answers"), None);
+        for n in 1..=3 {
+            let (count, left) = ephemeral.count(&name, minute).await.expect("counts");
+            assert!(count == n && left <= minute && left > Duration::from_secs(30), "{count} {left:?}");
+        }
+    }
+
     #[tokio::test]
     async fn in_process() {
         news_reach_a_subscriber(&InProcess::default()).await;
+        what_is_kept_is_taken_once(&InProcess::default()).await;
     }
 
     #[tokio::test]
@@ -217,7 +334,9 @@ mod tests {
             }
             return;
         }
-        news_reach_a_subscriber(&Redis::connect(&url).await.expect("connects")).await;
+        let redis = Redis::connect(&url).await.expect("connects");
+        news_reach_a_subscriber(&redis).await;
+        what_is_kept_is_taken_once(&redis).await;
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ pub mod config;
 pub mod data_service;
 pub mod ephemeral;
 pub mod incoming;
+pub mod limits;
 pub mod nodes;
 pub mod objects;
 pub mod rest;

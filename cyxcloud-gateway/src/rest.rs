@@ -17,7 +17,7 @@ use cyxcloud_metadata::model::{Bucket, Usage};
 use serde::Serialize;
 
 use crate::auth::Principal;
-use crate::objects::{Condition, Error, Kept, ObjectHealth, ObjectService};
+use crate::objects::{Condition, Error, Kept, Need, ObjectHealth, ObjectService};
 
 /// Prefix of problem types; they name a problem and need not lead anywhere.
 const PROBLEM: &str = "urn:cyxcloud:problem:";
@@ -84,7 +84,9 @@ impl From<Error> for Problem {
                 Self::new(StatusCode::NOT_FOUND, "no-such-bucket", "No such bucket", detail)
             }
             Error::NoSuchKey => Self::new(StatusCode::NOT_FOUND, "no-such-key", "No such key", detail),
-            Error::AccessDenied => Self::new(StatusCode::FORBIDDEN, "access-denied", "Access denied", detail),
+            Error::AccessDenied | Error::NotAllowed => {
+                Self::new(StatusCode::FORBIDDEN, "access-denied", "Access denied", detail)
+            }
             Error::Unavailable(_) => {
                 tracing::error!(%error, "a rest request failed");
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Not available", detail)
@@ -224,7 +226,7 @@ pub(crate) fn rfc3339(time: Timestamp) -> String {
 
 async fn account(State(objects): Objects, caller: Caller) -> Result<impl IntoResponse, Problem> {
     let caller = known(caller)?;
-    let account = objects.account(caller.owner).await?;
+    let account = objects.account(&caller.caller()).await?;
     Ok(Json(AccountBody {
         owner_id: account.owner.id.to_string(),
         username: account.owner.username,
@@ -241,7 +243,7 @@ async fn bucket(
     Path(name): Path<String>,
 ) -> Result<impl IntoResponse, Problem> {
     let caller = known(caller)?;
-    let bucket = objects.bucket(caller.owner, &name_of(&name)?).await?;
+    let bucket = objects.bucket(&caller.caller(), &name_of(&name)?, Need::List("")).await?;
     let usage = objects.bucket_usage(&bucket).await?;
     Ok(Json(BucketBody::of(&bucket, usage)))
 }
@@ -254,9 +256,9 @@ async fn object(
     let caller = known(caller)?;
     let key = ObjectKey::new(key).map_err(|_| Problem::from(Error::NoSuchKey))?;
     let bucket = name_of(&name)?;
-    let kept = objects.kept(caller.owner, &bucket, &key).await?;
+    let kept = objects.kept(&caller.caller(), &bucket, &key).await?;
     // What can be said is said, also when this part cannot be had now.
-    let health = objects.health(caller.owner, &bucket, &key).await.inspect_err(|error| {
+    let health = objects.health(&caller.caller(), &bucket, &key).await.inspect_err(|error| {
         tracing::warn!(%error, "the health of an object cannot be had now");
     });
     Ok(Json(ObjectBody::of(name, kept, health.ok())))

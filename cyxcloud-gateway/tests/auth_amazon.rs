@@ -58,7 +58,9 @@ async fn get_object() {
             owner: root(),
             admin: true,
             access_key: Some(ROOT_KEY.to_owned()),
-            scheme: Scheme::Header
+            scheme: Scheme::Header,
+            limits: None,
+            token: None,
         }
     );
 }

@@ -491,11 +491,20 @@ async fn principals_are_who_signed() {
     };
     let get = draft("GET", "/");
     let key = Some(USER_KEY.to_owned());
-    let user = |access_key, scheme| Principal { owner: user(), admin: false, access_key, scheme };
+    let user = |access_key, scheme| Principal {
+        owner: user(),
+        admin: false,
+        access_key,
+        scheme,
+        limits: None,
+        token: None,
+    };
     assert_eq!(principal(get.sign(&user_signer())).await, user(key.clone(), Scheme::Header));
     assert_eq!(principal(get.presign(&user_signer(), AMAZON_DATE, 9)).await, user(key, Scheme::Presigned));
     let bearer = with_header(get.bare(), "authorization", &format!("bearer {}", door.token(&door.claims())));
-    assert_eq!(principal(bearer).await, user(None, Scheme::Bearer));
+    let bearer = principal(bearer).await;
+    assert_eq!(bearer.token.as_ref().map(|token| token.id.as_str()), Some("a1"));
+    assert_eq!(Principal { token: None, ..bearer }, user(None, Scheme::Bearer));
 }
 
 #[tokio::test]
@@ -504,7 +513,7 @@ async fn a_revoked_key_is_forgotten() {
     let get = draft("GET", "/").sign(&user_signer());
     assert_eq!(door.verdict(get.clone(), Mount::Root).await, "OK");
     door.put_key(USER_KEY, None, true).await;
-    door.auth.forget_access_key(USER_KEY).await;
+    door.auth.forget_all();
     assert_eq!(door.verdict(get.clone(), Mount::Root).await, "InvalidAccessKeyId");
     // An expiry counts at once, whatever is remembered.
     let later = amazon_time().plus(Duration::from_secs(60));

@@ -46,6 +46,11 @@ impl AuthError {
         )
     }
 
+    /// The same refusal, of a token.
+    pub(crate) fn into_bad_token(self) -> Self {
+        if self.status == StatusCode::FORBIDDEN { Self::bad_token(self.message) } else { self }
+    }
+
     pub(crate) fn bad_token(message: impl Into<String>) -> Self {
         Self::new("InvalidToken", StatusCode::UNAUTHORIZED, message)
     }

@@ -1,9 +1,12 @@
-//! Access keys: whose they are, and the keys that sign with them.
+//! Access keys, users and tokens: whose they are, and whether they still hold.
 //!
-//! What the store said is remembered for [`REMEMBERED`], so a key revoked elsewhere stops working by then, and at once
-//! where [`KeyRing::forget`] is called. An expiry is looked at on every use. Keys that do not exist are not remembered.
+//! What the store said is remembered for [`REMEMBERED`], so what was revoked elsewhere stops working by then, and at once
+//! where [`KeyRing::forget_all`] or [`KeyRing::refuse`] is called (here, and by news wherever Redis carries them). An
+//! expiry is looked at on every use. What does not exist is not remembered.
 
+use std::collections::HashSet;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,16 +18,22 @@ use http::StatusCode;
 use moka::future::Cache;
 use secrecy::{ExposeSecret, SecretString};
 use tracing::error;
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::AuthError;
+use super::jwt::Token;
+use crate::limits::Limits;
 
 /// How long an answer of the store is believed.
-const REMEMBERED: Duration = Duration::from_secs(60);
+const REMEMBERED: Duration = Duration::from_secs(20);
 /// Keys and owners remembered at most.
 const REMEMBERED_MAX: u64 = 10_000;
 /// Days with a signing key at hand, per access key: a presigned URL lives for a week, so nine can be in use.
 const DAYS_MAX: usize = 10;
+
+/// Between two records of which keys were used.
+const TOUCH_EVERY: Duration = Duration::from_secs(60);
 
 /// The root user's key, from the configuration.
 #[derive(Clone, Debug)]
@@ -47,8 +56,9 @@ pub(crate) struct Key {
     pub(crate) id: String,
     pub(crate) owner: OwnerId,
     pub(crate) admin: bool,
+    pub(crate) limits: Option<Arc<Limits>>,
+    pub(crate) expires_at: Option<Timestamp>,
     secret: SecretString,
-    expires_at: Option<Timestamp>,
     by_day: Mutex<Vec<(String, Arc<SigningKey>)>>,
 }
 
@@ -80,8 +90,23 @@ pub(crate) struct KeyRing {
     metadata: Arc<dyn MetadataStore>,
     master: MasterKey,
     root: Option<Arc<Key>>,
-    keys: Cache<String, Arc<Key>>,
-    admins: Cache<OwnerId, bool>,
+    // Under the round in which they were asked for: what is asked for in an earlier one is never looked at again, also
+    // where its answer comes late.
+    round: AtomicU64,
+    keys: Cache<(u64, String), Arc<Key>>,
+    owners: Cache<(u64, OwnerId), Standing>,
+    /// Tokens, by their ids and sessions, that were found to hold.
+    good: Cache<(String, Option<Uuid>), ()>,
+    /// Tokens and sessions that were ended here or by news, for longer than anything is remembered.
+    ended: Cache<String, ()>,
+    used: Mutex<HashSet<String>>,
+}
+
+/// What a user may do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) admin: bool,
+    pub(crate) token_version: i64,
 }
 
 impl KeyRing {
@@ -95,21 +120,36 @@ impl KeyRing {
                 id: root.access_key,
                 owner: root.owner,
                 admin: true,
+                limits: None,
                 secret: root.secret,
                 expires_at: None,
                 by_day: Mutex::default(),
             })
         });
-        let keys = Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(REMEMBERED).build();
-        let admins = Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(REMEMBERED).build();
-        Self { metadata, master, root, keys, admins }
+        Self {
+            metadata,
+            master,
+            root,
+            round: AtomicU64::new(0),
+            keys: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(REMEMBERED).build(),
+            owners: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(REMEMBERED).build(),
+            good: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(REMEMBERED).build(),
+            ended: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(3 * REMEMBERED).build(),
+            used: Mutex::default(),
+        }
     }
 
     /// The key, if it may be used now.
     pub(crate) async fn key(&self, id: &str, now: Timestamp) -> Result<Arc<Key>, AuthError> {
         let key = match &self.root {
             Some(root) if root.id == id => root.clone(),
-            _ => self.keys.try_get_with_by_ref(id, self.load(id)).await.map_err(|error| (*error).clone())?,
+            _ => {
+                let at = (self.round.load(Ordering::SeqCst), id.to_owned());
+                let key =
+                    self.keys.try_get_with(at, self.load(id)).await.map_err(|error| (*error).clone())?;
+                self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
+                key
+            }
         };
         match key.expires_at {
             Some(expires_at) if expires_at <= now => {
@@ -120,14 +160,16 @@ impl KeyRing {
     }
 
     async fn load(&self, id: &str) -> Result<Arc<Key>, AuthError> {
-        let key = self.metadata.access_key(id).await.map_err(|error| store_failed(&error))?;
+        let key = self.metadata.api_key(id).await.map_err(|error| store_failed(&error))?;
         let key = key.ok_or_else(|| unknown_key("the access key id is not one of ours; check it"))?;
-        if key.revoked {
+        if key.revoked_at.is_some() {
             return Err(unknown_key("this access key was revoked; make a new one"));
         }
-        let admin = self.load_owner(key.owner).await?;
-        let admin =
-            admin.ok_or_else(|| unknown_key("the owner of this access key does not exist any more"))?;
+        let owner = self.load_owner(key.owner).await?;
+        let owner = owner.ok_or_else(|| {
+            unknown_key("the owner of this access key does not exist any more, or is suspended")
+        })?;
+        let limits = Limits::of(key.buckets, key.prefixes, key.read_only);
         let secret = self.master.unwrap(&access_key_context(id), &key.wrapped_secret).ok();
         let secret = secret.and_then(|secret| {
             let secret = Zeroizing::new(secret);
@@ -143,33 +185,76 @@ impl KeyRing {
         Ok(Arc::new(Key {
             id: key.id,
             owner: key.owner,
-            admin,
+            admin: owner.admin && limits.is_none(),
+            limits,
             secret,
             expires_at: key.expires_at,
             by_day: Mutex::default(),
         }))
     }
 
-    /// Whether the owner exists, and is an administrator.
-    pub(crate) async fn owner(&self, id: OwnerId) -> Result<Option<bool>, AuthError> {
-        if let Some(admin) = self.admins.get(&id).await {
-            return Ok(Some(admin));
+    /// What the owner may do; `None` if there is no such owner or it is suspended.
+    pub(crate) async fn owner(&self, id: OwnerId) -> Result<Option<Standing>, AuthError> {
+        let at = (self.round.load(Ordering::SeqCst), id);
+        if let Some(standing) = self.owners.get(&at).await {
+            return Ok(Some(standing));
         }
-        let admin = self.load_owner(id).await?;
-        if let Some(admin) = admin {
-            self.admins.insert(id, admin).await;
+        let standing = self.load_owner(id).await?;
+        if let Some(standing) = standing {
+            self.owners.insert(at, standing).await;
         }
-        Ok(admin)
+        Ok(standing)
     }
 
-    async fn load_owner(&self, id: OwnerId) -> Result<Option<bool>, AuthError> {
-        let owner = self.metadata.owner(id).await.map_err(|error| store_failed(&error))?;
-        Ok(owner.map(|owner| owner.admin))
+    async fn load_owner(&self, id: OwnerId) -> Result<Option<Standing>, AuthError> {
+        let person = self.metadata.person(id).await.map_err(|error| store_failed(&error))?;
+        let person = person.filter(|person| !person.suspended);
+        Ok(person.map(|person| Standing { admin: person.owner.admin, token_version: person.token_version }))
     }
 
-    /// Looks the key up anew on its next use.
-    pub(crate) async fn forget(&self, id: &str) {
-        self.keys.invalidate(id).await;
+    /// Refuses a token that was ended, by itself or with its session.
+    pub(crate) async fn check_token(&self, token: &Token) -> Result<(), AuthError> {
+        let over = || AuthError::bad_token("the token was ended; log in again");
+        let at = (token.id.clone(), token.session);
+        if self.good.get(&at).await.is_none() {
+            let revoked = self.metadata.token_is_revoked(&token.id, token.session).await;
+            if revoked.map_err(|error| store_failed(&error))? {
+                return Err(over());
+            }
+            self.good.insert(at, ()).await;
+        }
+        // Looked at last: whoever ends a token while we ask has said so here before it answers.
+        let session = token.session.map(|session| session.to_string());
+        for id in std::iter::once(&token.id).chain(&session) {
+            if self.ended.get(id).await.is_some() {
+                return Err(over());
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a token or session from now on; the store must know already.
+    pub(crate) async fn refuse(&self, id: &str) {
+        self.ended.insert(id.to_owned(), ()).await;
+    }
+
+    /// Looks keys and owners up anew on their next use.
+    pub(crate) fn forget_all(&self) {
+        self.round.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Records now and then which keys were used.
+    pub(crate) async fn record_use(&self) {
+        loop {
+            tokio::time::sleep(TOUCH_EVERY).await;
+            let used = std::mem::take(&mut *self.used.lock().unwrap_or_else(PoisonError::into_inner));
+            let used: Vec<String> = used.into_iter().collect();
+            if !used.is_empty()
+                && let Err(error) = self.metadata.touch_api_keys(&used).await
+            {
+                tracing::debug!(%error, "the use of keys was not recorded");
+            }
+        }
     }
 }
 

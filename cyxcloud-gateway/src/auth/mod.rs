@@ -5,7 +5,7 @@
 //! [`Principal`] in its extensions. What is verified and what is handed on come from the same decoded text, so that
 //! no handler can read another key than the one that was signed.
 //! A body fails before its end if it is not what was promised ([`crate::body`]).
-//! Not here: what a principal may do (`objects`), CORS preflights, public routes, issuing tokens and keys.
+//! Not here: what a principal may do (`objects`, `limits`), CORS preflights, public routes, who is given tokens and keys.
 
 mod credentials;
 mod error;
@@ -27,13 +27,15 @@ use cyxcloud_metadata::MetadataStore;
 use http::Request;
 use http::request::Parts;
 use http_body::Body;
+use secrecy::SecretString;
 
 pub use error::AuthError;
-pub use jwt::JwtConfig;
+pub use jwt::{JwtConfig, Kind, Token};
 pub use keys::{RootCredentials, access_key_context};
 pub use rewrite::virtual_host_bucket;
 
 use crate::body::{ChunkSigner, Framing, S3Body};
+use crate::limits::{Caller, Limits};
 use credentials::{Claim, Presented, only};
 use payload::{Announced, Payload};
 use query::Query;
@@ -60,6 +62,17 @@ pub struct Principal {
     pub access_key: Option<String>,
     /// How it was proven.
     pub scheme: Scheme,
+    /// Less than all of the owner's rights.
+    pub limits: Option<Arc<Limits>>,
+    /// The token that was presented, if one was.
+    pub token: Option<Token>,
+}
+
+impl Principal {
+    /// As `objects` knows who asks.
+    pub fn caller(&self) -> Caller {
+        Caller { owner: self.owner, limits: self.limits.clone() }
+    }
 }
 
 /// Where a handler is mounted.
@@ -76,7 +89,7 @@ pub enum Mount {
 /// Verifies requests.
 pub struct Authenticator {
     keys: keys::KeyRing,
-    jwt: Option<jwt::Verifier>,
+    jwt: Option<jwt::Tokens>,
     region: String,
     domains: Vec<String>,
 }
@@ -107,7 +120,7 @@ impl Authenticator {
         root: Option<RootCredentials>,
     ) -> Self {
         let keys = keys::KeyRing::new(metadata, master, root);
-        Self { keys, jwt: jwt.map(jwt::Verifier::new), region, domains: Vec::new() }
+        Self { keys, jwt: jwt.map(jwt::Tokens::new), region, domains: Vec::new() }
     }
 
     /// Under these domains `bucket.DOMAIN` names a bucket.
@@ -187,20 +200,93 @@ impl Authenticator {
         self.token(token, now()).await
     }
 
-    /// Looks an access key up anew on its next use: to be called where one is revoked.
-    pub async fn forget_access_key(&self, id: &str) {
-        self.keys.forget(id).await;
+    /// Looks keys and users up anew on their next use: to be called where one is revoked or changed.
+    pub fn forget_all(&self) {
+        self.keys.forget_all();
+    }
+
+    /// Refuses a token or a session from now on, whatever is remembered of it. The store must know already.
+    pub async fn refuse(&self, id: &str) {
+        self.keys.refuse(id).await;
+    }
+
+    /// Records now and then which keys were used; never ends.
+    pub async fn record_use(&self) {
+        self.keys.record_use().await;
+    }
+
+    /// When an access key ends, if it does.
+    pub async fn access_key_expiry(&self, id: &str) -> Result<Option<Timestamp>, AuthError> {
+        let now = Timestamp::from_unix_millis(chrono::Utc::now().timestamp_millis());
+        Ok(self.keys.key(id, now).await?.expires_at)
+    }
+
+    /// A token that says this of itself, issued now.
+    pub fn issue(
+        &self,
+        token: &Token,
+        wallet: Option<&str>,
+        now: Timestamp,
+    ) -> Result<SecretString, AuthError> {
+        self.tokens()?.issue(token, wallet, now)
+    }
+
+    /// A refresh token whose user may still do something. Whether it was exchanged before is for the store to say.
+    pub async fn refresh_token(&self, token: &str, now: Timestamp) -> Result<Token, AuthError> {
+        let token = self.tokens()?.verify(token, now, &[Kind::Refresh])?;
+        self.standing(&token).await?;
+        Ok(token)
+    }
+
+    fn tokens(&self) -> Result<&jwt::Tokens, AuthError> {
+        self.jwt.as_ref().ok_or_else(|| {
+            AuthError::bad_token("this server takes no tokens; sign the request with an access key")
+        })
+    }
+
+    /// What the user of a token may do, if the token is none of a former version.
+    async fn standing(&self, token: &Token) -> Result<keys::Standing, AuthError> {
+        let standing = self.keys.owner(token.owner).await?;
+        let standing = standing.ok_or_else(|| {
+            AuthError::bad_token("the user of this token does not exist or is suspended; log in again")
+        })?;
+        if standing.token_version != token.version {
+            return Err(AuthError::bad_token("the token was ended; log in again"));
+        }
+        Ok(standing)
     }
 
     async fn token(&self, token: &str, now: Timestamp) -> Result<Principal, AuthError> {
-        let verifier = self.jwt.as_ref().ok_or_else(|| {
-            AuthError::bad_token("this server takes no tokens; sign the request with an access key")
+        let token = self.tokens()?.verify(token, now, &[Kind::Access, Kind::ApiKey])?;
+        let owner = token.owner;
+        let standing = match token.key {
+            // A key outlives log-ins; its own row says whether it holds.
+            Some(_) => self.keys.owner(owner).await?,
+            None => Some(self.standing(&token).await?),
+        };
+        let standing = standing.ok_or_else(|| {
+            AuthError::bad_token("the user of this token does not exist or is suspended; log in again")
         })?;
-        let owner = verifier.verify(token, now)?;
-        let admin = self.keys.owner(owner).await?;
-        let admin = admin
-            .ok_or_else(|| AuthError::bad_token("the user of this token does not exist; log in again"))?;
-        Ok(Principal { owner, admin, access_key: None, scheme: Scheme::Bearer })
+        self.keys.check_token(&token).await?;
+        let key = match &token.key {
+            Some(id) => {
+                let key = self.keys.key(id, now).await.map_err(AuthError::into_bad_token)?;
+                if key.owner != owner {
+                    return Err(AuthError::bad_token("the token is not one of ours; log in again"));
+                }
+                Some(key)
+            }
+            None => None,
+        };
+        let limits = key.as_ref().and_then(|key| key.limits.clone());
+        Ok(Principal {
+            owner,
+            admin: standing.admin && limits.is_none(),
+            access_key: key.map(|key| key.id.clone()),
+            scheme: Scheme::Bearer,
+            limits,
+            token: Some(token),
+        })
     }
 
     async fn bearer(&self, token: &str, parts: &Parts, now: Timestamp) -> Result<Verified, AuthError> {
@@ -243,8 +329,14 @@ impl Authenticator {
             ));
         }
         let scheme = if presigned { Scheme::Presigned } else { Scheme::Header };
-        let principal =
-            Principal { owner: key.owner, admin: key.admin, access_key: Some(key.id.clone()), scheme };
+        let principal = Principal {
+            owner: key.owner,
+            admin: key.admin,
+            access_key: Some(key.id.clone()),
+            scheme,
+            limits: key.limits.clone(),
+            token: None,
+        };
         let (date, scope, seed) = (claim.amz_date.clone(), claim.scope.clone(), claim.signature.clone());
         let signer = Some(ChunkSigner::new(signing_key, date, scope, seed));
         Ok(Verified { principal, payload, signer })

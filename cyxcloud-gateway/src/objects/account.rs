@@ -1,12 +1,13 @@
 //! What an owner has: for accounts' own pages and the command line, beside what S3 tells.
 
+use cyxcloud_core::ByteCount;
 use cyxcloud_core::name::{BucketName, ObjectKey};
 use cyxcloud_core::stripe::stripes_of;
-use cyxcloud_core::{ByteCount, OwnerId};
 use cyxcloud_metadata::model::{Bucket, Extent, Object, Owner, Usage};
 
 use super::ObjectService;
 use super::error::{Error, Result};
+use crate::limits::{Caller, Need};
 
 /// An owner with what it stores.
 #[derive(Clone, Debug)]
@@ -40,21 +41,28 @@ pub struct Kept {
 
 impl ObjectService {
     /// The caller's account.
-    pub async fn account(&self, caller: OwnerId) -> Result<Account> {
-        let owner = self.metadata.owner(caller).await?;
-        let owner = owner.ok_or(Error::OwnerKey { owner: caller, source: None })?;
-        let usage = self.metadata.owner_usage(caller).await?;
+    pub async fn account(&self, caller: &Caller) -> Result<Account> {
+        let owner = self.metadata.owner(caller.owner).await?;
+        let owner = owner.ok_or(Error::OwnerKey { owner: caller.owner, source: None })?;
+        let mut usage = self.metadata.owner_usage(caller.owner).await?;
         let mut buckets = Vec::new();
         for bucket in self.buckets(caller).await? {
             let usage = self.bucket_usage(&bucket).await?;
             buckets.push((bucket, usage));
         }
+        // Who may see some buckets is not told of the rest.
+        if caller.limits.is_some() {
+            usage = buckets.iter().fold(Usage::default(), |sum, (_, usage)| Usage {
+                bytes: sum.bytes.saturating_add(usage.bytes),
+                objects: sum.objects.saturating_add(usage.objects),
+            });
+        }
         Ok(Account { owner, usage, buckets })
     }
 
     /// How an object is kept.
-    pub async fn kept(&self, caller: OwnerId, bucket: &BucketName, key: &ObjectKey) -> Result<Kept> {
-        let bucket = self.bucket(caller, bucket).await?;
+    pub async fn kept(&self, caller: &Caller, bucket: &BucketName, key: &ObjectKey) -> Result<Kept> {
+        let bucket = self.bucket(caller, bucket, Need::Read(key)).await?;
         let layout = self.metadata.object_layout(bucket.id, key, None).await?.ok_or(Error::NoSuchKey)?;
         Ok(summarize(layout.object, &layout.extents))
     }

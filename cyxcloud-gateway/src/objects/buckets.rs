@@ -2,44 +2,50 @@
 
 use cyxcloud_core::name::BucketName;
 use cyxcloud_core::profile::Profile;
-use cyxcloud_core::{BucketId, OwnerId, Timestamp};
+use cyxcloud_core::{BucketId, Timestamp};
 use cyxcloud_metadata::Error as MetadataError;
 use cyxcloud_metadata::model::{Bucket, Usage};
 
 use super::ObjectService;
 use super::error::{Error, Result};
+use crate::limits::{Caller, Need};
 
 impl ObjectService {
     /// Makes a bucket with the placement profile named, `standard` if none is. `BucketOwned`, `BucketTaken`.
     pub async fn create_bucket(
         &self,
-        caller: OwnerId,
+        caller: &Caller,
         name: BucketName,
         profile: Option<&str>,
     ) -> Result<Bucket> {
+        if !caller.may(&name, Need::Manage) {
+            return Err(Error::NotAllowed);
+        }
         let profile = profile.unwrap_or(Profile::STANDARD.name);
         let profile = Profile::by_name(profile).ok_or_else(|| Error::NoSuchProfile(profile.to_owned()))?;
         let bucket = Bucket {
             id: BucketId::from_random(rand::random()),
             name,
-            owner: caller,
+            owner: caller.owner,
             profile: profile.name.to_owned(),
             created_at: Timestamp::default(),
         };
         match self.metadata.create_bucket(&bucket).await {
-            Err(MetadataError::BucketExists { owner }) if owner == caller => Err(Error::BucketOwned),
+            Err(MetadataError::BucketExists { owner }) if owner == caller.owner => Err(Error::BucketOwned),
             other => Ok(other?),
         }
     }
 
     /// The caller's buckets in byte order of name.
-    pub async fn buckets(&self, caller: OwnerId) -> Result<Vec<Bucket>> {
-        Ok(self.metadata.list_buckets(caller).await?)
+    pub async fn buckets(&self, caller: &Caller) -> Result<Vec<Bucket>> {
+        let mut buckets = self.metadata.list_buckets(caller.owner).await?;
+        buckets.retain(|bucket| caller.may(&bucket.name, Need::Look));
+        Ok(buckets)
     }
 
     /// Deletes an empty bucket.
-    pub async fn delete_bucket(&self, caller: OwnerId, name: &BucketName) -> Result<()> {
-        let bucket = self.bucket(caller, name).await?;
+    pub async fn delete_bucket(&self, caller: &Caller, name: &BucketName) -> Result<()> {
+        let bucket = self.bucket(caller, name, Need::Manage).await?;
         self.metadata.delete_bucket(bucket.id).await?;
         self.recent.forget(name).await;
         Ok(())

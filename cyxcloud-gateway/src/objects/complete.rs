@@ -17,6 +17,7 @@ use super::checksums::{Algorithm, combine, composite, encode};
 use super::error::{Error, Result};
 use super::multipart::FULL_OBJECT;
 use super::{OBJECT_MAX, ObjectService, PART_MIN, UploadKey, new_file_id};
+use crate::limits::Need;
 
 /// One part as the client names it at completion.
 #[derive(Clone, Debug)]
@@ -49,7 +50,9 @@ pub struct CompleteUpload {
 impl ObjectService {
     /// Makes an object of parts. Called again after success, it answers as it did then.
     pub async fn complete_upload(&self, complete: CompleteUpload) -> Result<Object> {
-        let bucket = self.bucket(complete.upload.caller, &complete.upload.bucket).await?;
+        let bucket = self
+            .bucket(&complete.upload.caller, &complete.upload.bucket, Need::Write(&complete.upload.key))
+            .await?;
         if !complete.parts.is_sorted_by(|a, b| a.number < b.number) {
             return Err(Error::InvalidPartOrder);
         }
@@ -206,7 +209,7 @@ mod tests {
 
     fn complete() -> CompleteUpload {
         let upload = UploadKey {
-            caller: OwnerId::from_random([3; 16]),
+            caller: OwnerId::from_random([3; 16]).into(),
             bucket: "bucket".parse().expect("valid"),
             key: ObjectKey::new("k").expect("valid"),
             id: UploadId::from_random([1; 16]),

@@ -6,8 +6,8 @@
 
 use std::ops::Range;
 
+use cyxcloud_core::ByteCount;
 use cyxcloud_core::name::{BucketName, ObjectKey};
-use cyxcloud_core::{ByteCount, OwnerId};
 use cyxcloud_metadata::model::{
     Attributes, CommitObject, CommitPart, Content, Extent, Object, Part, Precondition, SegmentRange,
 };
@@ -20,6 +20,7 @@ use super::get::{Read, Select};
 use super::multipart::part_algorithm;
 use super::range::ByteRange;
 use super::{BODY_MAX, ObjectService, UploadKey, new_file_id, new_upload_id};
+use crate::limits::{Caller, Need};
 
 /// Times to read the source again when it is collected under our hands.
 const TRIES_MAX: usize = 4;
@@ -41,7 +42,7 @@ pub struct Source {
 #[derive(Clone, Debug)]
 pub struct CopyObject {
     /// Who copies.
-    pub caller: OwnerId,
+    pub caller: Caller,
     /// What.
     pub source: Source,
     /// Where to.
@@ -86,9 +87,9 @@ impl ObjectService {
         if copy.source.bucket == copy.bucket && copy.source.key == copy.key && !copy.changes {
             return Err(Error::CopyOntoItself);
         }
-        let bucket = self.bucket(copy.caller, &copy.bucket).await?;
+        let bucket = self.bucket(&copy.caller, &copy.bucket, Need::Write(&copy.key)).await?;
         for _ in 0..TRIES_MAX {
-            let (found, extents) = self.source(copy.caller, &copy.source, Select::Whole).await?;
+            let (found, extents) = self.source(&copy.caller, &copy.source, Select::Whole).await?;
             let content = references(&extents, &found.range);
             let source = found.object;
             let mut attributes = copy.replace.clone().unwrap_or_else(|| source.attributes.clone());
@@ -116,7 +117,7 @@ impl ObjectService {
                 upload: new_upload_id(),
                 has_intent: false,
                 file: new_file_id(),
-                owner: copy.caller,
+                owner: copy.caller.owner,
                 bucket: bucket.id,
                 key: copy.key.clone(),
                 precondition: copy.precondition.clone(),
@@ -136,12 +137,12 @@ impl ObjectService {
 
     /// Copies an object, or a range of it, as a part.
     pub async fn copy_part(&self, copy: &CopyPart) -> Result<Part> {
-        let (_, upload) = self.open_upload(&copy.upload).await?;
+        let (_, upload) = self.open_upload(&copy.upload, Need::Write(&copy.upload.key)).await?;
         let algorithm = part_algorithm(&upload)?;
         let select =
             copy.range.map_or(Select::Whole, |(first, last)| Select::Range(ByteRange::FromTo(first, last)));
         for _ in 0..TRIES_MAX {
-            let (found, extents) = self.source(copy.upload.caller, &copy.source, select).await?;
+            let (found, extents) = self.source(&copy.upload.caller, &copy.source, select).await?;
             let size = found.object.size.get();
             if copy.range.is_some_and(|(_, last)| last >= size) {
                 return Err(Error::InvalidSourceRange { size });
@@ -150,6 +151,7 @@ impl ObjectService {
             if length > BODY_MAX.get() {
                 return Err(Error::TooLarge { max: BODY_MAX.get() });
             }
+            self.metadata.check_room(upload.owner, ByteCount::bytes(length)).await?;
             let content = references(&extents, &found.range);
             let summary = self.summarize(found, extents, algorithm).await?;
             let commit = CommitPart {
@@ -175,8 +177,8 @@ impl ObjectService {
     }
 
     /// Finds the source and judges its conditions; for a copy, an unmodified source is a failed condition.
-    async fn source(&self, caller: OwnerId, source: &Source, select: Select) -> Result<(Read, Vec<Extent>)> {
-        let bucket = self.bucket(caller, &source.bucket).await?;
+    async fn source(&self, caller: &Caller, source: &Source, select: Select) -> Result<(Read, Vec<Extent>)> {
+        let bucket = self.bucket(caller, &source.bucket, Need::Read(&source.key)).await?;
         self.find(&bucket, &source.key, &source.conditions, select).await.map_err(|error| match error {
             Error::NotModified { .. } => Error::PreconditionFailed("x-amz-copy-source-if-none-match"),
             Error::InvalidRange { size } => Error::InvalidSourceRange { size },
@@ -292,7 +294,7 @@ mod tests {
             length,
             segment: SegmentInfo {
                 id: SegmentId::from_random([object_offset as u8; 16]),
-                owner: OwnerId::from_random([1; 16]),
+                owner: cyxcloud_core::OwnerId::from_random([1; 16]),
                 length: ByteCount::bytes(segment_offset + length),
                 stripe_size: ByteCount::mib(4),
                 geometry: Geometry::STANDARD,

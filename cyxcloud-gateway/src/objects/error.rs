@@ -20,6 +20,9 @@ pub enum Error {
     /// There is no such bucket.
     #[error("there is no such bucket")]
     NoSuchBucket,
+    /// The credentials are limited to other buckets or prefixes, or to reading.
+    #[error("these credentials are limited to other buckets or keys, or to reading")]
+    NotAllowed,
     /// The bucket belongs to somebody else.
     #[error("the bucket belongs to another account")]
     AccessDenied,

@@ -8,7 +8,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use cyxcloud_core::OwnerId;
 use cyxcloud_core::name::{BucketName, ObjectKey};
 use cyxcloud_dataplane::ReadError;
 use cyxcloud_metadata::model::{Bucket, Extent, Object, ObjectLayout};
@@ -19,6 +18,7 @@ use super::ObjectService;
 use super::conditions::{ReadConditions, Verdict};
 use super::error::{BoxError, Error, Result};
 use super::range::ByteRange;
+use crate::limits::{Caller, Need};
 
 /// Times to look again when an object is replaced while we look at it.
 const RACES_MAX: usize = 8;
@@ -39,7 +39,7 @@ pub enum Select {
 #[derive(Clone, Debug)]
 pub struct ReadObject {
     /// Who reads.
-    pub caller: OwnerId,
+    pub caller: Caller,
     /// Where.
     pub bucket: BucketName,
     /// What.
@@ -66,11 +66,16 @@ pub struct Read {
 impl ObjectService {
     /// What a read would find, without the bytes.
     pub async fn head(&self, read: &ReadObject) -> Result<Read> {
-        let mut recent = self.recent_bucket(read.caller, &read.bucket).await?;
+        let mut recent = self.recent_bucket(&read.caller, &read.bucket, Need::Read(&read.key)).await?;
         let object = loop {
             match self.metadata.object(recent.bucket.id, &read.key).await? {
                 Some(object) => break object,
-                None => recent = self.made_anew(read.caller, &recent).await?.ok_or(Error::NoSuchKey)?,
+                None => {
+                    recent = self
+                        .made_anew(&read.caller, &recent, Need::Read(&read.key))
+                        .await?
+                        .ok_or(Error::NoSuchKey)?
+                }
             }
         };
         judge(&read.conditions, &object)?;
@@ -79,11 +84,14 @@ impl ObjectService {
 
     /// Reads an object.
     pub async fn get(&self, read: &ReadObject) -> Result<(Read, BodyStream)> {
-        let mut recent = self.recent_bucket(read.caller, &read.bucket).await?;
+        let mut recent = self.recent_bucket(&read.caller, &read.bucket, Need::Read(&read.key)).await?;
         let (found, extents) = loop {
             match self.find(&recent.bucket, &read.key, &read.conditions, read.select).await {
                 Err(Error::NoSuchKey) => {
-                    recent = self.made_anew(read.caller, &recent).await?.ok_or(Error::NoSuchKey)?;
+                    recent = self
+                        .made_anew(&read.caller, &recent, Need::Read(&read.key))
+                        .await?
+                        .ok_or(Error::NoSuchKey)?;
                 }
                 found => break found?,
             }

@@ -7,11 +7,12 @@ use std::collections::{BTreeSet, HashMap};
 
 use cyxcloud_core::name::{BucketName, ObjectKey};
 use cyxcloud_core::placement::tolerance;
-use cyxcloud_core::{NodeId, OwnerId, Timestamp};
+use cyxcloud_core::{NodeId, Timestamp};
 use cyxcloud_metadata::model::Node;
 use cyxcloud_metadata::upkeep::model::{LocationStatus, StripeState};
 
 use super::{Error, ObjectService, Result};
+use crate::limits::{Caller, Need};
 
 /// Stripes that are looked at of one object: 16 GiB of 4 MiB stripes.
 const STRIPES_MAX: usize = 4096;
@@ -117,11 +118,11 @@ impl ObjectService {
     /// Health of an object of the caller's.
     pub async fn health(
         &self,
-        caller: OwnerId,
+        caller: &Caller,
         bucket: &BucketName,
         key: &ObjectKey,
     ) -> Result<ObjectHealth> {
-        let bucket = self.bucket(caller, bucket).await?;
+        let bucket = self.bucket(caller, bucket, Need::Read(key)).await?;
         let object = self.metadata.object(bucket.id, key).await?.ok_or(Error::NoSuchKey)?;
         let kept = self.metadata.object_stripes(object.file, STRIPES_MAX).await?.ok_or(Error::NoSuchKey)?;
         let nodes = self.metadata.nodes().await?.into_iter().map(|node| (node.id, node)).collect();

@@ -1,12 +1,12 @@
 //! Listings: of objects, of open multipart uploads and of their parts.
 
-use cyxcloud_core::OwnerId;
 use cyxcloud_core::UploadId;
 use cyxcloud_core::name::BucketName;
 use cyxcloud_metadata::model::{ListMultiparts, ListObjects, ListPage, Multipart, MultipartPage, Part};
 
 use super::error::Result;
 use super::{ObjectService, PAGE_MAX, UploadKey};
+use crate::limits::{Caller, Need};
 
 /// What to list of a bucket's open multipart uploads.
 #[derive(Clone, Debug)]
@@ -49,14 +49,14 @@ impl ObjectService {
     /// A page of a bucket's objects. `limit` is cut to [`PAGE_MAX`]; zero answers nothing and is no end.
     pub async fn list(
         &self,
-        caller: OwnerId,
+        caller: &Caller,
         bucket: &BucketName,
         prefix: &str,
         delimiter: Option<&str>,
         after: Option<&str>,
         limit: usize,
     ) -> Result<ListPage> {
-        let bucket = self.bucket(caller, bucket).await?;
+        let bucket = self.bucket(caller, bucket, Need::List(prefix)).await?;
         if limit == 0 {
             return Ok(ListPage::default());
         }
@@ -73,11 +73,11 @@ impl ObjectService {
     /// A page of a bucket's open multipart uploads.
     pub async fn list_uploads(
         &self,
-        caller: OwnerId,
+        caller: &Caller,
         bucket: &BucketName,
         list: ListUploads,
     ) -> Result<MultipartPage> {
-        let bucket = self.bucket(caller, bucket).await?;
+        let bucket = self.bucket(caller, bucket, Need::List(&list.prefix)).await?;
         if list.limit == 0 {
             return Ok(MultipartPage::default());
         }
@@ -94,7 +94,7 @@ impl ObjectService {
 
     /// A page of an upload's parts.
     pub async fn list_parts(&self, list: &ListParts) -> Result<PartsPage> {
-        let (_, upload) = self.open_upload(&list.upload).await?;
+        let (_, upload) = self.open_upload(&list.upload, Need::Read(&list.upload.key)).await?;
         let limit = list.limit.min(PAGE_MAX);
         // One more than asked for tells whether there are more.
         let mut parts = self.metadata.list_parts(upload.id, list.after, limit + 1).await?;

@@ -2,7 +2,8 @@
 //! store and the data plane.
 //!
 //! Nothing here knows S3's wire format; `s3` translates. Whoever calls has authenticated the caller; every method
-//! takes the caller's owner id and refuses buckets of others. A body is checked against everything its sender said
+//! takes the caller and refuses buckets of others and what the caller's limits
+//! do not allow. A body is checked against everything its sender said
 //! about it before anything becomes visible, and an upload that fails or is dropped leaves no intent behind.
 
 mod account;
@@ -29,11 +30,12 @@ use std::time::Duration;
 
 use cyxcloud_core::name::BucketName;
 use cyxcloud_core::stripe::{INLINE_MAX, StripeSize};
-use cyxcloud_core::{ByteCount, FileId, OwnerId, UploadId};
+use cyxcloud_core::{ByteCount, FileId, UploadId};
 use cyxcloud_dataplane::DataPlane;
 use cyxcloud_metadata::MetadataStore;
 use cyxcloud_metadata::model::Bucket;
 
+pub use crate::limits::{Caller, Limits, Need};
 pub use account::{Account, Kept};
 pub use complete::{CompleteUpload, CompletedPart};
 pub use copy::{CopyObject, CopyPart, Source};
@@ -108,11 +110,14 @@ impl ObjectService {
         &self.metadata
     }
 
-    /// The caller's bucket of this name. `NoSuchBucket`, `AccessDenied`.
-    pub async fn bucket(&self, caller: OwnerId, name: &BucketName) -> Result<Bucket> {
+    /// The caller's bucket of this name, for what the caller's limits allow. `NoSuchBucket`, `AccessDenied`.
+    pub async fn bucket(&self, caller: &Caller, name: &BucketName, need: Need<'_>) -> Result<Bucket> {
+        if !caller.may(name, need) {
+            return Err(Error::NotAllowed);
+        }
         let bucket = self.metadata.bucket(name).await?.ok_or(Error::NoSuchBucket)?;
         self.recent.remember(&bucket).await;
-        if bucket.owner == caller { Ok(bucket) } else { Err(Error::AccessDenied) }
+        if bucket.owner == caller.owner { Ok(bucket) } else { Err(Error::AccessDenied) }
     }
 }
 

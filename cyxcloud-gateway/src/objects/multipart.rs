@@ -6,7 +6,7 @@ use bytes::Bytes;
 use cyxcloud_core::crash_point;
 use cyxcloud_core::name::{BucketName, ObjectKey};
 use cyxcloud_core::stripe::StripeSize;
-use cyxcloud_core::{ByteCount, OwnerId, Timestamp, UploadId};
+use cyxcloud_core::{ByteCount, Timestamp, UploadId};
 use cyxcloud_metadata::model::{Attributes, Bucket, CommitPart, Content, Multipart, Part};
 use futures::Stream;
 
@@ -14,6 +14,7 @@ use super::checksums::Algorithm;
 use super::error::{BoxError, Error, Result};
 use super::put::{Claims, Intent, Target};
 use super::{ObjectService, new_upload_id};
+use crate::limits::{Caller, Need};
 
 /// S3's word for a checksum over the parts' checksums.
 pub(super) const COMPOSITE: &str = "COMPOSITE";
@@ -24,7 +25,7 @@ pub(super) const FULL_OBJECT: &str = "FULL_OBJECT";
 #[derive(Clone, Debug)]
 pub struct CreateUpload {
     /// Who uploads.
-    pub caller: OwnerId,
+    pub caller: Caller,
     /// Where to.
     pub bucket: BucketName,
     /// Under which key.
@@ -41,7 +42,7 @@ pub struct CreateUpload {
 #[derive(Clone, Debug)]
 pub struct UploadKey {
     /// Who asks.
-    pub caller: OwnerId,
+    pub caller: Caller,
     /// Where.
     pub bucket: BucketName,
     /// Under which key.
@@ -66,13 +67,13 @@ pub struct PutPart {
 impl ObjectService {
     /// Opens a multipart upload.
     pub async fn create_upload(&self, create: CreateUpload) -> Result<Multipart> {
-        let bucket = self.bucket(create.caller, &create.bucket).await?;
+        let bucket = self.bucket(&create.caller, &create.bucket, Need::Write(&create.key)).await?;
         let checksum_type = checksum_type(create.algorithm, create.checksum_type)?;
         let upload = Multipart {
             id: new_upload_id(),
             bucket: bucket.id,
             key: create.key,
-            owner: create.caller,
+            owner: create.caller.owner,
             attributes: create.attributes,
             checksum_algorithm: create.algorithm.map(|algorithm| algorithm.name().to_owned()),
             checksum_type,
@@ -82,8 +83,8 @@ impl ObjectService {
     }
 
     /// The open upload that all three of bucket, key and id name.
-    pub(super) async fn open_upload(&self, named: &UploadKey) -> Result<(Bucket, Multipart)> {
-        let bucket = self.bucket(named.caller, &named.bucket).await?;
+    pub(super) async fn open_upload(&self, named: &UploadKey, need: Need<'_>) -> Result<(Bucket, Multipart)> {
+        let bucket = self.bucket(&named.caller, &named.bucket, need).await?;
         let upload = self.metadata.multipart(named.id).await?;
         let upload = upload.filter(|upload| upload.bucket == bucket.id && upload.key == named.key);
         Ok((bucket, upload.ok_or(Error::NoSuchUpload)?))
@@ -95,14 +96,18 @@ impl ObjectService {
         S: Stream<Item = Result<Bytes, BoxError>> + Send,
     {
         let PutPart { upload, number, mut claims, stripe_size } = put;
-        let (bucket, open) = self.open_upload(&upload).await?;
+        let (bucket, open) = self.open_upload(&upload, Need::Write(&upload.key)).await?;
         if let Some(wanted) = part_algorithm(&open)? {
             if let Some(other) = claims.algorithms().find(|algorithm| *algorithm != wanted) {
                 return Err(Error::OtherAlgorithm { want: wanted.name().to_owned(), have: other.name() });
             }
             claims.compute.push(wanted);
         }
-        let target = Target { bucket: &bucket, key: &upload.key, stripe_size };
+        let target = Target { bucket: &bucket, key: &upload.key, stripe_size, length: claims.length };
+        // One that stays in the database has no intent to reserve by.
+        if let Some(length) = claims.length.filter(|length| *length <= self.config.inline_max.get()) {
+            self.metadata.check_room(bucket.owner, ByteCount::bytes(length)).await?;
+        }
         let written = self.write_body(target, claims, body).await?;
         let commit = CommitPart {
             multipart: upload.id,
@@ -123,7 +128,7 @@ impl ObjectService {
 
     /// Drops an open upload and its parts.
     pub async fn abort_upload(&self, upload: &UploadKey) -> Result<()> {
-        let bucket = self.bucket(upload.caller, &upload.bucket).await?;
+        let bucket = self.bucket(&upload.caller, &upload.bucket, Need::Write(&upload.key)).await?;
         self.metadata.abort_multipart(bucket.id, &upload.key, upload.id).await?;
         crash_point!("abort.committed");
         Ok(())

@@ -3,12 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use cyxcloud_core::ByteCount;
 use cyxcloud_core::UploadId;
 use cyxcloud_core::crash_point;
 use cyxcloud_core::name::{BucketName, ObjectKey};
 use cyxcloud_core::profile::Profile;
 use cyxcloud_core::stripe::StripeSize;
-use cyxcloud_core::{ByteCount, OwnerId};
 use cyxcloud_dataplane::WriteRequest;
 use cyxcloud_metadata::model::{
     Attributes, Bucket, CommitObject, Content, NewSegment, NewUpload, Object, Precondition, SegmentBody,
@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 use super::checksums::{Algorithm, Digests, Hasher};
 use super::error::{BodyFault, BoxError, Error, Result};
 use super::{BODY_MAX, ObjectService, new_file_id, new_upload_id};
+use crate::limits::{Caller, Need};
 
 /// Checksums that become known only when the body has ended. An error is the sender's.
 pub type LateClaims = Box<dyn FnOnce() -> Result<Vec<(Algorithm, Vec<u8>)>> + Send>;
@@ -80,7 +81,7 @@ impl Claims {
 #[derive(Debug)]
 pub struct PutObject {
     /// Who uploads.
-    pub caller: OwnerId,
+    pub caller: Caller,
     /// Where to.
     pub bucket: BucketName,
     /// Under which key.
@@ -100,6 +101,7 @@ pub(super) struct Target<'a> {
     pub(super) bucket: &'a Bucket,
     pub(super) key: &'a ObjectKey,
     pub(super) stripe_size: Option<StripeSize>,
+    pub(super) length: Option<u64>,
 }
 
 /// A body that is stored and checked, and not yet visible.
@@ -119,19 +121,19 @@ impl ObjectService {
         let PutObject { caller, bucket, key, mut attributes, precondition, claims, stripe_size } = put;
         // What a precondition says of a key must not be said of a bucket that is no more.
         let recent = match precondition {
-            Precondition::None => self.recent_bucket(caller, &bucket).await?,
-            _ => self.bucket(caller, &bucket).await?.into(),
+            Precondition::None => self.recent_bucket(&caller, &bucket, Need::Write(&key)).await?,
+            _ => self.bucket(&caller, &bucket, Need::Write(&key)).await?.into(),
         };
         let bucket = &recent.bucket;
         self.check_early(bucket, &key, &precondition).await?;
-        let target = Target { bucket, key: &key, stripe_size };
+        let target = Target { bucket, key: &key, stripe_size, length: claims.length };
         let written = self.write_body(target, claims, body).await?;
         attributes.checksums = written.digests.stored();
         let mut commit = CommitObject {
             upload: written.upload,
             has_intent: written.intent.is_some(),
             file: new_file_id(),
-            owner: caller,
+            owner: caller.owner,
             bucket: bucket.id,
             key,
             precondition,
@@ -144,7 +146,7 @@ impl ObjectService {
         crash_point!("put.before_commit");
         let object = match self.metadata.commit_object(&commit).await {
             Err(MetadataError::NoSuchBucket) => {
-                let anew = self.made_anew(caller, &recent).await?;
+                let anew = self.made_anew(&caller, &recent, Need::Write(&commit.key)).await?;
                 // What was written keeps the promise of the profile that it was written for.
                 let anew =
                     anew.filter(|anew| anew.bucket.profile == bucket.profile).ok_or(Error::NoSuchBucket)?;
@@ -243,6 +245,8 @@ impl ObjectService {
             bucket: target.bucket.id,
             key: target.key.clone(),
             lease: self.config.lease,
+            // Where the length is not known the commit finds out.
+            reserve: ByteCount::bytes(target.length.unwrap_or(0)),
         };
         self.metadata.begin_upload(&begin).await?;
         crash_point!("put.begun");
@@ -370,7 +374,7 @@ mod tests {
         #[tokio::test]
         async fn one_that_is_dropped_is_cancelled() {
             let (service, bucket, key) = service().await;
-            let target = Target { bucket: &bucket, key: &key, stripe_size: None };
+            let target = Target { bucket: &bucket, key: &key, stripe_size: None, length: None };
             let id = new_upload_id();
             let intent = service.begin(id, &target).await.expect("begins");
             assert!(!is_gone(&service, id).await);
@@ -387,7 +391,7 @@ mod tests {
         #[tokio::test]
         async fn one_that_has_ended_is_left_alone() {
             let (service, bucket, key) = service().await;
-            let target = Target { bucket: &bucket, key: &key, stripe_size: None };
+            let target = Target { bucket: &bucket, key: &key, stripe_size: None, length: None };
             let id = new_upload_id();
             service.begin(id, &target).await.expect("begins").ended();
             tokio::time::sleep(Duration::from_millis(30)).await;
@@ -397,7 +401,7 @@ mod tests {
         #[tokio::test]
         async fn renewing_ends_when_the_lease_is_lost() {
             let (service, bucket, key) = service().await;
-            let target = Target { bucket: &bucket, key: &key, stripe_size: None };
+            let target = Target { bucket: &bucket, key: &key, stripe_size: None, length: None };
             let id = new_upload_id();
             let intent = service.begin(id, &target).await.expect("begins");
             let waited = tokio::time::timeout(Duration::from_millis(50), service.keep_alive(&intent)).await;

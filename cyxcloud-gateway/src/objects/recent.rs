@@ -6,13 +6,13 @@
 
 use std::time::Duration;
 
-use cyxcloud_core::OwnerId;
 use cyxcloud_core::name::BucketName;
 use cyxcloud_metadata::model::Bucket;
 use moka::future::Cache;
 
 use super::ObjectService;
-use super::error::Result;
+use super::error::{Error, Result};
+use crate::limits::{Caller, Need};
 
 /// How long a bucket is remembered.
 const REMEMBERED: Duration = Duration::from_secs(2);
@@ -52,21 +52,34 @@ impl From<Bucket> for Recent {
 
 impl ObjectService {
     /// The caller's bucket of this name as it was a moment ago.
-    pub(super) async fn recent_bucket(&self, caller: OwnerId, name: &BucketName) -> Result<Recent> {
-        match self.recent.0.get(name).await.filter(|bucket| bucket.owner == caller) {
+    pub(super) async fn recent_bucket(
+        &self,
+        caller: &Caller,
+        name: &BucketName,
+        need: Need<'_>,
+    ) -> Result<Recent> {
+        if !caller.may(name, need) {
+            return Err(Error::NotAllowed);
+        }
+        match self.recent.0.get(name).await.filter(|bucket| bucket.owner == caller.owner) {
             Some(bucket) => Ok(Recent { bucket, remembered: true }),
-            None => Ok(self.bucket(caller, name).await?.into()),
+            None => Ok(self.bucket(caller, name, need).await?.into()),
         }
     }
 
     /// The bucket that has the name now, if it is another one. `NoSuchBucket` and `AccessDenied` as for any bucket.
-    pub(super) async fn made_anew(&self, caller: OwnerId, recent: &Recent) -> Result<Option<Recent>> {
+    pub(super) async fn made_anew(
+        &self,
+        caller: &Caller,
+        recent: &Recent,
+        need: Need<'_>,
+    ) -> Result<Option<Recent>> {
         if !recent.remembered {
             return Ok(None);
         }
         let name = &recent.bucket.name;
         self.recent.forget(name).await;
-        let bucket = self.bucket(caller, name).await?;
+        let bucket = self.bucket(caller, name, need).await?;
         Ok((bucket.id != recent.bucket.id).then(|| bucket.into()))
     }
 }
@@ -84,7 +97,7 @@ mod tests {
 
     fn read(bucket: &Bucket, key: &ObjectKey) -> ReadObject {
         ReadObject {
-            caller: bucket.owner,
+            caller: bucket.owner.into(),
             bucket: bucket.name.clone(),
             key: key.clone(),
             conditions: Default::default(),
@@ -94,7 +107,7 @@ mod tests {
 
     async fn put(service: &ObjectService, bucket: &Bucket, key: &ObjectKey) -> Result<Object> {
         let put = PutObject {
-            caller: bucket.owner,
+            caller: bucket.owner.into(),
             bucket: bucket.name.clone(),
             key: key.clone(),
             attributes: Default::default(),
@@ -106,7 +119,7 @@ mod tests {
     }
 
     /// As another gateway does it.
-    async fn make_anew(service: &ObjectService, bucket: &Bucket, owner: OwnerId) -> Bucket {
+    async fn make_anew(service: &ObjectService, bucket: &Bucket, owner: cyxcloud_core::OwnerId) -> Bucket {
         service.metadata.delete_bucket(bucket.id).await.expect("is empty");
         let id = BucketId::from_random(rand::random());
         service.metadata.create_bucket(&Bucket { id, owner, ..bucket.clone() }).await.expect("makes it anew")
@@ -115,7 +128,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_not_in_a_remembered_bucket_is_looked_for_in_the_new_one() {
         let (service, bucket, key) = service().await;
-        service.bucket(bucket.owner, &bucket.name).await.expect("is remembered");
+        service.bucket(&bucket.owner.into(), &bucket.name, Need::Look).await.expect("is remembered");
         let anew = make_anew(&service, &bucket, bucket.owner).await;
         let object = put(&service, &bucket, &key).await.expect("goes to the new one");
         assert_eq!(object.bucket, anew.id);
@@ -143,11 +156,11 @@ mod tests {
     #[tokio::test]
     async fn a_bucket_is_remembered_for_its_owner_only() {
         let (service, bucket, key) = service().await;
-        service.bucket(bucket.owner, &bucket.name).await.expect("is remembered");
-        let stranger = OwnerId::from_random([9; 16]);
-        let look = ReadObject { caller: stranger, ..read(&bucket, &key) };
+        service.bucket(&bucket.owner.into(), &bucket.name, Need::Look).await.expect("is remembered");
+        let stranger = cyxcloud_core::OwnerId::from_random([9; 16]);
+        let look = ReadObject { caller: stranger.into(), ..read(&bucket, &key) };
         assert!(matches!(service.get(&look).await, Err(Error::AccessDenied)));
-        service.delete_bucket(bucket.owner, &bucket.name).await.expect("is empty");
+        service.delete_bucket(&bucket.owner.into(), &bucket.name).await.expect("is empty");
         assert!(service.recent.0.get(&bucket.name).await.is_none(), "it is forgotten with its deletion");
     }
 }

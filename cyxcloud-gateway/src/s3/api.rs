@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use cyxcloud_core::OwnerId;
 use cyxcloud_core::name::{BucketName, ObjectKey};
 use http::{HeaderMap, StatusCode};
 use s3s::dto::*;
@@ -12,7 +11,7 @@ use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
 use super::error::s3_error_of;
 use super::{Options, buckets, headers, listing, multipart, read, unconfigured, write};
 use crate::auth::Principal;
-use crate::objects::ObjectService;
+use crate::objects::{Caller, ObjectService};
 
 /// What everything is sealed with, in S3's words.
 pub(super) fn encryption() -> Option<ServerSideEncryption> {
@@ -29,7 +28,7 @@ pub(super) struct Translator {
 /// What every operation knows of its request beside its input.
 pub(super) struct Asked {
     /// Who asks.
-    pub(super) caller: OwnerId,
+    pub(super) caller: Caller,
     /// The headers as they came.
     pub(super) headers: Arc<HeaderMap>,
 }
@@ -37,7 +36,7 @@ pub(super) struct Asked {
 impl Asked {
     pub(super) fn of<T>(request: &S3Request<T>) -> S3Result<Self> {
         let principal = request.extensions.get::<Principal>();
-        let caller = principal.ok_or_else(|| s3_error!(AccessDenied, "Access Denied"))?.owner;
+        let caller = principal.ok_or_else(|| s3_error!(AccessDenied, "Access Denied"))?.caller();
         Ok(Self { caller, headers: headers::original(&request.extensions)? })
     }
 }

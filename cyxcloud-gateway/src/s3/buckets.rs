@@ -9,7 +9,7 @@ use s3s::{S3Request, S3Response, S3Result, s3_error};
 
 use super::api::{Answer, Asked, Translator, bucket};
 use super::headers::{s3_time, text};
-use crate::objects::Error;
+use crate::objects::{Error, Need};
 
 /// Names the placement profile of a bucket to be made.
 const PROFILE: HeaderName = HeaderName::from_static("x-cyxcloud-profile");
@@ -37,7 +37,7 @@ pub(super) fn grants(id: OwnerId) -> Grants {
 /// The caller's bucket of that name, or why not.
 pub(super) async fn exists<T>(s3: &Translator, req: &S3Request<T>, name: &str) -> S3Result<Row> {
     let asked = Asked::of(req)?;
-    Ok(s3.objects.bucket(asked.caller, &bucket(name)?).await?)
+    Ok(s3.objects.bucket(&asked.caller, &bucket(name)?, Need::Look).await?)
 }
 
 pub(super) async fn create(s3: &Translator, req: S3Request<CreateBucketInput>) -> Answer<CreateBucketOutput> {
@@ -48,7 +48,7 @@ pub(super) async fn create(s3: &Translator, req: S3Request<CreateBucketInput>) -
     let name: BucketName = req.input.bucket.parse().map_err(Error::InvalidBucketName)?;
     let profile = text(&asked.headers, &PROFILE)?;
     let location = Some(format!("/{name}"));
-    match s3.objects.create_bucket(asked.caller, name, profile.as_deref()).await {
+    match s3.objects.create_bucket(&asked.caller, name, profile.as_deref()).await {
         // Making one's own bucket again changes nothing, as in S3's first region.
         Ok(_) | Err(Error::BucketOwned) => Ok(S3Response::new(CreateBucketOutput { location })),
         Err(error) => Err(error.into()),
@@ -71,7 +71,7 @@ pub(super) async fn list(s3: &Translator, req: S3Request<ListBucketsInput>) -> A
     let prefix = input.prefix.unwrap_or_default();
     let after = input.continuation_token.unwrap_or_default();
     let elsewhere = input.bucket_region.is_some_and(|region| region != s3.options.region);
-    let all = if elsewhere { Vec::new() } else { s3.objects.buckets(asked.caller).await? };
+    let all = if elsewhere { Vec::new() } else { s3.objects.buckets(&asked.caller).await? };
     let mut left = all
         .into_iter()
         .filter(|row| row.name.as_str().starts_with(&prefix) && row.name.as_str() > after.as_str())
@@ -86,14 +86,14 @@ pub(super) async fn list(s3: &Translator, req: S3Request<ListBucketsInput>) -> A
     Ok(S3Response::new(ListBucketsOutput {
         buckets: Some(shown.collect()),
         continuation_token: next,
-        owner: Some(owner(asked.caller)),
+        owner: Some(owner(asked.caller.owner)),
         prefix: (!prefix.is_empty()).then_some(prefix),
     }))
 }
 
 pub(super) async fn delete(s3: &Translator, req: S3Request<DeleteBucketInput>) -> Answer<DeleteBucketOutput> {
     let asked = Asked::of(&req)?;
-    s3.objects.delete_bucket(asked.caller, &bucket(&req.input.bucket)?).await?;
+    s3.objects.delete_bucket(&asked.caller, &bucket(&req.input.bucket)?).await?;
     Ok(S3Response::new(DeleteBucketOutput::default()))
 }
 

@@ -56,7 +56,7 @@ fn code_of(error: &Error) -> (&'static str, StatusCode) {
     use StatusCode as S;
     match error {
         Error::NoSuchBucket => ("NoSuchBucket", S::NOT_FOUND),
-        Error::AccessDenied => ("AccessDenied", S::FORBIDDEN),
+        Error::AccessDenied | Error::NotAllowed => ("AccessDenied", S::FORBIDDEN),
         Error::InvalidBucketName(_) => ("InvalidBucketName", S::BAD_REQUEST),
         Error::BucketTaken => ("BucketAlreadyExists", S::CONFLICT),
         Error::BucketOwned => ("BucketAlreadyOwnedByYou", S::CONFLICT),

@@ -70,8 +70,8 @@ pub(super) async fn v1(s3: &Translator, req: S3Request<ListObjectsInput>) -> Ans
     let delimiter = input.delimiter.filter(|delimiter| !delimiter.is_empty());
     let name = bucket(&input.bucket)?;
     let ListPage { entries, next } =
-        s3.objects.list(asked.caller, &name, &prefix, delimiter.as_deref(), Some(&marker), limit).await?;
-    let shown = show(entries, encoding, Some(asked.caller));
+        s3.objects.list(&asked.caller, &name, &prefix, delimiter.as_deref(), Some(&marker), limit).await?;
+    let shown = show(entries, encoding, Some(asked.caller.owner));
     Ok(S3Response::new(ListObjectsOutput {
         name: Some(input.bucket),
         prefix: Some(encoding.write(&prefix)),
@@ -100,9 +100,9 @@ pub(super) async fn v2(s3: &Translator, req: S3Request<ListObjectsV2Input>) -> A
     };
     let name = bucket(&input.bucket)?;
     let ListPage { entries, next } =
-        s3.objects.list(asked.caller, &name, &prefix, delimiter.as_deref(), after.as_deref(), limit).await?;
+        s3.objects.list(&asked.caller, &name, &prefix, delimiter.as_deref(), after.as_deref(), limit).await?;
     let count = entries.len();
-    let shown = show(entries, encoding, input.fetch_owner.unwrap_or(false).then_some(asked.caller));
+    let shown = show(entries, encoding, input.fetch_owner.unwrap_or(false).then_some(asked.caller.owner));
     Ok(S3Response::new(ListObjectsV2Output {
         name: Some(input.bucket),
         prefix: Some(encoding.write(&prefix)),
@@ -152,7 +152,7 @@ pub(super) async fn uploads(
         after_upload,
         limit,
     };
-    let page = s3.objects.list_uploads(asked.caller, &bucket(&input.bucket)?, list).await?;
+    let page = s3.objects.list_uploads(&asked.caller, &bucket(&input.bucket)?, list).await?;
     let (next_key, next_upload) = page.next.map_or((None, None), |(key, upload)| (Some(key), upload));
     let prefixes = page.prefixes.iter().map(|prefix| CommonPrefix { prefix: Some(encoding.write(prefix)) });
     Ok(S3Response::new(ListMultipartUploadsOutput {

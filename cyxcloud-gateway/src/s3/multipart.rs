@@ -31,7 +31,7 @@ pub(super) fn part_number(number: i32) -> S3Result<u32> {
 fn upload_key(asked: &Asked, bucket_name: &str, object_key: String, id: &str) -> S3Result<UploadKey> {
     let (bucket, key) = (bucket(bucket_name)?, key(object_key)?);
     let id = id.parse().map_err(|_| ObjectError::NoSuchUpload)?;
-    Ok(UploadKey { caller: asked.caller, bucket, key, id })
+    Ok(UploadKey { caller: asked.caller.clone(), bucket, key, id })
 }
 
 pub(super) async fn create(
@@ -41,7 +41,7 @@ pub(super) async fn create(
     let asked = Asked::of(&req)?;
     let input = req.input;
     let create = CreateUpload {
-        caller: asked.caller,
+        caller: asked.caller.clone(),
         bucket: bucket(&input.bucket)?,
         key: key(input.key.clone())?,
         attributes: headers::attributes(&asked.headers, input.metadata)?,

@@ -135,7 +135,7 @@ fn wants_checksums(mode: Option<&ChecksumMode>) -> bool {
 
 fn read_of(asked: &Asked, bucket_name: &str, object_key: String, part: Option<i32>) -> S3Result<ReadObject> {
     Ok(ReadObject {
-        caller: asked.caller,
+        caller: asked.caller.clone(),
         bucket: bucket(bucket_name)?,
         key: key(object_key)?,
         conditions: read_conditions(&asked.headers)?,
@@ -174,7 +174,7 @@ pub(super) async fn head(s3: &Translator, mut req: S3Request<HeadObjectInput>) -
 /// The object itself, without conditions.
 async fn look(s3: &Translator, asked: &Asked, bucket_name: &str, object_key: String) -> S3Result<Object> {
     let read = ReadObject {
-        caller: asked.caller,
+        caller: asked.caller.clone(),
         bucket: bucket(bucket_name)?,
         key: key(object_key)?,
         conditions: Default::default(),

@@ -309,7 +309,14 @@ mod tests {
             request = request.header(*name, *value);
         }
         let owner = OwnerId::from_random([1; 16]);
-        let principal = Principal { owner, admin: false, access_key: None, scheme: Scheme::Header };
+        let principal = Principal {
+            owner,
+            admin: false,
+            access_key: None,
+            scheme: Scheme::Header,
+            limits: None,
+            token: None,
+        };
         request.extension(principal).body(S3Body::empty()).expect("valid")
     }
 

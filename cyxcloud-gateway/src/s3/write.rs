@@ -18,7 +18,7 @@ pub(super) async fn put(s3: &Translator, req: S3Request<PutObjectInput>) -> Answ
     let claims = headers::claims(&asked.headers, &req.extensions)?;
     let input = req.input;
     let put = PutObject {
-        caller: asked.caller,
+        caller: asked.caller.clone(),
         bucket: bucket(&input.bucket)?,
         key: key(input.key)?,
         attributes: headers::attributes(&asked.headers, input.metadata)?,
@@ -78,7 +78,7 @@ pub(super) async fn copy(s3: &Translator, req: S3Request<CopyObjectInput>) -> An
         || input.website_redirect_location.is_some();
     let replace = if replaces { Some(headers::attributes(&asked.headers, input.metadata)?) } else { None };
     let copy = objects::CopyObject {
-        caller: asked.caller,
+        caller: asked.caller.clone(),
         source: source(&asked, input.copy_source)?,
         bucket: bucket(&input.bucket)?,
         key: key(input.key)?,
@@ -114,7 +114,7 @@ pub(super) async fn delete(s3: &Translator, req: S3Request<DeleteObjectInput>) -
     if precondition == Precondition::Absent {
         return Err(s3_error!(NotImplemented, "A delete cannot have If-None-Match."));
     }
-    s3.objects.delete(asked.caller, &bucket(&input.bucket)?, &key(input.key)?, &precondition).await?;
+    s3.objects.delete(&asked.caller, &bucket(&input.bucket)?, &key(input.key)?, &precondition).await?;
     Ok(S3Response::new(DeleteObjectOutput::default()))
 }
 
@@ -147,7 +147,7 @@ pub(super) async fn delete_many(
                 }
             }
             Ok((key, condition)) => {
-                let done = s3.objects.delete(asked.caller, &bucket, &key, &condition).await;
+                let done = s3.objects.delete(&asked.caller, &bucket, &key, &condition).await;
                 fates.push(match done {
                     Ok(_) => Fate::Deleted(named.key),
                     Err(error) => Fate::Failed(named.key, error.into()),
@@ -155,7 +155,7 @@ pub(super) async fn delete_many(
             }
         }
     }
-    s3.objects.delete_many(asked.caller, &bucket, &plain).await?;
+    s3.objects.delete_many(&asked.caller, &bucket, &plain).await?;
     let (mut deleted, mut errors) = (Vec::new(), Vec::new());
     for fate in fates {
         match fate {

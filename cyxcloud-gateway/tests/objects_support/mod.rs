@@ -139,7 +139,14 @@ impl Gateway {
     }
 
     pub fn principal(&self) -> Principal {
-        Principal { owner: self.caller, admin: false, access_key: None, scheme: Scheme::Header }
+        Principal {
+            owner: self.caller,
+            admin: false,
+            access_key: None,
+            scheme: Scheme::Header,
+            limits: None,
+            token: None,
+        }
     }
 
     pub async fn send(&self, method: Method, uri: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
