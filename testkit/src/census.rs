@@ -1,0 +1,174 @@
+//! Looks at the disks: every chunk that a location names is read from its node and hashed, and nothing else is there.
+//!
+//! It asks the nodes themselves, past gateways, proxies and caches. Every node that a location names must run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use cyxcloud_core::placement::tolerance;
+use cyxcloud_core::{ChunkId, Geometry, NodeId};
+use cyxcloud_proto::MESSAGE_BYTES_MAX;
+use cyxcloud_proto::node::chunk_service_client::ChunkServiceClient;
+use cyxcloud_proto::node::{GetChunkRequest, ListChunksRequest};
+use futures::StreamExt;
+use sqlx::Row;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::cluster::{Cluster, Node};
+use crate::error::{Doing, Error, Result};
+
+/// Reads at the same time, of one node.
+const READS: usize = 4;
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct Census {
+    /// Chunks that locations name, each read and hashed.
+    pub chunks: u64,
+    /// Chunks that nodes hold and no location names, as `node: chunk`.
+    pub unnamed: Vec<String>,
+}
+
+impl Census {
+    /// Once everything is settled, disks hold nothing that no location names.
+    pub fn nothing_else(&self) -> Result<()> {
+        match self.unnamed.first() {
+            None => Ok(()),
+            Some(first) => {
+                let count = self.unnamed.len();
+                Err(Error::broken(format!("{count} chunks are held that no location names, such as {first}")))
+            }
+        }
+    }
+}
+
+/// A connection to a node's chunk service, with nothing between.
+pub async fn connect(node: &Node) -> Result<ChunkServiceClient<Channel>> {
+    let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{}", node.grpc_port))
+        .doing("use a node's address")?
+        .connect_timeout(std::time::Duration::from_secs(5))
+        .timeout(std::time::Duration::from_secs(60));
+    let channel = endpoint.connect().await.doing(format!("connect to {}", node.name()))?;
+    Ok(ChunkServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+}
+
+/// Reads one chunk from a node and hashes it; why it is not there, or not right.
+pub async fn read(mut client: ChunkServiceClient<Channel>, id: ChunkId) -> std::result::Result<(), String> {
+    let request = GetChunkRequest { chunk_id: id.as_bytes().to_vec().into(), ..GetChunkRequest::default() };
+    match client.get_chunk(request).await {
+        Ok(answer) if ChunkId::of(&answer.get_ref().data) == id => Ok(()),
+        Ok(_) => Err("the node served other bytes".to_owned()),
+        Err(status) => Err(format!("{:?}: {}", status.code(), status.message())),
+    }
+}
+
+/// All chunks that a node says it holds, quarantined ones included.
+pub async fn inventory(client: ChunkServiceClient<Channel>) -> Result<BTreeSet<ChunkId>> {
+    Ok(entries(client).await?.into_keys().collect())
+}
+
+/// Those of them that it found corrupt and holds back.
+pub async fn quarantined(client: ChunkServiceClient<Channel>) -> Result<BTreeSet<ChunkId>> {
+    let held_back = entries(client).await?.into_iter().filter(|(_, quarantined)| *quarantined);
+    Ok(held_back.map(|(id, _)| id).collect())
+}
+
+async fn entries(mut client: ChunkServiceClient<Channel>) -> Result<BTreeMap<ChunkId, bool>> {
+    let doing = "list a node's chunks";
+    let mut pages = client.list_chunks(ListChunksRequest::default()).await.doing(doing)?.into_inner();
+    let mut held = BTreeMap::new();
+    while let Some(page) = pages.message().await.doing(doing)? {
+        for entry in page.chunks {
+            held.insert(ChunkId::try_from(&entry.chunk_id[..]).doing(doing)?, entry.quarantined);
+        }
+    }
+    Ok(held)
+}
+
+/// What locations say that each node (by its name) holds.
+pub async fn located(cluster: &Cluster) -> Result<BTreeMap<String, BTreeSet<ChunkId>>> {
+    let doing = "read the locations";
+    let sql = "SELECT DISTINCT n.label, l.chunk_id FROM chunk_locations l JOIN nodes n ON n.id = l.node_id
+               WHERE l.status = 'stored'";
+    let rows = sqlx::query(sql).fetch_all(cluster.database.pool()).await.doing(doing)?;
+    let mut located: BTreeMap<String, BTreeSet<ChunkId>> = BTreeMap::new();
+    for row in rows {
+        let (name, id): (String, Vec<u8>) = (row.try_get(0).doing(doing)?, row.try_get(1).doing(doing)?);
+        located.entry(name).or_default().insert(ChunkId::try_from(&id[..]).doing(doing)?);
+    }
+    Ok(located)
+}
+
+/// Reads every located chunk and lists every inventory; a chunk that is not where it should be, or wrong, is a broken promise.
+pub async fn take(cluster: &Cluster) -> Result<Census> {
+    spread(cluster).await?;
+    let mut located = located(cluster).await?;
+    let mut census = Census::default();
+    for node in &cluster.nodes {
+        let named = located.remove(node.name()).unwrap_or_default();
+        if named.is_empty() && !node.process.running() {
+            continue;
+        }
+        let client = connect(node).await?;
+        let held = inventory(client.clone()).await?;
+        census.unnamed.extend(held.difference(&named).map(|id| format!("{}: {id}", node.name())));
+        census.chunks += named.len() as u64;
+        let client = Arc::new(client);
+        let mut reads = futures::stream::iter(named)
+            .map(|id| {
+                let client = client.clone();
+                async move { read((*client).clone(), id).await.map_err(|why| (id, why)) }
+            })
+            .buffer_unordered(READS);
+        while let Some(answer) = reads.next().await {
+            if let Err((id, why)) = answer {
+                let name = node.name();
+                return Err(Error::broken(format!("{name} should hold chunk {id} and does not: {why}")));
+            }
+        }
+    }
+    match located.keys().next() {
+        None => Ok(census),
+        Some(name) => Err(Error::broken(format!("locations name {name}, which is none of ours"))),
+    }
+}
+
+/// Every stripe survives, where it is now, the loss of as many nodes as it is recorded to. How many all of them survive; `None`
+/// if there are none.
+pub async fn spread(cluster: &Cluster) -> Result<Option<u8>> {
+    let doing = "read where stripes are";
+    let sql = "SELECT s.id::text || '/' || l.stripe_index, s.data_shards, s.parity_shards, s.copies, s.acked_tolerance,
+                      array_agg(l.shard_index ORDER BY l.shard_index, l.node_id),
+                      array_agg(l.node_id ORDER BY l.shard_index, l.node_id)
+               FROM segments s JOIN chunk_locations l ON l.segment_id = s.id AND l.status = 'stored'
+               WHERE s.state = 'live'
+               GROUP BY s.id, l.stripe_index";
+    let rows = sqlx::query(sql).fetch_all(cluster.database.pool()).await.doing(doing)?;
+    let mut all: Option<u8> = None;
+    for row in rows {
+        let stripe: String = row.try_get(0).doing(doing)?;
+        let number = |column| -> Result<u8> {
+            let value: i16 = row.try_get(column).doing(doing)?;
+            u8::try_from(value).doing(doing)
+        };
+        let geometry = Geometry::new(number(1)?, number(2)?, number(3)?).doing(doing)?;
+        let promised = number(4)?;
+        let shards: Vec<i16> = row.try_get(5).doing(doing)?;
+        let nodes: Vec<uuid::Uuid> = row.try_get(6).doing(doing)?;
+        let held: Vec<_> = shards
+            .iter()
+            .zip(nodes)
+            .filter_map(|(&shard, node)| {
+                Some((geometry.shard(usize::try_from(shard).ok()?)?, NodeId::from(node)))
+            })
+            .collect();
+        let now = tolerance(geometry, &held);
+        let Some(now) = now.filter(|now| *now >= promised) else {
+            return Err(Error::broken(format!(
+                "stripe {stripe} survives the loss of {now:?} nodes where it is; {promised} were promised"
+            )));
+        };
+        all = Some(all.map_or(now, |all| all.min(now)));
+    }
+    Ok(all)
+}

@@ -1,0 +1,312 @@
+//! `cyx-torture`: runs scenarios, each with its seeds, and says what held.
+
+#![allow(clippy::print_stdout, reason = "what it says is what it is run for")]
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use serde::{Deserialize, Serialize};
+use testkit::scenario::{ALL, Control, Quick, Scenario};
+use testkit::{Doing, Error, Result, Run};
+
+/// Tries to make a cluster break its promises: seeded scenarios with faults, and what must hold at their end.
+///
+/// One seed chooses all that is random here; what processes and the scheduler do with it differs from run to run.
+#[derive(Debug, Parser)]
+#[command(name = "script/torture", max_term_width = 110)]
+struct Options {
+    /// By number or name; any number of times; all unless told
+    #[arg(long, value_name = "N|NAME")]
+    scenario: Vec<String>,
+    /// Any number of times; one by chance unless told
+    #[arg(long)]
+    seed: Vec<u64>,
+    /// The seeds 1 to COUNT, besides those given
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    seeds: u32,
+    /// How long harm is done in each run; each scenario has its own time unless told
+    #[arg(long)]
+    minutes: Option<f64>,
+    /// One line of JSON per run is appended here; what stands there as held is not run again
+    #[arg(long, value_name = "FILE")]
+    results: Option<PathBuf>,
+    /// Run the negative controls instead: builds that do it wrong, each of which must be found out
+    #[arg(long)]
+    controls: bool,
+    /// Only what fits into script/test, for a short time each
+    #[arg(long)]
+    quick: bool,
+    /// Say what there is, and end
+    #[arg(long)]
+    list: bool,
+}
+
+/// One run, as it stands in the results.
+#[derive(Debug, Serialize, Deserialize)]
+struct Outcome {
+    scenario: String,
+    seed: u64,
+    seconds_of_harm: f64,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    control: String,
+    held: bool,
+    seconds: u64,
+    counts: std::collections::BTreeMap<String, u64>,
+    broken: Vec<String>,
+}
+
+impl Outcome {
+    /// The same run, with as much harm or more.
+    fn covers(&self, task: &Task) -> bool {
+        self.scenario == task.scenario.title()
+            && self.seed == task.seed
+            && self.control == control_of(task)
+            && self.seconds_of_harm >= task.duration.as_secs_f64()
+    }
+}
+
+/// What is to be run.
+#[derive(Clone, Copy, Debug)]
+struct Task {
+    scenario: &'static Scenario,
+    seed: u64,
+    duration: Duration,
+    control: Option<&'static Control>,
+}
+
+#[derive(Default)]
+struct Tally {
+    passed: u32,
+    failed: u32,
+    skipped: u32,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    if options.list {
+        list();
+        return ExitCode::SUCCESS;
+    }
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            println!("could not start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let done = runtime.block_on(async {
+        tokio::select! {
+            done = run_all(&options) => done,
+            // Whatever runs is dropped, which ends its processes and unmounts its disks.
+            () = interrupted() => Err(Error::failed("go on", "interrupted")),
+        }
+    });
+    match done {
+        Ok(tally) => {
+            println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
+            if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            println!("{error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+fn list() {
+    for scenario in ALL {
+        println!("{:16} {:>4} s  {}", scenario.title(), scenario.duration.as_secs(), scenario.about);
+        if let Quick::LeftOut(why) = scenario.quick {
+            println!("{:25}not in script/test: {why}", "");
+        }
+        for control in scenario.controls {
+            println!("{:25}control {}: {}", "", control.name, control.about);
+        }
+    }
+}
+
+async fn run_all(options: &Options) -> Result<Tally> {
+    for said in &options.scenario {
+        if !ALL.iter().any(|scenario| scenario.is_called(said)) {
+            return Err(Error::failed(
+                format!("find scenario {said}"),
+                "there is none; --list says which there are",
+            ));
+        }
+    }
+    let held_before = read_results(options.results.as_deref())?;
+    let mut seeds = options.seed.clone();
+    seeds.extend(1..=u64::from(options.seeds));
+    if seeds.is_empty() {
+        seeds.push(u64::from(rand::random::<u32>()));
+    }
+    let mut tally = Tally::default();
+    for &seed in &seeds {
+        for scenario in ALL {
+            let wanted = options.scenario.iter().any(|said| scenario.is_called(said));
+            if !options.scenario.is_empty() && !wanted {
+                continue;
+            }
+            for task in tasks(scenario, seed, options, wanted, &mut tally) {
+                if held_before.iter().any(|outcome| outcome.covers(&task)) {
+                    println!("{}: held before", title(&task));
+                    tally.passed += 1;
+                    continue;
+                }
+                run_one(&task, options, &mut tally).await?;
+            }
+        }
+    }
+    Ok(tally)
+}
+
+/// What a scenario is to be run as: itself, or each of its controls. What is left out is said.
+fn tasks(
+    scenario: &'static Scenario,
+    seed: u64,
+    options: &Options,
+    wanted: bool,
+    tally: &mut Tally,
+) -> Vec<Task> {
+    let duration = match (options.minutes, options.quick, scenario.quick) {
+        (Some(minutes), ..) => Duration::from_secs_f64(minutes.max(0.0) * 60.0),
+        (None, true, Quick::For(duration)) => duration,
+        (None, true, Quick::LeftOut(why)) if !wanted => {
+            println!("{}: left out: {why}", scenario.title());
+            tally.skipped += 1;
+            return Vec::new();
+        }
+        (None, ..) => scenario.duration,
+    };
+    if let Err(error) = scenario.possible() {
+        println!("{}: left out: {error}", scenario.title());
+        tally.skipped += 1;
+        return Vec::new();
+    }
+    let task = Task { scenario, seed, duration, control: None };
+    match options.controls {
+        false => vec![task],
+        true => scenario.controls.iter().map(|control| Task { control: Some(control), ..task }).collect(),
+    }
+}
+
+fn control_of(task: &Task) -> String {
+    task.control.map(|control| control.name.to_owned()).unwrap_or_default()
+}
+
+fn title(task: &Task) -> String {
+    let control = task.control.map(|control| format!(" with {}", control.name)).unwrap_or_default();
+    format!("{}{control} seed {}", task.scenario.title(), task.seed)
+}
+
+async fn run_one(task: &Task, options: &Options, tally: &mut Tally) -> Result<()> {
+    let directory = tempfile::Builder::new()
+        .prefix(&format!("torture-{}-", task.scenario.title()))
+        .tempdir()
+        .doing("make a directory for the run")?
+        .keep();
+    let run = Run::new(&directory, task.seed, task.duration, task.control)?;
+    let began = Instant::now();
+    let ended = (task.scenario.run)(run.clone()).await;
+    run.stop();
+    let mut broken = run.found();
+    let mut stopped = false;
+    match ended {
+        Ok(()) => {}
+        Err(Error::LeftOut(why)) => {
+            println!("{}: left out: {why}", title(task));
+            tally.skipped += 1;
+            return std::fs::remove_dir_all(&directory).doing("remove the run's directory");
+        }
+        Err(Error::Broken(why)) if broken.contains(&why) => {}
+        Err(Error::Broken(why)) => broken.push(why),
+        Err(error @ Error::Failed { .. }) => {
+            stopped = broken.is_empty();
+            broken.push(format!("stopped: {error}"));
+        }
+    }
+    // A control must be found out, and not merely fall over.
+    let held = if task.control.is_some() { !broken.is_empty() && !stopped } else { broken.is_empty() };
+    let outcome = Outcome {
+        scenario: task.scenario.title(),
+        seed: task.seed,
+        seconds_of_harm: task.duration.as_secs_f64(),
+        control: control_of(task),
+        held,
+        seconds: began.elapsed().as_secs(),
+        counts: run.counts(),
+        broken: broken.iter().take(5).cloned().collect(),
+    };
+    say(task, &outcome, &directory);
+    if let Some(file) = &options.results {
+        append(file, &outcome)?;
+    }
+    drop(run);
+    if held {
+        tally.passed += 1;
+        return std::fs::remove_dir_all(&directory).doing("remove the run's directory");
+    }
+    tally.failed += 1;
+    Ok(())
+}
+
+fn say(task: &Task, outcome: &Outcome, directory: &Path) {
+    let word = match (task.control.is_some(), outcome.held) {
+        (false, true) => "held",
+        (false, false) => "BROKEN",
+        (true, true) => "found out",
+        (true, false) => "NOT FOUND OUT",
+    };
+    let counts: Vec<String> = outcome.counts.iter().map(|(what, n)| format!("{what} {n}")).collect();
+    println!("{}: {word} in {} s: {}", title(task), outcome.seconds, counts.join(", "));
+    if !outcome.held || task.control.is_some() {
+        for what in &outcome.broken {
+            println!("  {what}");
+        }
+    }
+    if !outcome.held {
+        println!("  logs and history: {}", directory.display());
+        let controls = if task.control.is_some() { " --controls" } else { "" };
+        println!(
+            "  again: script/torture --scenario {} --seed {} --minutes {}{controls}",
+            task.scenario.number,
+            task.seed,
+            task.duration.as_secs_f64() / 60.0
+        );
+    }
+}
+
+/// What held before.
+fn read_results(file: Option<&Path>) -> Result<Vec<Outcome>> {
+    let Some(file) = file.filter(|file| file.exists()) else { return Ok(Vec::new()) };
+    let text = std::fs::read_to_string(file).doing("read the results")?;
+    // The last line may be torn: its run is simply repeated.
+    let outcomes = text.lines().filter_map(|line| serde_json::from_str::<Outcome>(line).ok());
+    Ok(outcomes.filter(|outcome| outcome.held).collect())
+}
+
+fn append(file: &Path, outcome: &Outcome) -> Result<()> {
+    let doing = "write the results";
+    let mut line = serde_json::to_string(outcome).doing(doing)?;
+    line.push('\n');
+    let mut file = OpenOptions::new().create(true).append(true).open(file).doing(doing)?;
+    file.write_all(line.as_bytes()).doing(doing)?;
+    file.sync_data().doing(doing)
+}

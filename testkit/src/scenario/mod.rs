@@ -1,0 +1,139 @@
+//! The catalogue of scenarios, one file each. Numbers are those of docs/reliability.md.
+//!
+//! To add one: its file, and one line in [`ALL`].
+
+mod power;
+mod s01_baseline;
+mod s02_thrash;
+mod s03_beyond;
+mod s05_power_loss;
+mod s06_power_loss_all;
+mod s07_damaged_files;
+mod s08_bit_rot;
+mod s10_disk_full;
+mod s12_dying_disk;
+mod s20_gc_race;
+mod s28_rebalancers;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::disk::require_mounts;
+use crate::error::Result;
+use crate::run::Run;
+
+/// All of them, in the order of their numbers.
+pub const ALL: &[Scenario] = &[
+    s01_baseline::SCENARIO,
+    s02_thrash::SCENARIO,
+    s03_beyond::SCENARIO,
+    s05_power_loss::SCENARIO,
+    s06_power_loss_all::SCENARIO,
+    s07_damaged_files::SCENARIO,
+    s08_bit_rot::SCENARIO,
+    s10_disk_full::SCENARIO,
+    s12_dying_disk::SCENARIO,
+    s20_gc_race::SCENARIO,
+    s28_rebalancers::SCENARIO,
+];
+
+/// What runs while a scenario does.
+pub type Running = Pin<Box<dyn Future<Output = Result<()>>>>;
+
+/// One way to try to break a promise.
+#[derive(Clone, Copy, Debug)]
+pub struct Scenario {
+    /// In the catalogue.
+    pub number: u32,
+    /// Short, in one word or with hyphens.
+    pub name: &'static str,
+    /// What it does, in one line.
+    pub about: &'static str,
+    /// What the machine must let us do.
+    pub needs: Needs,
+    /// How long harm is done unless told; starting and judging come on top.
+    pub duration: Duration,
+    /// How long in `script/test`, or why not there.
+    pub quick: Quick,
+    /// Builds that do it wrong, each of which it must find out.
+    pub controls: &'static [Control],
+    /// Does it.
+    pub run: fn(Arc<Run>) -> Running,
+}
+
+/// What a scenario asks of the machine. (PostgreSQL and Redis are there for all; a scenario that kills them starts its own.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing more.
+    Nothing,
+    /// Mounting disks, so root.
+    Mounts,
+}
+
+/// Whether `script/test` runs a scenario.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quick {
+    /// Yes, and does harm for so long.
+    For(Duration),
+    /// No; this is why.
+    LeftOut(&'static str),
+}
+
+/// A deliberate fault in the programs. A scenario that holds in spite of it proves nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Control {
+    /// Short.
+    pub name: &'static str,
+    /// What is wrong, in one line.
+    pub about: &'static str,
+    /// Variables for gateways.
+    pub gateway: &'static [(&'static str, &'static str)],
+    /// Variables for nodes.
+    pub node: &'static [(&'static str, &'static str)],
+    /// Variables for rebalancers.
+    pub rebalancer: &'static [(&'static str, &'static str)],
+}
+
+impl Control {
+    /// Nothing is wrong: a base for `..`.
+    pub const NONE: Self = Self { name: "", about: "", gateway: &[], node: &[], rebalancer: &[] };
+}
+
+impl Scenario {
+    /// Number and name, as it is printed.
+    pub fn title(&self) -> String {
+        format!("{}-{}", self.number, self.name)
+    }
+
+    /// Whether somebody who says this means it: its number, its name, or both.
+    pub fn is_called(&self, said: &str) -> bool {
+        said == self.number.to_string() || said == self.name || said == self.title()
+    }
+
+    /// Whether this machine lets it run.
+    pub fn possible(&self) -> Result<()> {
+        match self.needs {
+            Needs::Nothing => Ok(()),
+            Needs::Mounts => require_mounts(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_called_by_its_number_and_by_its_name_and_no_other_is() {
+        for (index, scenario) in ALL.iter().enumerate() {
+            for said in [scenario.number.to_string(), scenario.name.to_owned(), scenario.title()] {
+                let called: Vec<usize> =
+                    ALL.iter().enumerate().filter(|(_, s)| s.is_called(&said)).map(|(n, _)| n).collect();
+                assert_eq!(called, [index], "{said}");
+            }
+        }
+        assert!(ALL.is_sorted_by_key(|scenario| scenario.number));
+    }
+}

@@ -1,0 +1,80 @@
+//! 3: as many nodes as the tolerance says may go, and nothing is refused; one more, and what cannot be read is refused, not
+//! made up.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::seq::index::sample;
+
+use super::{Needs, Quick, Running, Scenario};
+use crate::Recorder;
+use crate::census;
+use crate::error::{Error, Result};
+use crate::run::Run;
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    number: 3,
+    name: "beyond",
+    about: "14 nodes, a shard on each: four away, all must be readable; five away, all must be refused; back, all again",
+    needs: Needs::Nothing,
+    duration: Duration::from_secs(60),
+    quick: Quick::For(Duration::ZERO),
+    controls: &[],
+    run: |run| -> Running { Box::pin(beyond(run)) },
+};
+
+const BUCKET: &str = "beyond";
+const OBJECTS: u64 = 50;
+/// "503 within 5 s"; a busy machine gets a little more.
+const REFUSED_WITHIN: Duration = Duration::from_secs(10);
+
+async fn beyond(run: Arc<Run>) -> Result<()> {
+    let cluster = run.cluster().nodes(14).rebalancer_env("SWEEP_STRIPES_PER_SEC", "1000").start().await?;
+    let client = run.clients(&cluster, BUCKET).await?.remove(0);
+    for number in 0..OBJECTS as usize {
+        let key = format!("k{number}");
+        client.put(&key, &key, 300_000 + number).await;
+    }
+    run.settle(&cluster).await?;
+    let mut chance = run.chance(1);
+    let began = Instant::now();
+    loop {
+        let tolerance = usize::from(census::spread(&cluster).await?.unwrap_or_default());
+        run.figure("tolerance", tolerance as u64);
+        let down: Vec<usize> = sample(&mut chance, cluster.nodes.len(), tolerance + 1).into_vec();
+        let (one_more, tolerated) = down.split_last().ok_or_else(|| Error::failed("choose nodes", "none"))?;
+        // What is made again meanwhile would survive more.
+        cluster.rebalancers.iter().for_each(|rebalancer| rebalancer.freeze());
+        for &index in tolerated {
+            cluster.nodes[index].process.kill();
+        }
+        run.read_all(&client, BUCKET).await?;
+        cluster.nodes[*one_more].process.kill();
+        all_refused(&run, &client).await?;
+        cluster.restart_nodes(&down).await?;
+        cluster.rebalancers.iter().for_each(|rebalancer| rebalancer.thaw());
+        run.read_all(&client, BUCKET).await?;
+        run.settle(&cluster).await?;
+        run.count("round", 1);
+        if began.elapsed() >= run.duration {
+            break;
+        }
+    }
+    run.judge(&cluster, &client, BUCKET).await?;
+    cluster.finish().await
+}
+
+/// With one node more away than is tolerated, and a shard of each object on each, none can be read: each is refused, in time.
+async fn all_refused(run: &Run, client: &Recorder) -> Result<()> {
+    let client = client.lenient();
+    for number in 0..OBJECTS {
+        let asked = Instant::now();
+        if client.get(&format!("k{number}")).await {
+            return Err(Error::broken("with more nodes away than are tolerated something was answered"));
+        }
+        if asked.elapsed() > REFUSED_WITHIN {
+            return Err(Error::broken(format!("a refusal took {} ms", asked.elapsed().as_millis())));
+        }
+    }
+    run.still_whole()
+}

@@ -1,0 +1,58 @@
+//! 28: three rebalancers, one of which sleeps past its lease again and again: none records what it no longer may.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+
+use super::{Needs, Quick, Running, Scenario};
+use crate::MIB;
+use crate::error::Result;
+use crate::load::{self, Load};
+use crate::run::Run;
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    number: 28,
+    name: "rebalancers",
+    about: "8 nodes, 3 rebalancers, of which one sleeps past its lease again and again while nodes are lost",
+    needs: Needs::Nothing,
+    duration: Duration::from_secs(60),
+    quick: Quick::For(Duration::from_secs(20)),
+    controls: &[],
+    run: |run| -> Running { Box::pin(rebalancers(run)) },
+};
+
+const BUCKET: &str = "fenced";
+
+async fn rebalancers(run: Arc<Run>) -> Result<()> {
+    let cluster = run.cluster().nodes(8).rebalancers(3).start().await?;
+    let client = run.clients(&cluster, BUCKET).await?.remove(0);
+    let mut chance = run.chance(1);
+    for number in 0..30 {
+        let key = format!("k{number}");
+        let size = [70_000, 300_000, 5 * MIB][chance.random_range(0..3)];
+        client.put(&key, &key, size).await;
+    }
+    let load = Load { workers: 2, ..Load::default() };
+    let workers = load::start(&run, std::slice::from_ref(&client), &load);
+    let began = Instant::now();
+    while began.elapsed() < run.duration && !run.over() {
+        let index = chance.random_range(0..cluster.nodes.len());
+        // Long enough to count as lost, so that there is work.
+        cluster.nodes[index].process.kill();
+        for _ in 0..6 {
+            let sleeper = &cluster.rebalancers[chance.random_range(0..cluster.rebalancers.len())];
+            sleeper.freeze();
+            run.pause(Duration::from_millis(chance.random_range(1_500..3_000))).await;
+            sleeper.thaw();
+            run.count("slept past the lease", 1);
+        }
+        cluster.restart_node(index).await?;
+        run.check_always(&cluster).await?;
+    }
+    workers.join(&run).await?;
+    let done = cluster.database.number("SELECT count(*) FROM repair_jobs WHERE status = 'completed'").await?;
+    run.figure("jobs done", done.unsigned_abs());
+    run.judge(&cluster, &client, BUCKET).await?;
+    cluster.finish().await
+}
