@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod audit;
+pub mod claims;
 pub mod erasure;
 pub mod faults;
 pub mod geometry;

@@ -7,15 +7,12 @@ use std::time::Duration;
 use clap::{ArgAction, Parser};
 use cyxcloud_core::ByteCount;
 use cyxcloud_core::address::AddressPolicy;
+use cyxcloud_core::claims::check_secret;
 use cyxcloud_core::node::LifecycleTimers;
 use cyxcloud_core::seal::{MasterKey, MasterKeyError};
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
-/// Secrets that stand in printed examples; nobody may run with one.
-const EXAMPLE_SECRETS: [&str; 3] = ["your-secret-here", "changeme", "secret"];
-/// Shortest secret for signing tokens, in bytes.
-const JWT_SECRET_MIN: usize = 32;
 /// Shortest root secret key, in characters; what S3 clients accept.
 const ROOT_SECRET_MIN: usize = 16;
 
@@ -266,12 +263,7 @@ impl Config {
                 "set it to at least 32 random bytes, e.g. $(openssl rand -hex 32)",
             ))?
             .expose_secret();
-        if EXAMPLE_SECRETS.contains(&jwt) {
-            return Err(ConfigError::Weak("JWT_SECRET", "it is the one of the examples"));
-        }
-        if jwt.len() < JWT_SECRET_MIN {
-            return Err(ConfigError::Weak("JWT_SECRET", "it has fewer than 32 bytes"));
-        }
+        check_secret(jwt).map_err(|weak| ConfigError::Weak("JWT_SECRET", weak.reason()))?;
         if self.master_key.is_none() && !self.memory_only {
             return Err(ConfigError::Missing(
                 "CYXCLOUD_MASTER_KEY",

@@ -3,20 +3,14 @@
 //! The algorithm is pinned here and never taken from the token. Not here: whether a token was revoked and whether its
 //! user may still do anything ([`super::keys`]).
 
-use aws_lc_rs::hmac;
+use cyxcloud_core::claims::{Claims, TOKEN_MAX, TokenKind, Wanted, key_id};
 use cyxcloud_core::{OwnerId, Timestamp};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode};
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
 use std::fmt;
 use uuid::Uuid;
 
 use super::AuthError;
-
-/// Clocks may differ by this many seconds.
-const LEEWAY_SECS: u64 = 60;
-/// Longest token looked at.
-const TOKEN_MAX: usize = 8 << 10;
 
 /// Which tokens are ours.
 #[derive(Clone, Debug)]
@@ -30,11 +24,9 @@ pub struct JwtConfig {
 }
 
 impl JwtConfig {
-    /// The `kid` that tokens signed with this secret must carry in their header: it follows from the secret, so
-    /// that both services agree without being told, and tells nothing about it.
+    /// The `kid` that tokens signed with this secret must carry in their header.
     pub fn key_id(&self) -> String {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, self.secret.expose_secret().as_bytes());
-        hex::encode(&hmac::sign(&key, b"cyxcloud/jwt/kid/v1").as_ref()[..8])
+        key_id(self.secret.expose_secret().as_bytes())
     }
 }
 
@@ -59,8 +51,12 @@ impl Kind {
         }
     }
 
-    fn of(typ: &str) -> Option<Self> {
-        [Self::Access, Self::Refresh, Self::ApiKey].into_iter().find(|kind| kind.as_str() == typ)
+    fn claimed(self) -> TokenKind {
+        match self {
+            Self::Access => TokenKind::Access,
+            Self::Refresh => TokenKind::Refresh,
+            Self::ApiKey => TokenKind::ApiKey,
+        }
     }
 }
 
@@ -81,51 +77,6 @@ pub struct Token {
     pub version: i64,
     /// When it ends.
     pub expires_at: Timestamp,
-}
-
-/// Claims of section 8.3 of the specification, and `iss`, `aud`, `nbf`. A claim of another type is refused.
-#[derive(Deserialize)]
-struct Claims {
-    sub: String,
-    typ: String,
-    iat: u64,
-    exp: u64,
-    jti: String,
-    iss: String,
-    aud: String,
-    /// May be absent, but not `null`, like all below.
-    #[serde(default, deserialize_with = "present")]
-    nbf: Option<u64>,
-    #[serde(default, deserialize_with = "present")]
-    sid: Option<Uuid>,
-    #[serde(default, deserialize_with = "present")]
-    key: Option<String>,
-    #[serde(default, deserialize_with = "present")]
-    ver: Option<i64>,
-}
-
-fn present<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
-    deserializer: D,
-) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
-}
-
-#[derive(Serialize)]
-struct NewClaims<'a> {
-    sub: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    wallet: Option<&'a str>,
-    typ: &'static str,
-    iat: u64,
-    exp: u64,
-    jti: &'a str,
-    iss: &'a str,
-    aud: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sid: Option<Uuid>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<&'a str>,
-    ver: i64,
 }
 
 /// Issues and verifies tokens.
@@ -168,18 +119,19 @@ impl Tokens {
         wallet: Option<&str>,
         now: Timestamp,
     ) -> Result<SecretString, AuthError> {
-        let claims = NewClaims {
+        let claims = Claims {
             sub: token.owner.to_string(),
-            wallet,
-            typ: token.kind.as_str(),
+            wallet: wallet.map(str::to_owned),
+            typ: token.kind.claimed(),
             iat: seconds(now),
             exp: seconds(token.expires_at),
-            jti: &token.id,
-            iss: &self.config.issuer,
-            aud: &self.config.audience,
+            jti: token.id.clone(),
+            iss: self.config.issuer.clone(),
+            aud: self.config.audience.clone(),
+            nbf: None,
             sid: token.session,
-            key: token.key.as_deref(),
-            ver: token.version,
+            key: token.key.clone(),
+            ver: Some(token.version),
         };
         let header = Header { kid: Some(self.key_id.clone()), ..Header::new(Algorithm::HS256) };
         let text = encode(&header, &claims, &self.signing_key).map_err(|_| AuthError::internal())?;
@@ -198,21 +150,10 @@ impl Tokens {
         }
         let claims = decode::<Claims>(token, &self.key, &self.validation).map_err(|_| malformed())?.claims;
         // Said again, because the library skips claims that it does not find.
-        if claims.iss != self.config.issuer || claims.aud != self.config.audience || claims.jti.is_empty() {
-            return Err(malformed());
-        }
-        let now = seconds(now);
-        if now >= claims.exp.saturating_add(LEEWAY_SECS) {
-            return Err(AuthError::bad_token("the token has expired; log in again"));
-        }
-        let begins = claims.nbf.unwrap_or(0).max(claims.iat);
-        if begins > now.saturating_add(LEEWAY_SECS) || claims.iat >= claims.exp {
-            return Err(AuthError::bad_token("the token is not valid yet; check the clocks"));
-        }
-        let kind = Kind::of(&claims.typ).filter(|kind| kinds.contains(kind));
-        let kind = kind.ok_or_else(|| {
-            AuthError::bad_token("a token of this kind opens nothing here; use an access token")
-        })?;
+        let claimed: Vec<TokenKind> = kinds.iter().map(|kind| kind.claimed()).collect();
+        let wanted = Wanted { issuer: &self.config.issuer, audience: &self.config.audience, kinds: &claimed };
+        claims.check(&wanted, now).map_err(|error| AuthError::bad_token(error.to_string()))?;
+        let kind = kinds.iter().copied().find(|kind| kind.claimed() == claims.typ).ok_or_else(malformed)?;
         let expires = i64::try_from(claims.exp).unwrap_or(i64::MAX).saturating_mul(1000);
         Ok(Token {
             owner: claims.sub.parse().map_err(|_| malformed())?,
