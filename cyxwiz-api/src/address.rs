@@ -1,0 +1,67 @@
+//! Whose request it is, as far as limits are concerned: the peer's address, or what a trusted proxy says of it.
+//!
+//! Pure. `X-Forwarded-For` is what a stranger wrote unless every hop after the entry is a proxy of ours.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+/// The client's address: the last one in the chain that is none of our proxies.
+pub(crate) fn client<'a>(
+    peer: IpAddr,
+    forwarded: impl DoubleEndedIterator<Item = &'a str>,
+    trusted: &[IpNet],
+) -> IpAddr {
+    let is_ours = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
+    let mut client = peer.to_canonical();
+    for entry in forwarded.rev().flat_map(|line| line.rsplit(',')) {
+        if !is_ours(&client) {
+            break;
+        }
+        // What cannot be read ends the chain: whoever is before it, our own proxy reported it.
+        let Ok(before) = entry.trim().parse::<IpAddr>() else { break };
+        client = before.to_canonical();
+    }
+    client
+}
+
+/// The address as limits count it: a household's whole IPv6 network is one.
+pub(crate) fn counted(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(v4) => v4.to_string(),
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(peer: &str, forwarded: &[&str], trusted: &[&str]) -> String {
+        let trusted: Vec<IpNet> = trusted.iter().map(|net| net.parse().expect("a network")).collect();
+        client(peer.parse().expect("an address"), forwarded.iter().copied(), &trusted).to_string()
+    }
+
+    #[test]
+    fn only_proxies_of_ours_are_believed() {
+        assert_eq!(of("203.0.113.5", &["1.2.3.4"], &[]), "203.0.113.5");
+        assert_eq!(of("203.0.113.5", &["1.2.3.4"], &["10.0.0.0/8"]), "203.0.113.5");
+        assert_eq!(of("10.0.0.1", &["1.2.3.4"], &["10.0.0.0/8"]), "1.2.3.4");
+        // The client wrote the first one itself.
+        assert_eq!(of("10.0.0.1", &["9.9.9.9, 1.2.3.4"], &["10.0.0.0/8"]), "1.2.3.4");
+        assert_eq!(of("10.0.0.1", &["9.9.9.9", "1.2.3.4 , 10.0.0.2"], &["10.0.0.0/8"]), "1.2.3.4");
+        assert_eq!(of("10.0.0.1", &["1.2.3.4, junk"], &["10.0.0.0/8"]), "10.0.0.1");
+        assert_eq!(of("::ffff:10.0.0.1", &["::ffff:1.2.3.4"], &["10.0.0.0/8"]), "1.2.3.4");
+    }
+
+    #[test]
+    fn an_ipv6_network_counts_once() {
+        let counted = |text: &str| counted(text.parse().expect("an address"));
+        assert_eq!(counted("2001:db8:1:2:3:4:5:6"), counted("2001:db8:1:2:ffff::1"));
+        assert_ne!(counted("2001:db8:1:2::1"), counted("2001:db8:1:3::1"));
+        assert_eq!(counted("192.0.2.7"), "192.0.2.7");
+    }
+}

@@ -1,0 +1,168 @@
+//! Tokens: HS256 under the secret that the gateways share, with core's claims.
+//!
+//! Access tokens are for the gateways' audience and open this service too. Refresh tokens, and what our own servers
+//! ask with, are for this service's audience, so that neither opens anything elsewhere.
+
+use std::fmt;
+
+use cyxcloud_core::claims::{self, Claims, ClaimsError, TOKEN_MAX, TokenKind, Wanted};
+use cyxcloud_core::{OwnerId, Timestamp};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode};
+use secrecy::{ExposeSecret, SecretString};
+use uuid::Uuid;
+
+/// `aud` of tokens that open nothing but this service.
+pub(crate) const OWN_AUDIENCE: &str = "cyxwiz-api";
+
+/// Issues tokens and takes them apart.
+pub(crate) struct Tokens {
+    encoding: EncodingKey,
+    decoding: DecodingKey,
+    key_id: String,
+    issuer: String,
+    audience: String,
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokens").field("key_id", &self.key_id).finish_non_exhaustive()
+    }
+}
+
+/// What a pair of tokens follows from: the same seed makes the same pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PairSeed {
+    pub(crate) user: OwnerId,
+    pub(crate) wallet: Option<String>,
+    /// `jti` of the access token.
+    pub(crate) access: Uuid,
+    /// `jti` of the refresh token.
+    pub(crate) refresh: Uuid,
+    /// `iat` of both, in seconds.
+    pub(crate) issued_at: u64,
+}
+
+/// An access token and the refresh token that renews it.
+#[derive(serde::Serialize)]
+pub(crate) struct Pair {
+    access_token: String,
+    refresh_token: String,
+    token_type: &'static str,
+    expires_in: u64,
+}
+
+impl Tokens {
+    pub(crate) fn new(secret: &SecretString, issuer: &str, audience: &str) -> Self {
+        let secret = secret.expose_secret().as_bytes();
+        Self {
+            encoding: EncodingKey::from_secret(secret),
+            decoding: DecodingKey::from_secret(secret),
+            key_id: claims::key_id(secret),
+            issuer: issuer.to_owned(),
+            audience: audience.to_owned(),
+        }
+    }
+
+    /// Signs a pair.
+    pub(crate) fn pair(&self, seed: &PairSeed) -> Result<Pair, jsonwebtoken::errors::Error> {
+        let sign = |kind: TokenKind, jti: Uuid, audience: &str| {
+            let claims = Claims {
+                sub: seed.user.to_string(),
+                wallet: seed.wallet.clone(),
+                typ: kind,
+                iat: seed.issued_at,
+                exp: seed.issued_at.saturating_add(kind.lifetime().as_secs()),
+                jti: jti.to_string(),
+                iss: self.issuer.clone(),
+                aud: audience.to_owned(),
+                nbf: None,
+                sid: None,
+                key: None,
+                ver: None,
+            };
+            let header = Header { kid: Some(self.key_id.clone()), ..Header::new(Algorithm::HS256) };
+            encode(&header, &claims, &self.encoding)
+        };
+        Ok(Pair {
+            access_token: sign(TokenKind::Access, seed.access, &self.audience)?,
+            refresh_token: sign(TokenKind::Refresh, seed.refresh, OWN_AUDIENCE)?,
+            token_type: "Bearer",
+            expires_in: TokenKind::Access.lifetime().as_secs(),
+        })
+    }
+
+    /// The claims of a token of this kind, if it is one of ours and holds now.
+    pub(crate) fn open(&self, token: &str, kind: TokenKind, now: Timestamp) -> Result<Claims, ClaimsError> {
+        let audience = if kind == TokenKind::Access { &self.audience } else { OWN_AUDIENCE };
+        if token.is_empty() || token.len() > TOKEN_MAX {
+            return Err(ClaimsError::NotOurs);
+        }
+        let header = decode_header(token).map_err(|_| ClaimsError::NotOurs)?;
+        if header.alg != Algorithm::HS256 || header.kid.as_deref() != Some(self.key_id.as_str()) {
+            return Err(ClaimsError::NotOurs);
+        }
+        // The algorithm is pinned here; times and names are judged below, with strict types.
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.validate_exp = false;
+        validation.validate_nbf = false;
+        validation.validate_aud = false;
+        validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
+        let claims =
+            decode::<Claims>(token, &self.decoding, &validation).map_err(|_| ClaimsError::NotOurs)?.claims;
+        claims.check(&Wanted { issuer: &self.issuer, audience, kinds: &[kind] }, now)?;
+        Ok(claims)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn tokens(secret: &str) -> Tokens {
+        Tokens::new(&SecretString::from(secret), "cyxcloud", "cyxcloud")
+    }
+
+    fn seed() -> PairSeed {
+        let (access, refresh) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        PairSeed {
+            user: OwnerId::from_random([7; 16]),
+            wallet: Some("w".into()),
+            access,
+            refresh,
+            issued_at: NOW,
+        }
+    }
+
+    fn now() -> Timestamp {
+        Timestamp::from_unix_millis(NOW as i64 * 1000)
+    }
+
+    #[test]
+    fn each_token_opens_its_own_door() {
+        let ours = tokens("0123456789abcdef0123456789abcdef");
+        let pair = ours.pair(&seed()).expect("signs");
+        let claims = ours.open(&pair.access_token, TokenKind::Access, now()).expect("opens");
+        assert_eq!((claims.sub, claims.wallet), (seed().user.to_string(), Some("w".to_owned())));
+        assert_eq!(claims.exp - claims.iat, 3_600);
+        let claims = ours.open(&pair.refresh_token, TokenKind::Refresh, now()).expect("opens");
+        assert_eq!(claims.exp - claims.iat, 7 * 86_400);
+        assert!(ours.open(&pair.refresh_token, TokenKind::Access, now()).is_err());
+        assert!(ours.open(&pair.access_token, TokenKind::Refresh, now()).is_err());
+        assert!(ours.open(&pair.access_token, TokenKind::Service, now()).is_err());
+        let others = tokens("fedcba9876543210fedcba9876543210");
+        assert!(others.open(&pair.access_token, TokenKind::Access, now()).is_err());
+        for junk in ["", "a.b.c", &"x".repeat(TOKEN_MAX + 1)] {
+            assert!(ours.open(junk, TokenKind::Access, now()).is_err());
+        }
+    }
+
+    #[test]
+    fn the_same_seed_makes_the_same_pair() {
+        let ours = tokens("0123456789abcdef0123456789abcdef");
+        let (first, second) = (ours.pair(&seed()).expect("signs"), ours.pair(&seed()).expect("signs"));
+        assert_eq!(first.access_token, second.access_token);
+        assert_eq!(first.refresh_token, second.refresh_token);
+    }
+}
