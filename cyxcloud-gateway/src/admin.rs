@@ -11,8 +11,7 @@ use std::time::Duration;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
+use axum::{Extension, Json};
 use cyxcloud_core::NodeId;
 use cyxcloud_core::node::{NodeEvent, NodeStatus};
 use cyxcloud_metadata::model::{Node, NodeStep};
@@ -31,21 +30,6 @@ const EVENTS_MAX: usize = 1000;
 
 type Metadata = State<Arc<dyn MetadataStore>>;
 type Caller = Option<Extension<Principal>>;
-
-/// The routes under `/api/v1/admin`.
-pub fn router(metadata: Arc<dyn MetadataStore>) -> Router {
-    Router::new()
-        .route("/api/v1/admin/status", get(status))
-        .route("/api/v1/admin/nodes", get(nodes))
-        .route("/api/v1/admin/nodes/{id}/drain", post(drain))
-        .route("/api/v1/admin/nodes/{id}/reconcile", post(reconcile))
-        .route("/api/v1/admin/repairs", get(repairs))
-        .route("/api/v1/admin/audits", get(audits))
-        .route("/api/v1/admin/gc", get(gc))
-        .route("/api/v1/admin/gc/freeze", post(freeze))
-        .route("/api/v1/admin/gc/thaw", post(thaw))
-        .with_state(metadata)
-}
 
 /// Strangers are asked who they are before they learn that this is not for them.
 fn administrator(caller: Caller) -> Result<Principal, Problem> {
@@ -163,7 +147,7 @@ async fn gc_body(metadata: &dyn MetadataStore) -> MetadataResult<GcBody> {
     })
 }
 
-async fn status(State(metadata): Metadata, caller: Caller) -> Result<impl IntoResponse, Problem> {
+pub(crate) async fn status(State(metadata): Metadata, caller: Caller) -> Result<impl IntoResponse, Problem> {
     administrator(caller)?;
     let mut parts = Parts(Vec::new());
     let nodes = parts.take("nodes", metadata.nodes()).await;
@@ -258,7 +242,7 @@ impl NodeBody {
     }
 }
 
-async fn nodes(State(metadata): Metadata, caller: Caller) -> Result<impl IntoResponse, Problem> {
+pub(crate) async fn nodes(State(metadata): Metadata, caller: Caller) -> Result<impl IntoResponse, Problem> {
     administrator(caller)?;
     let mut parts = Parts(Vec::new());
     let nodes = parts.take("nodes", metadata.nodes()).await;
@@ -276,7 +260,7 @@ struct RepairsStatus {
     problems: Vec<String>,
 }
 
-async fn repairs(State(metadata): Metadata, caller: Caller) -> Result<impl IntoResponse, Problem> {
+pub(crate) async fn repairs(State(metadata): Metadata, caller: Caller) -> Result<impl IntoResponse, Problem> {
     administrator(caller)?;
     let mut parts = Parts(Vec::new());
     let repairs = parts.take("repairs", metadata.repair_queue()).await.map(RepairsBody::from);
@@ -289,7 +273,7 @@ struct GcStatus {
     problems: Vec<String>,
 }
 
-async fn gc(State(metadata): Metadata, caller: Caller) -> Result<impl IntoResponse, Problem> {
+pub(crate) async fn gc(State(metadata): Metadata, caller: Caller) -> Result<impl IntoResponse, Problem> {
     administrator(caller)?;
     let mut parts = Parts(Vec::new());
     let gc = parts.take("gc", gc_body(&*metadata)).await;
@@ -297,7 +281,7 @@ async fn gc(State(metadata): Metadata, caller: Caller) -> Result<impl IntoRespon
 }
 
 #[derive(Deserialize)]
-struct AuditsQuery {
+pub(crate) struct AuditsQuery {
     /// One node's only.
     node: Option<Uuid>,
     limit: Option<usize>,
@@ -342,7 +326,7 @@ impl From<AuditEvent> for AuditBody {
     }
 }
 
-async fn audits(
+pub(crate) async fn audits(
     State(metadata): Metadata,
     caller: Caller,
     Query(query): Query<AuditsQuery>,
@@ -385,7 +369,7 @@ struct Done {
 }
 
 /// Moves everything away from a node that is to leave. Reads go on until it is empty.
-async fn drain(
+pub(crate) async fn drain(
     State(metadata): Metadata,
     caller: Caller,
     Path(id): Path<Uuid>,
@@ -403,7 +387,7 @@ async fn drain(
 }
 
 /// Compares a node's inventory with the database, both ways, soon.
-async fn reconcile(
+pub(crate) async fn reconcile(
     State(metadata): Metadata,
     caller: Caller,
     Path(id): Path<Uuid>,
@@ -415,12 +399,12 @@ async fn reconcile(
 }
 
 #[derive(Deserialize, Default)]
-struct Freeze {
+pub(crate) struct Freeze {
     reason: Option<String>,
 }
 
 /// Stops garbage collection until it is thawed.
-async fn freeze(
+pub(crate) async fn freeze(
     State(metadata): Metadata,
     caller: Caller,
     body: Option<Json<Freeze>>,
@@ -434,7 +418,7 @@ async fn freeze(
 }
 
 /// Lets garbage collection go on, after a restore too: from then on what the restored metadata does not know is collected.
-async fn thaw(State(metadata): Metadata, caller: Caller) -> Result<impl IntoResponse, Problem> {
+pub(crate) async fn thaw(State(metadata): Metadata, caller: Caller) -> Result<impl IntoResponse, Problem> {
     let caller = administrator(caller)?;
     let was = metadata.thaw_gc().await.map_err(refused)?;
     tracing::warn!(by = %caller.owner, was_frozen = was, "garbage collection goes on");

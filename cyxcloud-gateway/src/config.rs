@@ -96,6 +96,21 @@ pub struct Config {
         default_value = "s3.localhost,localhost"
     )]
     pub domains: Vec<String>,
+    /// Name under which people know this service; wallets' signatures are bound to it
+    #[arg(long, env = "CYXCLOUD_AUTH_DOMAIN", value_name = "NAME", default_value = "localhost")]
+    pub auth_domain: String,
+    /// Chain that wallets belong to; their signatures are bound to it
+    #[arg(long, env = "CYXCLOUD_AUTH_CHAIN", value_name = "NAME", default_value = "solana:mainnet")]
+    pub auth_chain: String,
+    /// Space that a new user gets
+    #[arg(long, env = "CYXCLOUD_USER_QUOTA", value_name = "SIZE", default_value = "10GiB")]
+    pub user_quota: ByteCount,
+    /// Proxies whose X-Forwarded-For is believed, e.g. 10.0.0.0/8
+    #[arg(long, env = "TRUSTED_PROXIES", value_name = "CIDR,...", value_delimiter = ',')]
+    pub trusted_proxies: Vec<IpNet>,
+    /// How long lines of the audit log are kept
+    #[arg(long, env = "CYXCLOUD_AUDIT_DAYS", value_name = "DAYS", default_value_t = 400)]
+    pub audit_days: u32,
     /// Accept objects although there is only one node and its loss loses them
     #[arg(long, env = "CYXCLOUD_ALLOW_NO_REDUNDANCY", action = ArgAction::SetTrue)]
     pub allow_no_redundancy: bool,

@@ -5,11 +5,13 @@
 //! [`nodes`] is the other side: registration, heartbeats, life cycle. The gateway keeps no state that a restart would miss.
 
 pub mod admin;
+pub mod api;
 pub mod auth;
 pub mod body;
 pub mod config;
 pub mod data_service;
 pub mod ephemeral;
+pub mod identity;
 pub mod incoming;
 pub mod limits;
 pub mod nodes;

@@ -4,32 +4,23 @@
 //! request and put the `Principal` in its extensions.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Extension, Json, Router};
+use axum::{Extension, Json};
 use chrono::{DateTime, SecondsFormat, Utc};
 use cyxcloud_core::Timestamp;
 use cyxcloud_core::name::{BucketName, ObjectKey};
 use cyxcloud_metadata::model::{Bucket, Usage};
 use serde::Serialize;
 
-use crate::auth::Principal;
+use crate::auth::{AuthError, Principal};
 use crate::objects::{Condition, Error, Kept, Need, ObjectHealth, ObjectService};
 
 /// Prefix of problem types; they name a problem and need not lead anywhere.
 const PROBLEM: &str = "urn:cyxcloud:problem:";
-
-/// The routes under `/api/v1` that this module answers.
-pub fn router(objects: Arc<ObjectService>) -> Router {
-    Router::new()
-        .route("/api/v1/account", get(account))
-        .route("/api/v1/buckets/{bucket}", get(bucket))
-        .route("/api/v1/buckets/{bucket}/objects/{*key}", get(object))
-        .with_state(objects)
-}
 
 /// A problem document.
 #[derive(Debug)]
@@ -38,6 +29,7 @@ pub struct Problem {
     kind: &'static str,
     title: &'static str,
     detail: String,
+    retry_after: Option<Duration>,
 }
 
 #[derive(Serialize)]
@@ -56,7 +48,25 @@ impl Problem {
         title: &'static str,
         detail: impl Into<String>,
     ) -> Self {
-        Self { status, kind, title, detail: detail.into() }
+        Self { status, kind, title, detail: detail.into(), retry_after: None }
+    }
+
+    /// Says when to try again.
+    #[must_use]
+    pub fn retry_after(self, after: Duration) -> Self {
+        Self { retry_after: Some(after), ..self }
+    }
+
+    /// Why credentials open nothing.
+    pub fn of_auth(error: &AuthError) -> Self {
+        let detail = error.message();
+        match error.status() {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", "Credentials are needed", detail)
+            }
+            status if status.is_server_error() => Self::new(status, "unavailable", "Not available", detail),
+            status => Self::new(status, "invalid-credentials", "Invalid credentials", detail),
+        }
     }
 }
 
@@ -72,6 +82,13 @@ impl IntoResponse for Problem {
         response
             .headers_mut()
             .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(after) = self.retry_after {
+            let seconds = HeaderValue::from(after.as_secs().max(1));
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
         response
     }
 }
@@ -224,7 +241,7 @@ pub(crate) fn rfc3339(time: Timestamp) -> String {
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-async fn account(State(objects): Objects, caller: Caller) -> Result<impl IntoResponse, Problem> {
+pub(crate) async fn account(State(objects): Objects, caller: Caller) -> Result<impl IntoResponse, Problem> {
     let caller = known(caller)?;
     let account = objects.account(&caller.caller()).await?;
     Ok(Json(AccountBody {
@@ -237,7 +254,7 @@ async fn account(State(objects): Objects, caller: Caller) -> Result<impl IntoRes
     }))
 }
 
-async fn bucket(
+pub(crate) async fn bucket(
     State(objects): Objects,
     caller: Caller,
     Path(name): Path<String>,
@@ -248,7 +265,7 @@ async fn bucket(
     Ok(Json(BucketBody::of(&bucket, usage)))
 }
 
-async fn object(
+pub(crate) async fn object(
     State(objects): Objects,
     caller: Caller,
     Path((name, key)): Path<(String, String)>,

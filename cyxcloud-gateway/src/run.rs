@@ -20,10 +20,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 use tracing::{info, warn};
 
+use crate::api::{self, Api};
 use crate::auth::{Authenticator, JwtConfig, RootCredentials};
 use crate::config::{Config, ConfigError};
 use crate::data_service::DataApi;
 use crate::ephemeral::{Ephemeral, InProcess, Redis};
+use crate::identity::challenge::Binding;
+use crate::identity::{self, Identity};
 use crate::nodes::{Monitor, NodeApi};
 use crate::objects::{self, ObjectService, OwnerSecrets};
 use crate::serve::{App, Metrics, serve, serve_metrics};
@@ -194,6 +197,16 @@ pub async fn run(
             .with_domains(config.domains.clone()),
     );
     let objects_config = objects::Config { inline_max: config.inline_max, ..objects::Config::default() };
+    let identity = Arc::new(Identity::new(
+        metadata.clone(),
+        ephemeral.clone(),
+        auth.clone(),
+        master.clone(),
+        identity::Config {
+            binding: Binding { domain: config.auth_domain.clone(), chain: config.auth_chain.clone() },
+            quota: Some(config.user_quota),
+        },
+    ));
     let secrets = OwnerSecrets::new(metadata.clone(), master);
     let objects = Arc::new(ObjectService::new(metadata.clone(), plane.clone(), secrets, objects_config));
     let monitor = Monitor::new(
@@ -206,13 +219,14 @@ pub async fn run(
     let nodes = NodeApi::new(metadata.clone(), ephemeral.clone(), policy, config.timers.heartbeat_interval());
     let data = DataApi::new(objects.clone(), auth.clone());
     let app = Arc::new(App {
-        auth,
+        auth: auth.clone(),
         s3: crate::s3::service(
             objects.clone(),
             crate::s3::Options { region: config.region.clone(), cors_permissive: config.cors_permissive },
         ),
-        rest: crate::rest::router(objects).merge(crate::admin::router(metadata.clone())),
-        metadata,
+        rest: api::router(Api { objects, metadata: metadata.clone(), identity: identity.clone() }),
+        trusted_proxies: config.trusted_proxies.clone(),
+        metadata: metadata.clone(),
         ephemeral,
         domains: config.domains.clone(),
         nodes_min: if config.allow_no_redundancy { 1 } else { 2 },
@@ -220,6 +234,11 @@ pub async fn run(
     });
 
     let stop = CancellationToken::new();
+    let audit_kept = Duration::from_secs(u64::from(config.audit_days) * 24 * 3600);
+    // None of them decides whether the gateway may go on: each is late at worst.
+    let chores = tokio::spawn(async move {
+        tokio::join!(auth.record_use(), identity.listen(), purge(&*metadata, audit_kept));
+    });
     let mut monitoring = tokio::spawn(monitor.run());
     let mut http = tokio::spawn(serve(app, listeners.http, stop.clone()));
     let mut grpc = tokio::spawn(serve_grpc(nodes, data, listeners.grpc, stop.clone()));
@@ -252,7 +271,25 @@ pub async fn run(
         warn!(grace_secs = SHUTDOWN_GRACE.as_secs(), "requests were still under way and are cut off");
     }
     monitoring.abort();
+    chores.abort();
     result
+}
+
+/// Drops what has expired, now and then.
+async fn purge(metadata: &dyn MetadataStore, audit_kept: Duration) {
+    const EVERY: Duration = Duration::from_secs(600);
+    const AT_ONCE: usize = 1000;
+    loop {
+        match metadata.purge_identity(audit_kept, AT_ONCE).await {
+            // There may be more.
+            Ok(gone) if gone >= AT_ONCE => {}
+            Ok(_) => tokio::time::sleep(EVERY).await,
+            Err(error) => {
+                warn!(error = &error as &dyn std::error::Error, "what has expired could not be dropped");
+                tokio::time::sleep(EVERY).await;
+            }
+        }
+    }
 }
 
 fn ended_by_itself(panic: Option<tokio::task::JoinError>) -> Box<dyn std::error::Error + Send + Sync> {

@@ -5,6 +5,7 @@
 //! Built on hyper-util with a timer, because without one header time-outs do not exist.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,16 +17,17 @@ use http::{Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use ipnet::IpNet;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt;
 use tracing::{debug, warn};
 
 use crate::auth::{Authenticator, Mount};
 use crate::ephemeral::Ephemeral;
+use crate::identity::routes::ClientAddress;
 use crate::incoming::{Patience, Watched, watch};
 use crate::s3::S3Service;
 
@@ -51,6 +53,8 @@ pub struct App {
     pub s3: S3Service,
     /// `/api/v1/...` behind it.
     pub rest: axum::Router,
+    /// Peers whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// For `/ready`.
     pub metadata: Arc<dyn MetadataStore>,
     /// For `/ready`.
@@ -139,7 +143,9 @@ impl Door {
 
 impl App {
     /// Answers one request.
-    pub async fn handle(&self, request: Request<Incoming>) -> Response<Body> {
+    pub async fn handle(&self, mut request: Request<Incoming>, peer: IpAddr) -> Response<Body> {
+        let from = client_address(request.headers(), peer, &self.trusted_proxies);
+        request.extensions_mut().insert(ClientAddress(from));
         let expects_continue = request.headers().contains_key(header::EXPECT);
         let keeps_order = request.version() <= Version::HTTP_11;
         let (head, body) = request.into_parts();
@@ -174,6 +180,14 @@ impl App {
             Door::S3Prefix => self.s3(request, Mount::Prefix("/s3")).await,
             Door::S3Root => self.s3(request, Mount::Root).await,
         };
+        let mut response = response;
+        let headers = response.headers_mut();
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
+        if !headers.contains_key("x-amz-request-id")
+            && let Ok(id) = header::HeaderValue::from_str(&uuid::Uuid::new_v4().simple().to_string())
+        {
+            headers.insert("x-request-id", id);
+        }
         let code = response.status();
         self.metrics.requests.with_label_values(&[door.name(), method, code.as_str()]).inc();
         self.metrics
@@ -195,13 +209,7 @@ impl App {
     }
 
     async fn rest(&self, request: Request<Watched<Incoming>>) -> Response<Body> {
-        match self.auth.authenticate(request, Mount::Plain).await {
-            Ok(request) => match self.rest.clone().oneshot(request.map(Body::new)).await {
-                Ok(response) => response,
-                Err(never) => match never {},
-            },
-            Err(error) => problem(error.status(), "not-authorized", error.message()),
-        }
+        crate::api::answer(&self.auth, &self.rest, request).await
     }
 
     /// 200 when the metadata store answers and there are nodes enough to write to; 503 with the reason otherwise.
@@ -232,6 +240,27 @@ impl App {
     }
 }
 
+/// Where a request came from: the peer, or, where the peer is a proxy that we trust, the last address in
+/// `X-Forwarded-For` that is not one of ours.
+fn client_address(headers: &http::HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+    let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(&address.to_canonical()));
+    if !is_trusted(peer) {
+        return peer;
+    }
+    let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
+    let hops: Vec<&str> = forwarded.flat_map(|value| value.split(',')).map(str::trim).collect();
+    let mut from = peer;
+    for hop in hops.into_iter().rev() {
+        // What is no address hides whatever is before it.
+        let Ok(address) = hop.parse::<IpAddr>() else { break };
+        from = address;
+        if !is_trusted(address) {
+            break;
+        }
+    }
+    from
+}
+
 /// Accepts connections until `stop`, then lets those open finish what they are answering.
 pub async fn serve(app: Arc<App>, listener: TcpListener, stop: CancellationToken) {
     let tracker = TaskTracker::new();
@@ -245,7 +274,7 @@ pub async fn serve(app: Arc<App>, listener: TcpListener, stop: CancellationToken
                 let (app, stop) = (app.clone(), stop.clone());
                 tracker.spawn(async move {
                     app.metrics.connections.inc();
-                    if let Err(error) = connection(&app, stream, stop).await {
+                    if let Err(error) = connection(&app, stream, peer.ip(), stop).await {
                         debug!(%peer, %error, "connection ended");
                     }
                     app.metrics.connections.dec();
@@ -264,6 +293,7 @@ pub async fn serve(app: Arc<App>, listener: TcpListener, stop: CancellationToken
 async fn connection(
     app: &Arc<App>,
     stream: TcpStream,
+    peer: IpAddr,
     stop: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
@@ -283,7 +313,7 @@ async fn connection(
         .keep_alive_timeout(Duration::from_secs(10));
     let service = hyper::service::service_fn(|request| {
         let app = app.clone();
-        async move { Ok::<_, Infallible>(app.handle(request).await) }
+        async move { Ok::<_, Infallible>(app.handle(request, peer).await) }
     });
     // A client that takes nothing for so long gives back what its answer holds.
     let mut stream = TimeoutStream::new(stream);
@@ -354,6 +384,26 @@ fn method_label(method: &Method) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn adv_19_forwarded_addresses_are_believed_from_trusted_proxies_only() {
+        let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().expect("a network")];
+        let from = |peer: &str, forwarded: &[&str]| {
+            let mut headers = http::HeaderMap::new();
+            for value in forwarded {
+                headers.append("x-forwarded-for", value.parse().expect("a header"));
+            }
+            client_address(&headers, address(peer), &trusted)
+        };
+        assert_eq!(from("192.0.2.9", &["198.51.100.1"]), address("192.0.2.9"));
+        assert_eq!(from("10.0.0.1", &["198.51.100.1"]), address("198.51.100.1"));
+        assert_eq!(from("10.0.0.1", &["203.0.113.7, 198.51.100.1, 10.2.3.4"]), address("198.51.100.1"));
+        assert_eq!(from("10.0.0.1", &["203.0.113.7", "198.51.100.1"]), address("198.51.100.1"));
+        assert_eq!(from("10.0.0.1", &["203.0.113.7, junk, 10.2.3.4"]), address("10.2.3.4"));
+        assert_eq!(from("10.0.0.1", &[]), address("10.0.0.1"));
+        assert_eq!(from("::ffff:10.0.0.1", &["198.51.100.1"]), address("198.51.100.1"));
+    }
 
     #[test]
     fn every_path_has_one_door() {

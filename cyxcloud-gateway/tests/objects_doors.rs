@@ -8,7 +8,6 @@ use cyxcloud_core::sigv4::{RequestToSign, Signer};
 use cyxcloud_core::stripe::INLINE_MAX;
 use cyxcloud_gateway::auth::{Authenticator, Mount, RootCredentials};
 use cyxcloud_gateway::objects::checksums::{Algorithm, encode};
-use cyxcloud_gateway::rest;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use objects_support::{Gateway, Reply};
@@ -119,7 +118,7 @@ async fn rest_get(gateway: &Gateway, uri: &str, known: bool) -> (StatusCode, ser
     if known {
         request.extensions_mut().insert(gateway.principal());
     }
-    let response = match rest::router(gateway.objects.clone()).oneshot(request).await {
+    let response = match gateway.rest().oneshot(request).await {
         Ok(response) => response,
         Err(never) => match never {},
     };

@@ -217,8 +217,7 @@ impl Authenticator {
 
     /// When an access key ends, if it does.
     pub async fn access_key_expiry(&self, id: &str) -> Result<Option<Timestamp>, AuthError> {
-        let now = Timestamp::from_unix_millis(chrono::Utc::now().timestamp_millis());
-        Ok(self.keys.key(id, now).await?.expires_at)
+        Ok(self.keys.key(id, now()).await?.expires_at)
     }
 
     /// A token that says this of itself, issued now.
@@ -344,7 +343,7 @@ impl Authenticator {
 }
 
 /// By this machine's clock.
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let millis = chrono::Utc::now().timestamp_millis();
     Timestamp::from_unix_millis(millis.saturating_add(faults::clock_offset_millis()))
 }

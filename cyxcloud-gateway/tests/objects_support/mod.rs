@@ -11,8 +11,12 @@ use cyxcloud_core::address::AddressPolicy;
 use cyxcloud_core::seal::MasterKey;
 use cyxcloud_core::{ByteCount, OwnerId, Timestamp};
 use cyxcloud_dataplane::DataPlane;
-use cyxcloud_gateway::auth::{Principal, Scheme};
+use cyxcloud_gateway::api::{self, Api};
+use cyxcloud_gateway::auth::{Authenticator, Principal, Scheme};
 use cyxcloud_gateway::body::S3Body;
+use cyxcloud_gateway::ephemeral::InProcess;
+use cyxcloud_gateway::identity::challenge::Binding;
+use cyxcloud_gateway::identity::{self, Identity};
 use cyxcloud_gateway::objects::{Config, ObjectService, OwnerSecrets};
 use cyxcloud_gateway::s3::{self, Options, S3Service};
 use cyxcloud_metadata::MetadataStore;
@@ -147,6 +151,26 @@ impl Gateway {
             limits: None,
             token: None,
         }
+    }
+
+    /// The routes under `/api/v1`.
+    pub fn rest(&self) -> axum::Router {
+        let master = MasterKey::from_bytes([9; 32]);
+        let auth =
+            Authenticator::new(self.metadata.clone(), master.clone(), None, "us-east-1".to_owned(), None);
+        let binding = Binding { domain: "test".to_owned(), chain: "test".to_owned() };
+        let identity = Identity::new(
+            self.metadata.clone(),
+            Arc::new(InProcess::default()),
+            Arc::new(auth),
+            master,
+            identity::Config { binding, quota: None },
+        );
+        api::router(Api {
+            objects: self.objects.clone(),
+            metadata: self.metadata.clone(),
+            identity: Arc::new(identity),
+        })
     }
 
     pub async fn send(&self, method: Method, uri: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {

@@ -1,0 +1,412 @@
+//! Who people are: log-in by wallet, sessions, API keys, and the log of who did what.
+//!
+//! Every nonce is used once, every refresh token is exchanged once, and what was revoked is refused also when Redis
+//! forgot everything: the truth is in the metadata store. A refusal says the same whatever was wrong with a log-in.
+//! Not here: verifying requests ([`crate::auth`]), HTTP ([`routes`]).
+
+pub mod challenge;
+mod keys;
+pub mod routes;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cyxcloud_core::seal::MasterKey;
+use cyxcloud_core::{ByteCount, OwnerId, Timestamp};
+use cyxcloud_metadata::MetadataStore;
+use cyxcloud_metadata::identity::model::{
+    NewAuditEntry, NewSession, Person, PersonChange, Rotated, Rotation,
+};
+use cyxcloud_metadata::model::Owner;
+use futures::StreamExt as _;
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+use tracing::{error, warn};
+use uuid::Uuid;
+
+use crate::auth::{AuthError, Authenticator, Kind, Principal, Token, now};
+use crate::ephemeral::{Ephemeral, Topic};
+use crate::objects::OwnerSecrets;
+use challenge::{Binding, Wallet};
+pub use keys::{MadeKey, WantedKey};
+
+/// A nonce is good for so long.
+const CHALLENGE_LIFE: Duration = Duration::from_secs(300);
+const ACCESS_LIFE: Duration = Duration::from_secs(3600);
+const REFRESH_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// A refresh token that was exchanged gets the same answer again for so long.
+const REFRESH_GRACE: Duration = Duration::from_secs(60);
+const TICKET_LIFE: Duration = Duration::from_secs(30);
+const MINUTE: Duration = Duration::from_secs(60);
+const CHALLENGES_PER_MINUTE: u64 = 10;
+const LOGINS_PER_MINUTE: u64 = 5;
+
+/// Why a log-in or an exchange was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// Whatever was wrong: unknown or used nonce, wrong signature, ended session.
+    #[error("{0}")]
+    NotLetIn(&'static str),
+    /// The user may do nothing now.
+    #[error("this account is suspended; ask an administrator")]
+    Suspended,
+    /// Too often.
+    #[error("too many tries; wait {} s and try again", after.as_secs().max(1))]
+    TooMany {
+        /// Until the next one.
+        after: Duration,
+    },
+    /// The key in use may not do that.
+    #[error("{0}")]
+    Exceeds(&'static str),
+    /// What was asked for makes no sense.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// There are enough keys.
+    #[error("there are {0} keys in use already; revoke one first")]
+    TooManyKeys(usize),
+    /// The credentials do not hold.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
+    /// We cannot say now.
+    #[error("log-ins cannot be checked just now; try again")]
+    Unavailable,
+}
+
+impl From<cyxcloud_metadata::Error> for Refusal {
+    fn from(error: cyxcloud_metadata::Error) -> Self {
+        error!(error = &error as &dyn std::error::Error, "the metadata store failed a log-in");
+        Self::Unavailable
+    }
+}
+
+impl From<crate::ephemeral::Error> for Refusal {
+    fn from(error: crate::ephemeral::Error) -> Self {
+        warn!(error = &error as &dyn std::error::Error, "ephemeral state failed a log-in");
+        Self::Unavailable
+    }
+}
+
+/// What to sign.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Challenge {
+    /// The text.
+    pub text: String,
+    /// The nonce in it.
+    pub nonce: String,
+    /// When it is no longer good.
+    pub expires: Timestamp,
+}
+
+/// What a log-in or an exchange answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Issued {
+    /// Opens S3 and REST.
+    pub access_token: String,
+    /// Is exchanged for the next two.
+    pub refresh_token: String,
+    /// Seconds until the access token ends.
+    pub expires_in: u64,
+}
+
+/// What may be set about log-ins.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What signatures are bound to.
+    pub binding: Binding,
+    /// Bytes that a new user may store; `None` is no limit.
+    pub quota: Option<ByteCount>,
+}
+
+/// Log-ins and keys.
+#[derive(Debug)]
+pub struct Identity {
+    metadata: Arc<dyn MetadataStore>,
+    ephemeral: Arc<dyn Ephemeral>,
+    auth: Arc<Authenticator>,
+    master: MasterKey,
+    config: Config,
+}
+
+fn session_context(session: Uuid) -> String {
+    format!("cyxcloud/session/v1/{session}")
+}
+
+/// Addresses of one household or host share a count.
+fn address_group(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Pending {
+    wallet: String,
+    text: String,
+}
+
+impl Identity {
+    /// Log-ins over this store; revocations are told to `auth` at once and to other gateways by `ephemeral`.
+    pub fn new(
+        metadata: Arc<dyn MetadataStore>,
+        ephemeral: Arc<dyn Ephemeral>,
+        auth: Arc<Authenticator>,
+        master: MasterKey,
+        config: Config,
+    ) -> Self {
+        Self { metadata, ephemeral, auth, master, config }
+    }
+
+    async fn limit(&self, what: &str, who: &str, most: u64) -> Result<(), Refusal> {
+        let (count, after) = self.ephemeral.count(&format!("rate:{what}:{who}"), MINUTE).await?;
+        if count > most { Err(Refusal::TooMany { after }) } else { Ok(()) }
+    }
+
+    /// A text for this wallet to sign.
+    pub async fn challenge(&self, wallet: &Wallet, from: IpAddr) -> Result<Challenge, Refusal> {
+        self.limit("challenge", &address_group(from), CHALLENGES_PER_MINUTE).await?;
+        let nonce = hex::encode(rand::random::<[u8; 16]>());
+        let issued = now();
+        let expires = issued.plus(CHALLENGE_LIFE);
+        let text = self.config.binding.challenge(wallet, &nonce, issued, expires);
+        let pending = Pending { wallet: wallet.to_string(), text: text.clone() };
+        let pending = serde_json::to_string(&pending).map_err(|_| Refusal::Unavailable)?;
+        self.ephemeral.keep(&format!("nonce:{nonce}"), &pending, CHALLENGE_LIFE).await?;
+        // For clients that send the signature alone.
+        self.ephemeral.keep(&format!("latest:{wallet}"), &nonce, CHALLENGE_LIFE).await?;
+        Ok(Challenge { text, nonce, expires })
+    }
+
+    /// Lets a wallet in that signed the challenge of this nonce, or its latest one. The nonce is used up either way.
+    pub async fn log_in(
+        &self,
+        wallet: &Wallet,
+        signature: &str,
+        nonce: Option<&str>,
+        text: Option<&str>,
+        from: IpAddr,
+    ) -> Result<Issued, Refusal> {
+        const REFUSED: Refusal = Refusal::NotLetIn(
+            "the log-in was refused; ask for a new challenge, sign exactly its text, and send the signature in base58",
+        );
+        self.limit("wallet", wallet.address(), LOGINS_PER_MINUTE).await?;
+        let nonce = match nonce {
+            Some(nonce) => Some(nonce.to_owned()),
+            None => self.ephemeral.take(&format!("latest:{wallet}")).await?,
+        };
+        let pending = match nonce.filter(|nonce| nonce.len() <= 64) {
+            Some(nonce) => self.ephemeral.take(&format!("nonce:{nonce}")).await?,
+            None => None,
+        };
+        let pending: Option<Pending> = pending.and_then(|pending| serde_json::from_str(&pending).ok());
+        // Verified also where there is nothing to verify: a stranger does not learn which it was by the time it takes.
+        let signed = wallet.signed(pending.as_ref().map_or("", |pending| &pending.text), signature);
+        let Some(pending) = pending else { return Err(REFUSED) };
+        let same_text = text.is_none_or(|text| text == pending.text);
+        if !signed || !same_text || pending.wallet != wallet.address() {
+            self.audit(None, wallet.address(), "login", "", from, "refused").await;
+            return Err(REFUSED);
+        }
+        let id = OwnerId::from_random(rand::random());
+        let new = Owner {
+            id,
+            username: None,
+            email: None,
+            wallet_address: Some(wallet.to_string()),
+            admin: false,
+            storage_quota: self.config.quota,
+            wrapped_secret: OwnerSecrets::wrap_new(&self.master, id),
+            created_at: Timestamp::default(),
+        };
+        let (owner, made) = self.metadata.ensure_wallet(&new).await?;
+        let person = self.metadata.person(owner.id).await?.ok_or(Refusal::Unavailable)?;
+        let actor = owner.id.to_string();
+        if person.suspended {
+            self.audit(Some(owner.id), &actor, "login", wallet.address(), from, "suspended").await;
+            return Err(Refusal::Suspended);
+        }
+        let session = Uuid::new_v4();
+        let (issued, refresh) = self.issue(&owner, session, person.token_version)?;
+        let session =
+            NewSession { id: session, owner: owner.id, refresh: refresh.id, expires_at: refresh.expires_at };
+        self.metadata.begin_session(&session).await?;
+        let action = if made { "signup" } else { "login" };
+        self.audit(Some(owner.id), &actor, action, wallet.address(), from, "ok").await;
+        Ok(issued)
+    }
+
+    fn issue(&self, owner: &Owner, session: Uuid, version: i64) -> Result<(Issued, Token), Refusal> {
+        let now = now();
+        let token = |kind, life| Token {
+            owner: owner.id,
+            kind,
+            id: Uuid::new_v4().to_string(),
+            session: Some(session),
+            key: None,
+            version,
+            expires_at: now.plus(life),
+        };
+        let (access, refresh) = (token(Kind::Access, ACCESS_LIFE), token(Kind::Refresh, REFRESH_LIFE));
+        let wallet = owner.wallet_address.as_deref();
+        let issued = Issued {
+            access_token: self.auth.issue(&access, wallet, now)?.expose_secret().to_owned(),
+            refresh_token: self.auth.issue(&refresh, wallet, now)?.expose_secret().to_owned(),
+            expires_in: ACCESS_LIFE.as_secs(),
+        };
+        Ok((issued, refresh))
+    }
+
+    /// Exchanges a refresh token for new tokens.
+    pub async fn refresh(&self, token: &str, from: IpAddr) -> Result<Issued, Refusal> {
+        const ENDED: Refusal = Refusal::NotLetIn("the session has ended; log in again");
+        let token = self.auth.refresh_token(token, now()).await?;
+        let session = token.session.ok_or(ENDED)?;
+        let person = self.metadata.person(token.owner).await?.ok_or(ENDED)?;
+        let (issued, refresh) = self.issue(&person.owner, session, person.token_version)?;
+        let answer = serde_json::to_vec(&issued).map_err(|_| Refusal::Unavailable)?;
+        let context = session_context(session);
+        let rotation = Rotation {
+            session,
+            presented: token.id,
+            next: refresh.id,
+            expires_at: refresh.expires_at,
+            answer: self.master.wrap(&context, &answer, rand::random()),
+        };
+        match self.metadata.rotate_session(&rotation, REFRESH_GRACE).await? {
+            Rotated::Fresh => Ok(issued),
+            Rotated::Again(wrapped) => {
+                let answer = self.master.unwrap(&context, &wrapped).map_err(|_| Refusal::Unavailable)?;
+                serde_json::from_slice(&answer).map_err(|_| Refusal::Unavailable)
+            }
+            Rotated::Reused => {
+                self.ended(&session.to_string()).await;
+                let actor = token.owner.to_string();
+                self.audit(Some(token.owner), &actor, "refresh", &session.to_string(), from, "reused").await;
+                Err(ENDED)
+            }
+            Rotated::Ended => Err(ENDED),
+        }
+    }
+
+    /// Ends the session of the token that the caller came with.
+    pub async fn log_out(&self, caller: &Principal, from: IpAddr) -> Result<(), Refusal> {
+        let token = caller.token.as_ref().filter(|token| token.kind == Kind::Access);
+        let token = token.ok_or(Refusal::Invalid(
+            "there is no session to end; log out with an access token, or revoke the key",
+        ))?;
+        self.metadata.revoke_token(&token.id, token.owner, token.expires_at).await?;
+        self.ended(&token.id).await;
+        if let Some(session) = token.session {
+            self.metadata.end_session(session).await?;
+            self.ended(&session.to_string()).await;
+        }
+        let (actor, target) = (token.owner.to_string(), token.session.map(|id| id.to_string()));
+        self.audit(Some(token.owner), &actor, "logout", &target.unwrap_or_default(), from, "ok").await;
+        Ok(())
+    }
+
+    /// A ticket that opens one WebSocket soon, for browsers, whose addresses would tell a token to everybody.
+    pub async fn ticket(&self, owner: OwnerId) -> Result<(String, Duration), Refusal> {
+        let ticket = hex::encode(rand::random::<[u8; 32]>());
+        self.ephemeral.keep(&format!("ticket:{ticket}"), &owner.to_string(), TICKET_LIFE).await?;
+        Ok((ticket, TICKET_LIFE))
+    }
+
+    /// Whose ticket it is; asked once, it is used up.
+    pub async fn redeem_ticket(&self, ticket: &str) -> Result<Option<OwnerId>, Refusal> {
+        if ticket.len() != 64 {
+            return Ok(None);
+        }
+        let owner = self.ephemeral.take(&format!("ticket:{ticket}")).await?;
+        Ok(owner.and_then(|owner| owner.parse().ok()))
+    }
+
+    /// Changes a user; what it could do before ends at once here, and elsewhere as soon as the news are there.
+    pub async fn change_user(&self, id: OwnerId, change: &PersonChange) -> Result<Option<Person>, Refusal> {
+        let person = self.metadata.change_person(id, change).await?;
+        self.changed().await;
+        Ok(person)
+    }
+
+    /// The metadata store below.
+    pub fn metadata(&self) -> &dyn MetadataStore {
+        &*self.metadata
+    }
+
+    /// Refuses a token or session here at once, and elsewhere as soon as the news are there.
+    async fn ended(&self, id: &str) {
+        self.auth.refuse(id).await;
+        if let Err(error) = self.ephemeral.publish(Topic::Credentials, id).await {
+            warn!(%error, "other gateways hear of an ended session by themselves, within seconds");
+        }
+    }
+
+    /// Looks all keys and users up anew, here at once and elsewhere as soon as the news are there.
+    async fn changed(&self) {
+        self.auth.forget_all();
+        if let Err(error) = self.ephemeral.publish(Topic::Credentials, "*").await {
+            warn!(%error, "other gateways hear of a changed key or user by themselves, within seconds");
+        }
+    }
+
+    /// Listens for what other gateways ended or changed; returns when there is nothing to listen to.
+    pub async fn listen(&self) {
+        match self.ephemeral.subscribe(Topic::Credentials).await {
+            Ok(mut news) => {
+                while let Some(id) = news.next().await {
+                    match id.as_str() {
+                        "*" => self.auth.forget_all(),
+                        id => self.auth.refuse(id).await,
+                    }
+                }
+            }
+            Err(error) => warn!(%error, "without news revocations elsewhere are seen within seconds"),
+        }
+    }
+
+    /// Writes a line of the log. What was done is done, whether it can be written or not.
+    pub async fn audit(
+        &self,
+        owner: Option<OwnerId>,
+        actor: &str,
+        action: &str,
+        target: &str,
+        from: IpAddr,
+        outcome: &str,
+    ) {
+        let entry = NewAuditEntry {
+            id: Uuid::new_v4(),
+            owner,
+            actor: actor.to_owned(),
+            action: action.to_owned(),
+            target: target.chars().take(200).collect(),
+            address: from.to_canonical().to_string(),
+            outcome: outcome.to_owned(),
+        };
+        if let Err(error) = self.metadata.append_audit(&entry).await {
+            error!(
+                error = &error as &dyn std::error::Error,
+                action, actor, "a line of the audit log is lost"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_share_a_count_and_strangers_do_not() {
+        let group = |text: &str| address_group(text.parse().expect("an address"));
+        assert_eq!(group("2001:db8::1"), group("2001:db8::ffff:2"));
+        assert_ne!(group("2001:db8:0:1::1"), group("2001:db8::1"));
+        assert_eq!(group("::ffff:192.0.2.1"), group("192.0.2.1"));
+        assert_ne!(group("192.0.2.1"), group("192.0.2.2"));
+    }
+}
