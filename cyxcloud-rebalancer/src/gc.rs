@@ -59,7 +59,9 @@ async fn round(ctx: &Context) -> Result<Option<GcHalt>> {
             Err(halt) => return Ok(Some(halt)),
         };
         ctx.metrics.collected.with_label_values(&["segments_condemned"]).inc_by(step.taken);
-        crash_point!("gc.condemned");
+        if step.taken > 0 {
+            crash_point!("gc.condemned");
+        }
         if (step.looked_at as usize) < BATCH {
             break;
         }
@@ -71,7 +73,9 @@ async fn round(ctx: &Context) -> Result<Option<GcHalt>> {
         };
         ctx.metrics.collected.with_label_values(&["segments_collected"]).inc_by(step.taken);
         ctx.metrics.collected.with_label_values(&["chunks_handed_over"]).inc_by(step.chunks);
-        crash_point!("gc.collected");
+        if step.taken > 0 {
+            crash_point!("gc.collected");
+        }
         if (step.looked_at as usize) < BATCH {
             break;
         }
@@ -101,8 +105,8 @@ async fn delete(ctx: &Context) -> Result<usize> {
         .buffer_unordered(DELETES_AT_ONCE)
         .collect()
         .await;
-    crash_point!("gc.deleted");
     if !outcomes.is_empty() {
+        crash_point!("gc.deleted");
         ctx.metadata.finish_deletes(&outcomes).await?;
     }
     Ok(count)

@@ -49,6 +49,15 @@ impl Database {
         rows.iter().map(|row| row.try_get(0).doing("read the database's answer")).collect()
     }
 
+    /// Runs several statements, one after the other.
+    pub async fn execute_all(&self, sql: &str) -> Result<()> {
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))
+            .execute(&self.pool)
+            .await
+            .doing("change the database")
+            .map(drop)
+    }
+
     /// Changes something; how many rows.
     pub async fn execute(&self, sql: &str) -> Result<u64> {
         let sql = AssertSqlSafe(sql.to_owned());

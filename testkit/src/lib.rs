@@ -13,6 +13,7 @@ pub mod error;
 pub mod history;
 pub mod invariants;
 pub mod load;
+pub mod metrics;
 pub mod process;
 pub mod proxy;
 pub mod recorder;

@@ -3,6 +3,8 @@
 //! Every value is unlike any other (its bytes follow from the run's seed and its name) and travels with its own Blake3 in the
 //! object's metadata, so that HEAD says which value it saw, and a GET that mixes two versions is found at once.
 
+pub mod multipart;
+
 use std::sync::Arc;
 
 use bytes::Bytes;

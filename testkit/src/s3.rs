@@ -188,6 +188,11 @@ impl S3 {
         Err(Refused { status: Some(status.as_u16()), code, message: element("Message").unwrap_or_default() })
     }
 
+    /// Signs a request, sends it, and waits for the head of the answer only, whose body is the caller's to read.
+    pub async fn begin(&self, request: Request) -> Answer<reqwest::Response> {
+        self.build(&request).send().await.map_err(|error| Refused::silence(&error))
+    }
+
     fn build(&self, request: &Request) -> reqwest::RequestBuilder {
         let host = self.url.trim_start_matches("http://");
         let mut headers = vec![("host".to_owned(), host.to_owned())];

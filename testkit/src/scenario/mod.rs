@@ -6,14 +6,25 @@ mod power;
 mod s01_baseline;
 mod s02_thrash;
 mod s03_beyond;
+mod s04_crashes;
 mod s05_power_loss;
 mod s06_power_loss_all;
 mod s07_damaged_files;
 mod s08_bit_rot;
+mod s09_liar;
 mod s10_disk_full;
 mod s12_dying_disk;
+mod s14_slow;
+mod s15_frozen;
+mod s16_minority;
+mod s17_majority;
 mod s20_gc_race;
+mod s21_orphans;
+mod s22_multipart;
+mod s23_postgres_crash;
+mod s27_clocks;
 mod s28_rebalancers;
+mod s31_rude;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -29,14 +40,25 @@ pub const ALL: &[Scenario] = &[
     s01_baseline::SCENARIO,
     s02_thrash::SCENARIO,
     s03_beyond::SCENARIO,
+    s04_crashes::SCENARIO,
     s05_power_loss::SCENARIO,
     s06_power_loss_all::SCENARIO,
     s07_damaged_files::SCENARIO,
     s08_bit_rot::SCENARIO,
+    s09_liar::SCENARIO,
     s10_disk_full::SCENARIO,
     s12_dying_disk::SCENARIO,
+    s14_slow::SCENARIO,
+    s15_frozen::SCENARIO,
+    s16_minority::SCENARIO,
+    s17_majority::SCENARIO,
     s20_gc_race::SCENARIO,
+    s21_orphans::SCENARIO,
+    s22_multipart::SCENARIO,
+    s23_postgres_crash::SCENARIO,
+    s27_clocks::SCENARIO,
     s28_rebalancers::SCENARIO,
+    s31_rude::SCENARIO,
 ];
 
 /// What runs while a scenario does.

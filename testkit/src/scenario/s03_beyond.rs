@@ -6,11 +6,20 @@ use std::time::{Duration, Instant};
 
 use rand::seq::index::sample;
 
-use super::{Needs, Quick, Running, Scenario};
+use super::{Control, Needs, Quick, Running, Scenario};
 use crate::Recorder;
 use crate::census;
+use crate::cluster::Cluster;
 use crate::error::{Error, Result};
 use crate::run::Run;
+
+/// Gateways acknowledge what can just be read.
+const ACK_AT_DATA: Control = Control {
+    name: "ack-at-data",
+    about: "gateways acknowledge a stripe as soon as it can be read, whatever it survives",
+    gateway: &[("CYXCLOUD_FAULT_ACK_AT_DATA", "1")],
+    ..Control::NONE
+};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     number: 3,
@@ -19,7 +28,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     needs: Needs::Nothing,
     duration: Duration::from_secs(60),
     quick: Quick::For(Duration::ZERO),
-    controls: &[],
+    controls: &[ACK_AT_DATA],
     run: |run| -> Running { Box::pin(beyond(run)) },
 };
 
@@ -35,6 +44,7 @@ async fn beyond(run: Arc<Run>) -> Result<()> {
         let key = format!("k{number}");
         client.put(&key, &key, 300_000 + number).await;
     }
+    at_once(&run, &cluster, &client).await?;
     run.settle(&cluster).await?;
     let mut chance = run.chance(1);
     let began = Instant::now();
@@ -62,6 +72,23 @@ async fn beyond(run: Arc<Run>) -> Result<()> {
     }
     run.judge(&cluster, &client, BUCKET).await?;
     cluster.finish().await
+}
+
+/// What was acknowledged survives at once what was promised, before anything can have been repaired.
+async fn at_once(run: &Run, cluster: &Cluster, client: &Recorder) -> Result<()> {
+    cluster.rebalancers.iter().for_each(|rebalancer| rebalancer.freeze());
+    for number in 0..OBJECTS as usize {
+        let key = format!("k{number}");
+        client.put(&key, &format!("{key} anew"), 300_000 + number).await;
+    }
+    let promised = cluster.acked_tolerance().await?;
+    run.figure("acknowledged tolerance", promised as u64);
+    let down = sample(&mut run.chance(2), cluster.nodes.len(), promised).into_vec();
+    down.iter().for_each(|&index| cluster.nodes[index].process.kill());
+    run.read_all(client, BUCKET).await?;
+    cluster.restart_nodes(&down).await?;
+    cluster.rebalancers.iter().for_each(|rebalancer| rebalancer.thaw());
+    Ok(())
 }
 
 /// With one node more away than is tolerated, and a shard of each object on each, none can be read: each is refused, in time.

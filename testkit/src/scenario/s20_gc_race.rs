@@ -5,11 +5,22 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 
-use super::{Needs, Quick, Running, Scenario};
+use super::{Control, Needs, Quick, Running, Scenario};
 use crate::error::Result;
 use crate::load::Workers;
 use crate::run::Run;
 use crate::{MIB, Recorder};
+
+/// Nobody looks before a chunk is deleted.
+const LOCK_FREE_GC: Control = Control {
+    name: "lock-free-gc",
+    about: "rebalancers delete chunks without a look at what is named or under way",
+    rebalancer: &[("CYXCLOUD_FAULT_LOCK_FREE_GC", "1")],
+    ..Control::NONE
+};
+
+/// No node fails here, so each of these was taken from under a location that names it.
+const TAKEN: &str = "SELECT count(*) FROM chunk_locations WHERE status <> 'stored'";
 
 pub(super) const SCENARIO: Scenario = Scenario {
     number: 20,
@@ -18,7 +29,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     needs: Needs::Nothing,
     duration: Duration::from_secs(60),
     quick: Quick::For(Duration::from_secs(20)),
-    controls: &[],
+    controls: &[LOCK_FREE_GC],
     run: |run| -> Running { Box::pin(gc_race(run)) },
 };
 
@@ -36,8 +47,12 @@ async fn gc_race(run: Arc<Run>) -> Result<()> {
     }
     let began = Instant::now();
     while began.elapsed() < run.duration && !run.over() {
-        run.pause(Duration::from_secs(2)).await;
+        run.pause(Duration::from_millis(200)).await;
         run.check_always(&cluster).await?;
+        let taken = cluster.database.number(TAKEN).await?;
+        if taken > 0 {
+            run.broken(format!("{taken} chunks that locations name are not where they should be"));
+        }
     }
     workers.join(&run).await?;
     for number in (0..CLIENTS).step_by(2) {

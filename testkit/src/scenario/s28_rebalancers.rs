@@ -5,11 +5,19 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 
-use super::{Needs, Quick, Running, Scenario};
+use super::{Control, Needs, Quick, Running, Scenario};
 use crate::MIB;
 use crate::error::Result;
 use crate::load::{self, Load};
 use crate::run::Run;
+
+/// Whoever lost its claim records all the same.
+const UNFENCED: Control = Control {
+    name: "unfenced",
+    about: "rebalancers record repairs although their claim was lost",
+    rebalancer: &[("CYXCLOUD_FAULT_UNFENCED", "1")],
+    ..Control::NONE
+};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     number: 28,
@@ -18,15 +26,33 @@ pub(super) const SCENARIO: Scenario = Scenario {
     needs: Needs::Nothing,
     duration: Duration::from_secs(60),
     quick: Quick::For(Duration::from_secs(20)),
-    controls: &[],
+    controls: &[UNFENCED],
     run: |run| -> Running { Box::pin(rebalancers(run)) },
 };
 
 const BUCKET: &str = "fenced";
 
+/// The database itself writes down when claims of repairs begin and end.
+const WITNESS: &str = "
+    CREATE TABLE torture_claims (at BIGINT GENERATED ALWAYS AS IDENTITY, job UUID NOT NULL, ended BOOLEAN NOT NULL);
+    CREATE FUNCTION torture_claim() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF NEW.fence > OLD.fence THEN
+            INSERT INTO torture_claims (job, ended) VALUES (NEW.id, FALSE);
+        ELSIF OLD.status = 'in_progress' AND NEW.status <> 'in_progress' THEN
+            INSERT INTO torture_claims (job, ended) VALUES (NEW.id, TRUE);
+        END IF;
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER torture_claim AFTER UPDATE ON repair_jobs FOR EACH ROW EXECUTE FUNCTION torture_claim();";
+/// Ends of a claim that had ended before.
+const STALE: &str = "SELECT count(*) FROM (
+    SELECT ended AND lag(ended, 1, FALSE) OVER (PARTITION BY job ORDER BY at) AS again FROM torture_claims) c
+    WHERE again";
+
 async fn rebalancers(run: Arc<Run>) -> Result<()> {
     let cluster = run.cluster().nodes(8).rebalancers(3).start().await?;
     let client = run.clients(&cluster, BUCKET).await?.remove(0);
+    cluster.database.execute_all(WITNESS).await?;
     let mut chance = run.chance(1);
     for number in 0..30 {
         let key = format!("k{number}");
@@ -49,6 +75,10 @@ async fn rebalancers(run: Arc<Run>) -> Result<()> {
         }
         cluster.restart_node(index).await?;
         run.check_always(&cluster).await?;
+        let stale = cluster.database.number(STALE).await?;
+        if stale > 0 {
+            run.broken(format!("{stale} repairs were recorded by somebody whose claim had ended"));
+        }
     }
     workers.join(&run).await?;
     let done = cluster.database.number("SELECT count(*) FROM repair_jobs WHERE status = 'completed'").await?;
