@@ -104,7 +104,7 @@ impl Service {
         match error {
             Error::WrongId { .. } | Error::Length { .. } => Status::invalid_argument(message),
             Error::Full { .. } => Status::resource_exhausted(message),
-            Error::ReadOnly { .. } | Error::Closed => Status::unavailable(message),
+            Error::ReadOnly { .. } | Error::Damaged { .. } | Error::Closed => Status::unavailable(message),
             Error::Corrupt { id } => {
                 self.corrupt.found(id);
                 self.metrics.corrupt.inc();

@@ -4,7 +4,8 @@
 //! sync. A failed write is final: what the disk kept of it is unknown and a later sync that succeeds proves nothing
 //! about it, so no more writes are taken until the process starts anew and RocksDB has read its log back. Only a full
 //! disk is no failure: RocksDB recovers from it by itself (its file manager polls the free space, flushes to a new log
-//! and clears the error), and meanwhile stores are refused with [`Error::Full`].
+//! and clears the error), and meanwhile stores are refused with [`Error::Full`]. An index that cannot be read ends
+//! writing as well: nobody knows what this node would promise.
 
 mod trash;
 
@@ -198,6 +199,27 @@ impl Shared {
         if full { Condition::Full } else { Condition::Writable }
     }
 
+    /// Why the index could not be read. Once it is known to be damaged, no more writes are taken.
+    pub(crate) fn index_error(&self, doing: &'static str, error: rocksdb::Error) -> Error {
+        match error.kind() {
+            rocksdb::ErrorKind::Corruption => self.damaged(error.into_string()),
+            _ => Error::io(doing, error),
+        }
+    }
+
+    /// A record of the index makes no sense.
+    pub(crate) fn damaged_record(&self, id: ChunkId) -> Error {
+        self.damaged(format!("the record of chunk {id} makes no sense"))
+    }
+
+    fn damaged(&self, why: String) -> Error {
+        let damage = Error::Damaged { why };
+        if self.failed.set(damage.to_string()).is_ok() {
+            error!(%damage, "this node takes no more writes");
+        }
+        damage
+    }
+
     pub(crate) fn is_quarantined(&self, id: &ChunkId) -> bool {
         self.quarantined.read().unwrap_or_else(PoisonError::into_inner).contains(id)
     }
@@ -360,7 +382,7 @@ impl Committer {
     fn held(&self, draft: &Draft, id: ChunkId) -> Result<Option<Meta>> {
         match draft.after.get(&id) {
             Some(meta) => Ok(meta.clone()),
-            None => read_meta(&self.db, id),
+            None => read_meta(&self.db, &self.shared, id),
         }
     }
 
@@ -593,11 +615,11 @@ pub(crate) fn is_full(reason: &str) -> bool {
 
 /// What is known of a chunk, from the database. A record that cannot be read is damage that nobody expected: it is an
 /// error here, and never taken for an absent chunk.
-pub(crate) fn read_meta(db: &DB, id: ChunkId) -> Result<Option<Meta>> {
+pub(crate) fn read_meta(db: &DB, shared: &Shared, id: ChunkId) -> Result<Option<Meta>> {
     let doing = "read what is known of a chunk";
-    let found = db.get_pinned_cf(&cf(db, CHUNKS), id.as_bytes()).map_err(|error| Error::io(doing, error))?;
-    let damaged = || Error::io(doing, std::io::Error::other(format!("the record of chunk {id} is damaged")));
-    found.map(|bytes| Meta::decode(&bytes).ok_or_else(damaged)).transpose()
+    let found = db.get_pinned_cf(&cf(db, CHUNKS), id.as_bytes());
+    let found = found.map_err(|error| shared.index_error(doing, error))?;
+    found.map(|bytes| Meta::decode(&bytes).ok_or_else(|| shared.damaged_record(id))).transpose()
 }
 
 /// A column family that `open` made sure of.

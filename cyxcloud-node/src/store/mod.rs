@@ -67,6 +67,15 @@ pub enum Error {
         /// What the disk said.
         reason: String,
     },
+    /// The index of chunks cannot be read: what else is held is unknown, and waiting does not help.
+    #[error(
+        "the index of chunks is damaged ({why}): stop this node, remove `db` from its data directory and start it again; \
+         what it held is then made again from other nodes"
+    )]
+    Damaged {
+        /// What the database said.
+        why: String,
+    },
     /// The node is shutting down.
     #[error("the chunk store is closed")]
     Closed,

@@ -144,12 +144,17 @@ impl RocksStore {
 
     /// Whether exactly these bytes are held, or in the trash. What cannot be read is simply written again.
     fn holds(&self, db: &DB, id: ChunkId, bytes: &[u8]) -> Result<bool> {
-        if read_meta(db, id)?.is_none() || self.shared.is_quarantined(&id) {
+        if read_meta(db, &self.shared, id)?.is_none() || self.shared.is_quarantined(&id) {
             return Ok(false);
         }
         Ok(
             matches!(db.get_pinned_cf_opt(&cf(db, BYTES), id.as_bytes(), &reading()), Ok(Some(held)) if *held == *bytes),
         )
+    }
+
+    /// What is known of a chunk that is held: trash is not.
+    fn held(&self, db: &DB, id: ChunkId) -> Result<Option<Meta>> {
+        Ok(read_meta(db, &self.shared, id)?.filter(|meta| meta.trashed.is_none()))
     }
 
     /// Reads a chunk's bytes, if they hash to its id.
@@ -182,7 +187,7 @@ impl ChunkStore for RocksStore {
 
     fn get(&self, id: ChunkId) -> Result<Option<Bytes>> {
         let db = self.db()?;
-        let mut seen = read_held(&db, id)?;
+        let mut seen = self.held(&db, id)?;
         loop {
             let Some(meta) = seen else { return Ok(None) };
             if meta.quarantined || self.shared.is_quarantined(&id) {
@@ -192,7 +197,7 @@ impl ChunkStore for RocksStore {
                 return Ok(Some(bytes));
             }
             // Deleted or stored anew between the two reads is not the disk's fault: look again.
-            seen = read_held(&db, id)?;
+            seen = self.held(&db, id)?;
             if seen.as_ref() == Some(&meta) {
                 self.quarantine(id, meta.generation);
                 return Err(Error::Corrupt { id });
@@ -201,7 +206,7 @@ impl ChunkStore for RocksStore {
     }
 
     fn entry(&self, id: ChunkId) -> Result<Option<Entry>> {
-        let found = read_held(&*self.db()?, id)?;
+        let found = self.held(&*self.db()?, id)?;
         Ok(found.map(|meta| Entry {
             quarantined: meta.quarantined || self.shared.is_quarantined(&id),
             ..meta.entry(id)
@@ -227,7 +232,7 @@ impl ChunkStore for RocksStore {
                 continue;
             }
             // It may have been restored or purged since the list was opened.
-            let found = read_meta(&db, id)?.and_then(|meta| meta.as_trash(id));
+            let found = read_meta(&db, &self.shared, id)?.and_then(|meta| meta.as_trash(id));
             trash.extend(found.filter(|found| found.at == at));
         }
         Ok(trash)
@@ -238,7 +243,7 @@ impl ChunkStore for RocksStore {
         // Nobody may be told that a chunk is back when its bytes are not. Between this look and the writer's they can
         // only be purged, or stored anew.
         let meant = || -> Result<Option<Trashed>> {
-            let found = read_meta(&db, id)?.and_then(|meta| meta.as_trash(id));
+            let found = read_meta(&db, &self.shared, id)?.and_then(|meta| meta.as_trash(id));
             Ok(found.filter(|found| generation.is_none_or(|asked| asked == found.generation)))
         };
         let seen = meant()?;
@@ -260,7 +265,7 @@ impl ChunkStore for RocksStore {
         let mode = IteratorMode::From(&start, Direction::Forward);
         let mut entries = Vec::with_capacity(limit.min(1024));
         for item in db.iterator_cf(&cf(&db, CHUNKS), mode) {
-            let (key, value) = item.map_err(|error| Error::io(doing, error))?;
+            let (key, value) = item.map_err(|error| self.shared.index_error(doing, error))?;
             let id = ChunkId::try_from(&*key).map_err(|error| Error::io(doing, error))?;
             if Some(id) == after {
                 continue;
@@ -268,9 +273,7 @@ impl ChunkStore for RocksStore {
             if entries.len() >= limit {
                 break;
             }
-            let damaged =
-                || Error::io(doing, std::io::Error::other(format!("the record of chunk {id} is damaged")));
-            let meta = Meta::decode(&value).ok_or_else(damaged)?;
+            let meta = Meta::decode(&value).ok_or_else(|| self.shared.damaged_record(id))?;
             if meta.trashed.is_some() {
                 continue;
             }
@@ -324,11 +327,6 @@ impl Drop for RocksStore {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-/// What is known of a chunk that is held: trash is not.
-fn read_held(db: &DB, id: ChunkId) -> Result<Option<Meta>> {
-    Ok(read_meta(db, id)?.filter(|meta| meta.trashed.is_none()))
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {

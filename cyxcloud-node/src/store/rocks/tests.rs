@@ -188,6 +188,30 @@ fn a_failed_write_is_final_and_reads_go_on() {
 }
 
 #[test]
+fn a_damaged_index_is_said_and_takes_no_more_writes() {
+    let (store, dir) = open(ByteCount::gib(1));
+    let (id, _) = put(&store, 1);
+    drop(store);
+    for file in std::fs::read_dir(dir.path().join("db")).expect("a database") {
+        let path = file.expect("a file").path();
+        if path.extension().is_some_and(|extension| extension == "sst") {
+            let mut bytes = std::fs::read(&path).expect("readable");
+            // In the first block, which holds records.
+            bytes[8] ^= 1;
+            std::fs::write(&path, bytes).expect("writable");
+        }
+    }
+    let store = open_at(dir.path(), ByteCount::gib(1));
+    assert_eq!(store.condition(), Condition::Writable, "nobody has looked yet");
+    let error = store.list(None, 10).expect_err("not a shorter list");
+    assert!(matches!(error, Error::Damaged { .. }) && error.to_string().contains("remove `db`"), "{error}");
+    assert!(matches!(store.get(id), Err(Error::Damaged { .. })), "and no absent chunk");
+    let bytes = Bytes::from_static(b"not stored");
+    assert!(store.put(ChunkId::of(&bytes), bytes, Bytes::new()).is_err());
+    assert!(matches!(store.condition(), Condition::ReadOnly(_)));
+}
+
+#[test]
 fn a_full_disk_refuses_stores_serves_reads_and_deletes_and_recovers() {
     let (store, _dir) = open(ByteCount::gib(1));
     let (id, generation) = put(&store, 1);
