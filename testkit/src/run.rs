@@ -188,15 +188,26 @@ impl Run {
         Ok(())
     }
 
+    /// Reads some of the keys that the history knows: the cost of a round must not grow with those before it.
+    pub async fn read_some(&self, client: &Recorder, bucket: &str, most: usize, part: u64) -> Result<()> {
+        let mut keys = self.keys(bucket);
+        keys.shuffle(&mut self.chance(3_000 + part));
+        keys.truncate(most);
+        self.read(client, keys).await
+    }
+
     /// Reads every key that the history knows, through this client.
     pub async fn read_all(&self, client: &Recorder, bucket: &str) -> Result<()> {
+        self.read(client, self.keys(bucket)).await
+    }
+
+    fn keys(&self, bucket: &str) -> Vec<String> {
         let prefix = format!("{bucket}/");
-        let keys: Vec<String> = self
-            .history
-            .ops()
-            .into_keys()
-            .filter_map(|name| Some(name.strip_prefix(&prefix)?.to_owned()))
-            .collect();
+        let names = self.history.ops().into_keys();
+        names.filter_map(|name| Some(name.strip_prefix(&prefix)?.to_owned())).collect()
+    }
+
+    async fn read(&self, client: &Recorder, keys: Vec<String>) -> Result<()> {
         for key in keys {
             client.get(&key).await;
             self.still_whole()?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cyxcloud_core::ChunkId;
+use futures::StreamExt;
 use rand::RngExt;
 use sqlx::Row;
 
@@ -18,6 +19,9 @@ use crate::run::Run;
 
 /// Nodes must find headroom and reserve on it; only what is written takes space here.
 const DISK: u64 = 640 << 20;
+
+/// Reads at the same time, of one node.
+const READS: usize = 4;
 
 /// A cluster whose nodes each have an ext4 of their own.
 pub(super) fn on_disks(builder: Builder) -> Builder {
@@ -125,8 +129,14 @@ pub(super) async fn check_receipts(
             signed.chunks.len()
         )));
     }
-    for &id in &signed.chunks {
-        if let Err(why) = census::read(client.clone(), id).await {
+    let mut reads = futures::stream::iter(&signed.chunks)
+        .map(|&id| {
+            let client = client.clone();
+            async move { census::read(client, id).await.map_err(|why| (id, why)) }
+        })
+        .buffer_unordered(READS);
+    while let Some(answer) = reads.next().await {
+        if let Err((id, why)) = answer {
             return Err(Error::broken(format!("{} signed for chunk {id}: {why}", node.name())));
         }
     }

@@ -44,7 +44,7 @@ async fn power_loss_all(run: Arc<Run>) -> Result<()> {
         }
         cluster.rebalancers.iter().for_each(|rebalancer| rebalancer.thaw());
         cluster.wait_writable(0, Duration::from_secs(60)).await?;
-        run.read_all(&client, BUCKET).await?;
+        run.read_some(&client, BUCKET, 200, run.counted("round")).await?;
         run.count("round", 1);
         if began.elapsed() >= run.duration {
             break;

@@ -11,11 +11,10 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 
 use super::{Needs, Quick, Running, Scenario};
-use crate::census;
 use crate::cluster::Cluster;
 use crate::error::{Doing, Error, Result};
 use crate::run::Run;
-use crate::{MIB, Recorder, eventually};
+use crate::{MIB, Recorder, census, invariants};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     number: 7,
@@ -23,7 +22,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     about: "7 nodes; one is stopped and a log, manifest, table or blob file of it damaged, again and again",
     needs: Needs::Nothing,
     duration: Duration::from_secs(120),
-    quick: Quick::LeftOut("a node with a damaged index goes on, unable to list what it holds"),
+    quick: Quick::LeftOut("one run of four was not mended in time, and it is not known why"),
     controls: &[],
     run: |run| -> Running { Box::pin(damaged_files(run)) },
 };
@@ -64,7 +63,7 @@ async fn damaged_files(run: Arc<Run>) -> Result<()> {
         }
         start_or_refuse(&run, &cluster, index).await?;
         run.read_all(&client, BUCKET).await?;
-        mended(&cluster).await?;
+        mended(&run, &cluster).await?;
         run.count("round", 1);
         if began.elapsed() >= run.duration {
             break;
@@ -132,8 +131,7 @@ fn files_of(db: &Path, kind: &str) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The node serves again, or says why not. Then its operator does what is left to do: the database is removed, and the node
-/// begins anew with the identity it had.
+/// The node serves again, or says why not and what is left to its operator.
 async fn start_or_refuse(run: &Run, cluster: &Cluster, index: usize) -> Result<()> {
     let node = &cluster.nodes[index];
     node.process.start()?;
@@ -154,20 +152,38 @@ async fn start_or_refuse(run: &Run, cluster: &Cluster, index: usize) -> Result<(
     cluster.wait_back(index).await
 }
 
-/// Every chunk is where it should be again, though nobody says that anything was lost.
-async fn mended(cluster: &Cluster) -> Result<()> {
+/// Every chunk is where it should be again, though nobody says that anything was lost. A node that finds its index damaged
+/// says so, takes no more writes and waits for its operator, who does what it says: the database is removed, and the node begins
+/// anew with the identity it had.
+async fn mended(run: &Run, cluster: &Cluster) -> Result<()> {
     let began = Instant::now();
-    let mut last = String::new();
-    while began.elapsed() < MENDED {
-        let left = MENDED.saturating_sub(began.elapsed());
-        crate::invariants::settle(&cluster.database, left).await?;
-        match census::take(cluster).await {
-            Ok(_) => return Ok(()),
-            Err(Error::Broken(why)) => last = why,
-            Err(error) => return Err(error),
+    while let Some(why) = still_wrong(run, cluster).await? {
+        if began.elapsed() > MENDED {
+            return Err(Error::broken(format!("not mended after {} s: {why}", MENDED.as_secs())));
         }
-        // The census reads what is wrong as a reader would; the nodes find it by themselves.
-        let _ = eventually("a pause", Duration::from_secs(1), || async { None::<()> }).await;
+        run.pause(Duration::from_millis(500)).await;
     }
-    Err(Error::broken(format!("not mended after {} s: {last}", MENDED.as_secs())))
+    let took = began.elapsed().as_secs();
+    run.figure("mended within s", took.max(run.counted("mended within s")));
+    Ok(())
+}
+
+async fn still_wrong(run: &Run, cluster: &Cluster) -> Result<Option<Error>> {
+    let sql = "SELECT label FROM nodes WHERE read_only AND status = 'online'";
+    for label in cluster.database.texts(sql).await? {
+        let Some(index) = cluster.nodes.iter().position(|node| node.name() == label) else { continue };
+        let node = &cluster.nodes[index];
+        if !node.process.output().contains("remove `db` from its data directory and start it again") {
+            return Err(Error::broken(format!("{label} takes no writes and does not say what to do")));
+        }
+        run.count("found damaged later", 1);
+        node.process.kill();
+        std::fs::remove_dir_all(node.data.join("db")).doing("remove a node's database")?;
+        cluster.restart_node(index).await?;
+    }
+    if let Err(why) = invariants::check(&cluster.database, invariants::IN_THE_END).await {
+        return Ok(Some(why));
+    }
+    // The census asks as a reader would; what is wrong, the nodes and the rebalancer find by themselves.
+    Ok(census::take(cluster).await.err())
 }
