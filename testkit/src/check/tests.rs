@@ -141,7 +141,8 @@ proptest! {
         let end = 10_000;
         ops.push(Op { id: 1_000, call: end, ret: Some(end + 1), act: write(50) });
         ops.push(Op { id: 1_001, call: end + 2, ret: Some(end + 3), act: Act::Read(None) });
+        // A delete that nobody answered may have come late, unless it had to come before.
         let open_delete = ops.iter().any(|op| op.ret.is_none() && op.act == Act::Write(None));
-        prop_assert_eq!(linearizable(&ops).is_ok(), open_delete);
+        prop_assert!(open_delete || linearizable(&ops).is_err());
     }
 }
