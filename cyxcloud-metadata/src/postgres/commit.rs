@@ -2,43 +2,104 @@
 //!
 //! Every mutation of a key locks its row in `keys` first; what it then reads is a new snapshot, and so under the lock.
 //! The bucket is held by the foreign keys of the rows that are made: nobody deletes it meanwhile.
+//! Small commits that arrive together are one transaction ([`Gather`]). Where one of them is refused, or what it needs is
+//! locked by somebody else, each is committed by itself.
 //!
-//! Messages to the server and back, per commit: 4 for bytes that live in the row (begin and lock; look; write;
-//! commit), 5 with stripes or references (their rows; their locks), and one more that nobody waits for when the
-//! connection goes back to the pool.
+//! Messages to the server and back, per transaction: 4 for bytes that live in the row (begin and lock; look; write;
+//! commit), 5 with stripes or references (their rows; their locks).
+
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::sync::Arc;
 
 use cyxcloud_core::name::ObjectKey;
 use cyxcloud_core::{BucketId, ByteCount, FileId, OwnerId, Timestamp, UploadId};
+use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::PostgresStore;
-use super::content::{Body, Nodes};
+use super::content::{self, Body, Nodes};
+use super::gather::Gather;
+use super::pool::Connections;
 use super::read::{self, object_columns};
 use super::transact::{self, Ended, Failure};
 use crate::check_quota;
 use crate::error::{Error, Result};
-use crate::model::{Attributes, CommitObject, Object, Precondition};
+use crate::model::{
+    Attributes, CommitObject, Content, NewSegment, Object, Precondition, SegmentBody, StoredChecksum,
+};
 use crate::rows;
 
 const COMMITTING: &str = "commit the object";
+/// Stripes of a segment that may be committed together with others.
+const STRIPES_TOGETHER: usize = 2;
+/// How long a transaction of many waits for a key before each waits for its own.
+const WAIT_TOGETHER: &str = "500ms";
 
-/// Begins a transaction that holds the key's row, made if need be. One message: a UUID and hexadecimal digits are
-/// safe in it.
-pub(super) fn begin_with_key(bucket: BucketId, key: &ObjectKey) -> String {
-    use std::fmt::Write;
-    let mut hex = String::with_capacity(2 * key.as_bytes().len());
-    for byte in key.as_bytes() {
-        write!(hex, "{byte:02x}").expect("a string takes whatever is written to it");
+/// Small commits, gathered.
+pub(super) type Commits = Gather<Arc<CommitObject>, Result<Object>>;
+
+/// Gathers small commits to this database.
+pub(super) fn gather(pool: &Connections) -> Commits {
+    let pool = pool.clone();
+    Gather::new(
+        |batch: &[Arc<CommitObject>], commit| !batch.iter().any(|other| same_key(other, commit)),
+        move |batch: Vec<Arc<CommitObject>>| {
+            let pool = pool.clone();
+            async move { commit_all(&pool, &batch).await }
+        },
+    )
+}
+
+fn same_key(one: &CommitObject, other: &CommitObject) -> bool {
+    one.bucket == other.bucket && one.key == other.key
+}
+
+/// Begins a transaction that holds the rows of these keys, made if need be, locked in order. One message: UUIDs and
+/// hexadecimal digits are safe in it.
+pub(super) fn begin_with_keys<'k>(keys: impl IntoIterator<Item = (BucketId, &'k ObjectKey)>) -> String {
+    let keys: BTreeSet<(BucketId, &[u8])> =
+        keys.into_iter().map(|(bucket, key)| (bucket, key.as_bytes())).collect();
+    let mut sql = format!("{}; ", transact::BEGIN);
+    if keys.len() > 1 {
+        write!(sql, "SET LOCAL lock_timeout = '{WAIT_TOGETHER}'; ").expect(WRITES);
+    }
+    sql.push_str("INSERT INTO keys (bucket_id, key) VALUES ");
+    for (number, (bucket, key)) in keys.into_iter().enumerate() {
+        let comma = if number == 0 { "" } else { ", " };
+        write!(sql, "{comma}('{bucket}', '\\x{key}')", key = hex(key)).expect(WRITES);
     }
     // Updating nothing still locks.
-    format!(
-        "{begin};
-         INSERT INTO keys (bucket_id, key) VALUES ('{bucket}', '\\x{hex}')
-         ON CONFLICT (bucket_id, key) DO UPDATE SET key = EXCLUDED.key WHERE FALSE",
-        begin = transact::BEGIN,
-    )
+    sql.push_str(" ON CONFLICT (bucket_id, key) DO UPDATE SET key = EXCLUDED.key WHERE FALSE");
+    sql
+}
+
+const WRITES: &str = "a string takes whatever is written to it";
+
+fn hex(bytes: &[u8]) -> String {
+    let mut hex = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        write!(hex, "{byte:02x}").expect(WRITES);
+    }
+    hex
+}
+
+/// Who is about to commit what.
+#[derive(Clone, Copy)]
+pub(super) struct Ask<'a> {
+    pub(super) bucket: BucketId,
+    pub(super) key: &'a ObjectKey,
+    pub(super) owner: OwnerId,
+    pub(super) upload: UploadId,
+}
+
+impl<'a> Ask<'a> {
+    fn of(commit: &'a CommitObject) -> Self {
+        Self { bucket: commit.bucket, key: &commit.key, owner: commit.owner, upload: commit.upload }
+    }
 }
 
 /// What a commit finds under the key's lock.
@@ -47,8 +108,7 @@ pub(super) struct Before {
     quota: Option<ByteCount>,
     used: ByteCount,
     /// Whether this upload is recorded already.
-    pub(super) recorded: bool,
-    nodes: Nodes,
+    recorded: bool,
 }
 
 struct Current {
@@ -61,30 +121,45 @@ struct Current {
 }
 
 impl Before {
-    pub(super) async fn read(
+    /// What each finds, in order, and how the nodes stand. `NoSuchBucket` if one of the buckets is gone.
+    async fn read(
         conn: &mut PgConnection,
-        bucket: BucketId,
-        key: &ObjectKey,
-        owner: OwnerId,
-        upload: UploadId,
+        asks: &[Ask<'_>],
         nodes: Vec<Uuid>,
-    ) -> Result<Self, Failure> {
-        let row = sqlx::query(include_str!("sql/before.sql"))
-            .bind(bucket.as_uuid())
-            .bind(key.as_bytes())
-            .bind(owner.as_uuid())
-            .bind(upload.as_uuid())
+    ) -> Result<(Vec<Self>, Nodes), Failure> {
+        let rows = sqlx::query(include_str!("sql/before.sql"))
+            .bind(asks.iter().map(|ask| ask.bucket.as_uuid()).collect::<Vec<_>>())
+            .bind(asks.iter().map(|ask| ask.key.as_bytes()).collect::<Vec<_>>())
+            .bind(asks.iter().map(|ask| ask.owner.as_uuid()).collect::<Vec<_>>())
+            .bind(asks.iter().map(|ask| ask.upload.as_uuid()).collect::<Vec<_>>())
             .bind(nodes)
-            .fetch_optional(conn)
-            .await?
-            .ok_or(Error::NoSuchBucket)?;
+            .fetch_all(conn)
+            .await?;
+        let mut found = BTreeMap::new();
+        for row in &rows {
+            found.insert(row.try_get::<i64, _>("at")?, Self::of_row(row)?);
+        }
+        let nodes = rows.first().map(Nodes::read).transpose()?.unwrap_or_default();
+        if found.len() != asks.len() {
+            return Err(Error::NoSuchBucket.into());
+        }
+        Ok((found.into_values().collect(), nodes))
+    }
+
+    /// What one finds that names no nodes.
+    pub(super) async fn read_one(conn: &mut PgConnection, ask: Ask<'_>) -> Result<Self, Failure> {
+        let (mut found, _) = Self::read(conn, &[ask], Vec::new()).await?;
+        found.pop().ok_or_else(|| Error::NoSuchBucket.into())
+    }
+
+    fn of_row(row: &PgRow) -> Result<Self, Failure> {
         let current = match row.try_get::<Option<Uuid>, _>("id")? {
             None => None,
             Some(file) => Some(Current {
                 file,
                 version_seq: row.try_get("version_seq")?,
-                owner: read::id(&row, "owner_id")?,
-                size: read::bytes(&row, "size_bytes")?,
+                owner: read::id(row, "owner_id")?,
+                size: read::bytes(row, "size_bytes")?,
                 etag: row.try_get("etag")?,
                 is_delete_marker: row.try_get("is_delete_marker")?,
             }),
@@ -92,9 +167,8 @@ impl Before {
         Ok(Self {
             current,
             quota: row.try_get::<Option<i64>, _>("storage_quota")?.map(ByteCount::from_i64),
-            used: read::bytes(&row, "storage_used")?,
+            used: read::bytes(row, "storage_used")?,
             recorded: row.try_get("recorded")?,
-            nodes: Nodes::read(&row)?,
         })
     }
 
@@ -115,22 +189,10 @@ impl Before {
         self.current.as_ref().filter(|current| !current.is_delete_marker)
     }
 
-    /// How usage changes: owners, bytes, objects.
-    fn deltas(&self, owner: OwnerId, size: ByteCount) -> (Vec<Uuid>, Vec<i64>, Vec<i64>) {
-        let (mut owners, mut bytes, mut objects) = (vec![owner.as_uuid()], vec![size.as_i64()], vec![1]);
-        match self.visible() {
-            Some(current) if current.owner == owner => {
-                bytes[0] -= current.size.as_i64();
-                objects[0] = 0;
-            }
-            Some(current) => {
-                owners.push(current.owner.as_uuid());
-                bytes.push(-current.size.as_i64());
-                objects.push(-1);
-            }
-            None => {}
-        }
-        (owners, bytes, objects)
+    /// How usage changes when an object of this owner and size takes the key: owners, bytes, objects.
+    fn deltas(&self, owner: OwnerId, size: ByteCount) -> impl Iterator<Item = (OwnerId, i64, i64)> {
+        let gone = self.visible().map(|current| (current.owner, -current.size.as_i64(), -1));
+        std::iter::once((owner, size.as_i64(), 1)).chain(gone)
     }
 }
 
@@ -148,64 +210,20 @@ pub(super) struct NewFile<'a> {
     pub(super) part_sizes: Vec<u64>,
 }
 
-impl NewFile<'_> {
-    /// Writes it, frees what it replaces, ends the intent. Answers with the time, and whether there was an intent.
-    pub(super) async fn insert(
-        &self,
-        conn: &mut PgConnection,
-        before: &Before,
-        body: &Body<'_>,
-    ) -> Result<(Timestamp, bool), Failure> {
-        let (segments, object_offsets, segment_offsets, lengths) = body.columns();
-        let (owners, bytes, objects) = before.deltas(self.owner, self.size);
-        let segment = body.segment;
-        let row = sqlx::query(include_str!("sql/commit_file.sql"))
-            .bind(before.current.as_ref().map(|current| current.file))
-            .bind(segment.is_some())
-            .bind(self.id.as_uuid())
-            .bind(self.bucket.as_uuid())
-            .bind(self.key.as_bytes())
-            .bind(rows::shown(self.key.as_str()))
-            .bind(rows::shown(self.key.file_name()))
-            .bind(self.owner.as_uuid())
-            .bind(before.current.as_ref().map_or(0, |current| current.version_seq) + 1)
-            .bind(self.upload.as_uuid())
-            .bind(self.content_hash.as_slice())
-            .bind(self.etag)
-            .bind(body.shape.chunk_count)
-            .bind(body.shape.data_shards)
-            .bind(body.shape.parity_shards)
-            .bind(body.shape.chunk_size)
-            .bind(self.size.as_i64())
-            .bind(self.attributes.content_type.as_deref())
-            .bind(Json(&self.attributes.headers))
-            .bind(Json(&self.attributes.metadata))
-            .bind(Json(&self.attributes.checksums))
-            .bind(self.part_sizes.iter().copied().map(read::int).collect::<Vec<_>>())
-            .bind(segment.map(|segment| segment.id.as_uuid()))
-            .bind(segment.map(|segment| segment.owner.as_uuid()))
-            .bind(segment.map(|segment| segment.length.as_i64()))
-            .bind(segment.map(|segment| segment.geometry.copies() as i16))
-            .bind(segment.map(|segment| i16::from(segment.format)))
-            .bind(segment.map(|segment| segment.content_hash.as_slice()))
-            .bind(segment.map(|segment| i16::from(segment.acked_tolerance)))
-            .bind(segment.map(|segment| i16::from(segment.target_tolerance)))
-            .bind(body.inline().map(|(plain_hash, _)| plain_hash.as_slice()))
-            .bind(body.inline().map(|(_, sealed)| sealed.as_ref()))
-            .bind(segments)
-            .bind(object_offsets)
-            .bind(segment_offsets)
-            .bind(lengths)
-            .bind(owners)
-            .bind(bytes)
-            .bind(objects)
-            .bind(segment.map(|segment| segment.geometry.data() as i16))
-            .bind(segment.map(|segment| segment.geometry.parity() as i16))
-            .fetch_optional(&mut *conn)
-            .await?
-            .ok_or(Error::NoSuchBucket)?;
-        body.insert_stripes(conn, &before.nodes).await?;
-        Ok((read::time(&row, "created_at")?, row.try_get("intent_ended")?))
+impl<'a> NewFile<'a> {
+    fn of(commit: &'a CommitObject) -> Self {
+        Self {
+            id: commit.file,
+            upload: commit.upload,
+            bucket: commit.bucket,
+            key: &commit.key,
+            owner: commit.owner,
+            size: commit.size,
+            etag: &commit.etag,
+            content_hash: &commit.content_hash,
+            attributes: &commit.attributes,
+            part_sizes: Vec::new(),
+        }
     }
 
     /// As readers will see it.
@@ -226,70 +244,361 @@ impl NewFile<'_> {
     }
 }
 
+/// What became of a file.
+pub(super) struct Inserted {
+    pub(super) created_at: Timestamp,
+    /// Whether there was an intent.
+    intent_ended: bool,
+}
+
+/// Writes files, of different keys and with at most one new segment each, frees what they replace, ends their intents.
+/// Stripes are not written.
+pub(super) async fn insert_files(
+    conn: &mut PgConnection,
+    files: &[(&NewFile<'_>, &Before, &Body<'_>)],
+) -> Result<Vec<Inserted>, Failure> {
+    let replaced = files.iter().filter_map(|(_, before, _)| before.current.as_ref());
+    let segments = SegmentColumns::of(files.iter().filter_map(|(_, _, body)| body.segment));
+    let columns = FileColumns::of(files);
+    let extents = ExtentColumns::of(files);
+    let usage = UsageColumns::of(files);
+    let rows = sqlx::query(include_str!("sql/commit_files.sql"))
+        .bind(replaced.map(|current| current.file).collect::<Vec<_>>())
+        .bind(&columns.upload)
+        .bind(segments.id)
+        .bind(segments.owner)
+        .bind(segments.length)
+        .bind(segments.stripe_size)
+        .bind(segments.data)
+        .bind(segments.parity)
+        .bind(segments.copies)
+        .bind(segments.format)
+        .bind(segments.content_hash)
+        .bind(segments.acked_tolerance)
+        .bind(segments.target_tolerance)
+        .bind(segments.chunk_count)
+        .bind(segments.inline_hash)
+        .bind(segments.inline_data)
+        .bind(columns.id)
+        .bind(columns.bucket)
+        .bind(columns.key)
+        .bind(columns.path)
+        .bind(columns.name)
+        .bind(columns.owner)
+        .bind(columns.version_seq)
+        .bind(&columns.upload)
+        .bind(columns.content_hash)
+        .bind(columns.etag)
+        .bind(columns.size)
+        .bind(columns.chunk_count)
+        .bind(columns.data)
+        .bind(columns.parity)
+        .bind(columns.chunk_size)
+        .bind(columns.content_type)
+        .bind(columns.headers)
+        .bind(columns.metadata)
+        .bind(columns.checksums)
+        .bind(columns.part_sizes)
+        .bind(extents.file)
+        .bind(extents.position)
+        .bind(extents.segment)
+        .bind(extents.object_offset)
+        .bind(extents.segment_offset)
+        .bind(extents.length)
+        .bind(usage.owner)
+        .bind(usage.bucket)
+        .bind(usage.bytes)
+        .bind(usage.objects)
+        .fetch_all(conn)
+        .await?;
+    let mut inserted = BTreeMap::new();
+    for row in &rows {
+        let created_at = read::time(row, "created_at")?;
+        inserted.insert(
+            row.try_get::<Uuid, _>("id")?,
+            Inserted { created_at, intent_ended: row.try_get("intent_ended")? },
+        );
+    }
+    let of_file = |(file, _, _): &(&NewFile<'_>, _, _)| {
+        inserted.remove(&file.id.as_uuid()).ok_or_else(|| Error::NoSuchBucket.into())
+    };
+    files.iter().map(of_file).collect()
+}
+
+/// Columns of `segments`.
+#[derive(Default)]
+struct SegmentColumns<'a> {
+    id: Vec<Uuid>,
+    owner: Vec<Uuid>,
+    length: Vec<i64>,
+    stripe_size: Vec<i64>,
+    data: Vec<i16>,
+    parity: Vec<i16>,
+    copies: Vec<i16>,
+    format: Vec<i16>,
+    content_hash: Vec<&'a [u8]>,
+    acked_tolerance: Vec<i16>,
+    target_tolerance: Vec<i16>,
+    chunk_count: Vec<i32>,
+    inline_hash: Vec<Option<&'a [u8]>>,
+    inline_data: Vec<Option<&'a [u8]>>,
+}
+
+impl<'a> SegmentColumns<'a> {
+    fn of(segments: impl Iterator<Item = &'a NewSegment>) -> Self {
+        let mut columns = Self::default();
+        for segment in segments {
+            columns.id.push(segment.id.as_uuid());
+            columns.owner.push(segment.owner.as_uuid());
+            columns.length.push(segment.length.as_i64());
+            columns.stripe_size.push(segment.stripe_size.as_i64());
+            columns.data.push(segment.geometry.data() as i16);
+            columns.parity.push(segment.geometry.parity() as i16);
+            columns.copies.push(segment.geometry.copies() as i16);
+            columns.format.push(i16::from(segment.format));
+            columns.content_hash.push(&segment.content_hash);
+            columns.acked_tolerance.push(i16::from(segment.acked_tolerance));
+            columns.target_tolerance.push(i16::from(segment.target_tolerance));
+            columns.chunk_count.push(rows::chunk_count(segment));
+            let (hash, data) = match &segment.body {
+                SegmentBody::Inline { plain_hash, sealed } => {
+                    (Some(plain_hash.as_slice()), Some(sealed.as_ref()))
+                }
+                SegmentBody::Stripes(_) => (None, None),
+            };
+            columns.inline_hash.push(hash);
+            columns.inline_data.push(data);
+        }
+        columns
+    }
+}
+
+/// Columns of `files`.
+#[derive(Default)]
+struct FileColumns<'a> {
+    id: Vec<Uuid>,
+    bucket: Vec<Uuid>,
+    key: Vec<&'a [u8]>,
+    path: Vec<String>,
+    name: Vec<String>,
+    owner: Vec<Uuid>,
+    version_seq: Vec<i64>,
+    upload: Vec<Uuid>,
+    content_hash: Vec<&'a [u8]>,
+    etag: Vec<&'a str>,
+    size: Vec<i64>,
+    chunk_count: Vec<i32>,
+    data: Vec<i16>,
+    parity: Vec<i16>,
+    chunk_size: Vec<i64>,
+    content_type: Vec<Option<&'a str>>,
+    headers: Vec<Json<&'a BTreeMap<String, String>>>,
+    metadata: Vec<Json<&'a BTreeMap<String, String>>>,
+    checksums: Vec<Json<&'a [StoredChecksum]>>,
+    /// As text: arrays of arrays must be rectangles.
+    part_sizes: Vec<String>,
+}
+
+impl<'a> FileColumns<'a> {
+    fn of(files: &[(&'a NewFile<'a>, &Before, &Body<'_>)]) -> Self {
+        let mut columns = Self::default();
+        for (file, before, body) in files {
+            columns.id.push(file.id.as_uuid());
+            columns.bucket.push(file.bucket.as_uuid());
+            columns.key.push(file.key.as_bytes());
+            columns.path.push(rows::shown(file.key.as_str()));
+            columns.name.push(rows::shown(file.key.file_name()));
+            columns.owner.push(file.owner.as_uuid());
+            columns.version_seq.push(before.current.as_ref().map_or(0, |current| current.version_seq) + 1);
+            columns.upload.push(file.upload.as_uuid());
+            columns.content_hash.push(file.content_hash);
+            columns.etag.push(file.etag);
+            columns.size.push(file.size.as_i64());
+            columns.chunk_count.push(body.shape.chunk_count);
+            columns.data.push(body.shape.data_shards);
+            columns.parity.push(body.shape.parity_shards);
+            columns.chunk_size.push(body.shape.chunk_size);
+            columns.content_type.push(file.attributes.content_type.as_deref());
+            columns.headers.push(Json(&file.attributes.headers));
+            columns.metadata.push(Json(&file.attributes.metadata));
+            columns.checksums.push(Json(&file.attributes.checksums));
+            let sizes: Vec<String> = file.part_sizes.iter().map(u64::to_string).collect();
+            columns.part_sizes.push(format!("{{{}}}", sizes.join(",")));
+        }
+        columns
+    }
+}
+
+/// Columns of `file_segments`.
+#[derive(Default)]
+struct ExtentColumns {
+    file: Vec<Uuid>,
+    position: Vec<i32>,
+    segment: Vec<Uuid>,
+    object_offset: Vec<i64>,
+    segment_offset: Vec<i64>,
+    length: Vec<i64>,
+}
+
+impl ExtentColumns {
+    fn of(files: &[(&NewFile<'_>, &Before, &Body<'_>)]) -> Self {
+        let mut columns = Self::default();
+        for (file, _, body) in files {
+            let (segments, object_offsets, segment_offsets, lengths) = body.columns();
+            columns.file.extend(segments.iter().map(|_| file.id.as_uuid()));
+            columns.position.extend((0i32..).take(segments.len()));
+            columns.segment.extend(segments);
+            columns.object_offset.extend(object_offsets);
+            columns.segment_offset.extend(segment_offsets);
+            columns.length.extend(lengths);
+        }
+        columns
+    }
+}
+
+/// Columns of `usage_deltas`: one row for an owner and bucket, and none where nothing changes.
+#[derive(Default)]
+struct UsageColumns {
+    owner: Vec<Uuid>,
+    bucket: Vec<Uuid>,
+    bytes: Vec<i64>,
+    objects: Vec<i64>,
+}
+
+impl UsageColumns {
+    fn of(files: &[(&NewFile<'_>, &Before, &Body<'_>)]) -> Self {
+        let mut sums: BTreeMap<(OwnerId, BucketId), (i64, i64)> = BTreeMap::new();
+        for (file, before, _) in files {
+            for (owner, bytes, objects) in before.deltas(file.owner, file.size) {
+                let sum = sums.entry((owner, file.bucket)).or_default();
+                *sum = (sum.0 + bytes, sum.1 + objects);
+            }
+        }
+        let mut columns = Self::default();
+        for ((owner, bucket), (bytes, objects)) in sums {
+            if (bytes, objects) != (0, 0) {
+                columns.owner.push(owner.as_uuid());
+                columns.bucket.push(bucket.as_uuid());
+                columns.bytes.push(bytes);
+                columns.objects.push(objects);
+            }
+        }
+        columns
+    }
+}
+
 impl PostgresStore {
     pub(super) async fn commit(&self, commit: &CommitObject) -> Result<Object> {
-        let opening = begin_with_key(commit.bucket, &commit.key);
-        let ended =
-            transact::run(&self.pool, COMMITTING, &opening, |conn, _| Box::pin(commit_in(conn, commit)))
-                .await?;
-        match ended {
-            Ended::Committed(object) => Ok(object),
-            Ended::InDoubt(source) => self.settle(commit, &opening, source).await,
+        if !goes_together(commit) {
+            return commit_alone(&self.pool, commit).await;
         }
+        let answer = self.commits.ask(Arc::new(commit.clone())).await;
+        answer.unwrap_or_else(|| Err(transact::database(COMMITTING, sqlx::Error::WorkerCrashed)))
     }
+}
 
-    /// Finds out what became of a commit whose answer was lost. The key's lock waits for it to end. A file of this
-    /// upload means committed. Otherwise nothing is visible: the intent, if it is still there, goes with the same
-    /// transaction, so that nothing can become visible later, and the commit is reported failed.
-    async fn settle(&self, commit: &CommitObject, opening: &str, lost: sqlx::Error) -> Result<Object> {
-        const SETTLING: &str = "learn whether the object was committed";
-        tracing::warn!(source = %lost, upload = %commit.upload, "answer to commit was lost; looked up");
-        let found = transact::run_idempotent(&self.pool, SETTLING, opening, |conn, _| {
-            Box::pin(async move {
-                let found = recorded(conn, commit.upload).await?;
-                if found.is_none() {
-                    give_up(conn, commit).await?;
-                }
-                Ok(found)
-            })
-        });
-        match found.await {
-            Ok(Some(object)) => Ok(object),
-            Ok(None) | Err(Error::NoSuchBucket) => Err(transact::unavailable(COMMITTING, lost)),
-            // "Unavailable" would promise that nothing was changed.
-            Err(Error::Unavailable { source, .. }) => Err(Error::Database { doing: SETTLING, source }),
-            Err(error) => Err(error),
+/// Whether a commit is small, and not likely to be refused.
+fn goes_together(commit: &CommitObject) -> bool {
+    let is_small = match &commit.content {
+        Content::New(NewSegment { body: SegmentBody::Inline { .. }, .. }) => true,
+        Content::New(NewSegment { body: SegmentBody::Stripes(stripes), .. }) => {
+            stripes.len() <= STRIPES_TOGETHER
+        }
+        Content::References(_) => false,
+    };
+    is_small && commit.precondition == Precondition::None
+}
+
+/// Commits of different keys: in one transaction, or else each in its own.
+async fn commit_all(pool: &Connections, commits: &[Arc<CommitObject>]) -> Vec<Result<Object>> {
+    if let [commit] = commits {
+        return vec![commit_alone(pool, commit).await];
+    }
+    let opening = begin_with_keys(commits.iter().map(|commit| (commit.bucket, &commit.key)));
+    let ended = transact::run(pool, COMMITTING, &opening, |conn, _| Box::pin(commit_in(conn, commits))).await;
+    match ended {
+        Ok(Ended::Committed(objects)) => objects.into_iter().map(Ok).collect(),
+        Ok(Ended::InDoubt(source)) => {
+            let lost = || sqlx::Error::Io(std::io::Error::other(source.to_string()));
+            let settled = commits.iter().map(|commit| settle(pool, commit, lost()));
+            futures::future::join_all(settled).await
+        }
+        Err(error) => {
+            tracing::debug!(%error, count = commits.len(), "commits go one by one");
+            futures::future::join_all(commits.iter().map(|commit| commit_alone(pool, commit))).await
         }
     }
 }
 
-async fn commit_in(conn: &mut PgConnection, commit: &CommitObject) -> Result<Object, Failure> {
-    let nodes = Nodes::named(&commit.content);
-    let before = Before::read(conn, commit.bucket, &commit.key, commit.owner, commit.upload, nodes).await?;
-    if before.recorded
-        && let Some(object) = recorded(conn, commit.upload).await?
-    {
-        return Ok(object);
+async fn commit_alone(pool: &Connections, commit: &CommitObject) -> Result<Object> {
+    let opening = begin_with_keys([(commit.bucket, &commit.key)]);
+    let commits = &[commit];
+    match transact::run(pool, COMMITTING, &opening, |conn, _| Box::pin(commit_in(conn, commits))).await? {
+        Ended::Committed(mut objects) => Ok(objects.remove(0)),
+        Ended::InDoubt(source) => settle(pool, commit, source).await,
     }
-    before.admit(&commit.precondition, commit.owner, commit.size)?;
-    let body = Body::prepare(conn, &commit.content, commit.size).await?;
-    let file = NewFile {
-        id: commit.file,
-        upload: commit.upload,
-        bucket: commit.bucket,
-        key: &commit.key,
-        owner: commit.owner,
-        size: commit.size,
-        etag: &commit.etag,
-        content_hash: &commit.content_hash,
-        attributes: &commit.attributes,
-        part_sizes: Vec::new(),
-    };
-    let (modified_at, intent_ended) = file.insert(conn, &before, &body).await?;
-    if commit.has_intent && !intent_ended {
-        return Err(Error::UploadGone.into());
+}
+
+/// Finds out what became of a commit whose answer was lost. The key's lock waits for it to end. A file of this
+/// upload means committed. Otherwise nothing is visible: the intent, if it is still there, goes with the same
+/// transaction, so that nothing can become visible later, and the commit is reported failed.
+async fn settle(pool: &Connections, commit: &CommitObject, lost: sqlx::Error) -> Result<Object> {
+    const SETTLING: &str = "learn whether the object was committed";
+    tracing::warn!(source = %lost, upload = %commit.upload, "answer to commit was lost; looked up");
+    let opening = begin_with_keys([(commit.bucket, &commit.key)]);
+    let found = transact::run_idempotent(pool, SETTLING, &opening, |conn, _| {
+        Box::pin(async move {
+            let found = recorded(conn, commit.upload).await?;
+            if found.is_none() {
+                give_up(conn, commit).await?;
+            }
+            Ok(found)
+        })
+    });
+    match found.await {
+        Ok(Some(object)) => Ok(object),
+        Ok(None) | Err(Error::NoSuchBucket) => Err(transact::unavailable(COMMITTING, lost)),
+        // "Unavailable" would promise that nothing was changed.
+        Err(Error::Unavailable { source, .. }) => Err(Error::Database { doing: SETTLING, source }),
+        Err(error) => Err(error),
     }
-    Ok(file.into_object(modified_at))
+}
+
+/// Commits of different keys, all or none.
+async fn commit_in<C: Borrow<CommitObject> + Sync>(
+    conn: &mut PgConnection,
+    commits: &[C],
+) -> Result<Vec<Object>, Failure> {
+    let commits: Vec<&CommitObject> = commits.iter().map(Borrow::borrow).collect();
+    let asks: Vec<Ask<'_>> = commits.iter().map(|commit| Ask::of(commit)).collect();
+    let nodes = Nodes::named(commits.iter().map(|commit| &commit.content));
+    let (befores, nodes) = Before::read(conn, &asks, nodes).await?;
+    let mut objects = Vec::with_capacity(commits.len());
+    let mut new = Vec::with_capacity(commits.len());
+    for (commit, before) in commits.iter().zip(&befores) {
+        if before.recorded
+            && let Some(object) = recorded(conn, commit.upload).await?
+        {
+            objects.push(Some(object));
+            continue;
+        }
+        before.admit(&commit.precondition, commit.owner, commit.size)?;
+        let body = Body::prepare(conn, &commit.content, commit.size).await?;
+        new.push((NewFile::of(commit), before, body));
+        objects.push(None);
+    }
+    let files: Vec<_> = new.iter().map(|(file, before, body)| (file, *before, body)).collect();
+    let inserted = insert_files(conn, &files).await?;
+    content::insert_stripes(conn, new.iter().filter_map(|(_, _, body)| body.segment), &nodes).await?;
+    let mut made = new.into_iter().zip(inserted);
+    for (object, commit) in objects.iter_mut().zip(&commits).filter(|(object, _)| object.is_none()) {
+        let Some(((file, _, _), inserted)) = made.next() else { continue };
+        if commit.has_intent && !inserted.intent_ended {
+            return Err(Error::UploadGone.into());
+        }
+        *object = Some(file.into_object(inserted.created_at));
+    }
+    Ok(objects.into_iter().flatten().collect())
 }
 
 /// The object that an upload made, if it is there.

@@ -27,11 +27,14 @@ pub(super) struct Nodes {
 }
 
 impl Nodes {
-    /// The nodes that content names, each once; to be bound where `online`, `lives` and `elsewhere` are
+    /// The nodes that contents name, each once; to be bound where `online`, `lives` and `elsewhere` are
     /// selected.
-    pub(super) fn named(content: &Content) -> Vec<Uuid> {
-        let Content::New(segment) = content else { return Vec::new() };
-        let shards = stripes(segment).iter().flat_map(|stripe| &stripe.shards);
+    pub(super) fn named<'c>(contents: impl IntoIterator<Item = &'c Content>) -> Vec<Uuid> {
+        let segments = contents.into_iter().filter_map(|content| match content {
+            Content::New(segment) => Some(segment),
+            Content::References(_) => None,
+        });
+        let shards = segments.flat_map(stripes).flat_map(|stripe| &stripe.shards);
         let nodes: BTreeSet<Uuid> =
             shards.flat_map(|shard| &shard.locations).map(|location| location.node.as_uuid()).collect();
         nodes.into_iter().collect()
@@ -138,15 +141,6 @@ impl<'a> Body<'a> {
             SegmentBody::Stripes(_) => None,
         }
     }
-
-    /// Records stripes, chunks, locations and repair jobs of a new segment, whose own row is there already. What was
-    /// stored on nodes that are removed by now is left out.
-    pub(super) async fn insert_stripes(&self, conn: &mut PgConnection, nodes: &Nodes) -> Result<(), Failure> {
-        match self.segment {
-            Some(segment) if !stripes(segment).is_empty() => insert_stripes(conn, segment, nodes).await,
-            _ => Ok(()),
-        }
-    }
 }
 
 fn stripes(segment: &NewSegment) -> &[NewStripe] {
@@ -156,33 +150,36 @@ fn stripes(segment: &NewSegment) -> &[NewStripe] {
     }
 }
 
-async fn insert_stripes(conn: &mut PgConnection, segment: &NewSegment, nodes: &Nodes) -> Result<(), Failure> {
+/// Records stripes, chunks, locations and repair jobs of new segments, whose own rows are there already. What was
+/// stored on nodes that are removed by now is left out.
+pub(super) async fn insert_stripes<'c>(
+    conn: &mut PgConnection,
+    segments: impl IntoIterator<Item = &'c NewSegment>,
+    nodes: &Nodes,
+) -> Result<(), Failure> {
     const INSERT: &str =
         concat!(include_str!("sql/stripes_insert.sql"), include_str!("sql/queue_conflict.sql"));
-    let (mut stripe, mut chunk, mut location, mut job) =
-        (Stripes::default(), Chunks::default(), Locations::default(), Jobs::default());
-    for (new, index) in stripes(segment).iter().zip(0i32..) {
-        stripe.push(index, new);
-        for shard in &new.shards {
-            chunk.push(index, shard);
-            location.push(index, shard, nodes);
-        }
-        let standing = |at: &NewLocation| nodes.standing(at);
-        if let Some(owed) = rows::owed(new, segment.geometry.data(), segment.target_tolerance, standing)? {
-            job.push(index, &owed);
-        }
+    let mut rows = StripeRows::default();
+    for segment in segments {
+        rows.push(segment, nodes)?;
+    }
+    let StripeRows { stripes: stripe, chunks: chunk, locations: location, jobs: job } = rows;
+    if stripe.segment.is_empty() {
+        return Ok(());
     }
     sqlx::query(INSERT)
-        .bind(segment.id.as_uuid())
+        .bind(stripe.segment)
         .bind(stripe.index)
         .bind(stripe.plain_hash)
         .bind(stripe.plain_len)
+        .bind(chunk.segment)
         .bind(chunk.stripe)
         .bind(chunk.shard)
         .bind(chunk.chunk)
+        .bind(chunk.is_parity)
         .bind(chunk.size)
-        .bind(segment.geometry.data() as i16)
-        .bind(segment.geometry.copies() as i16)
+        .bind(chunk.copies)
+        .bind(location.segment)
         .bind(location.stripe)
         .bind(location.shard)
         .bind(location.node)
@@ -191,6 +188,7 @@ async fn insert_stripes(conn: &mut PgConnection, segment: &NewSegment, nodes: &N
         .bind(location.generation)
         .bind(location.receipt)
         .bind(location.receipt_at)
+        .bind(job.segment)
         .bind(job.stripe)
         .bind(job.priority)
         .bind(job.reason)
@@ -199,16 +197,46 @@ async fn insert_stripes(conn: &mut PgConnection, segment: &NewSegment, nodes: &N
     Ok(())
 }
 
+/// The rows of new segments, by columns.
+#[derive(Default)]
+struct StripeRows<'a> {
+    stripes: Stripes<'a>,
+    chunks: Chunks<'a>,
+    locations: Locations<'a>,
+    jobs: Jobs,
+}
+
+impl<'a> StripeRows<'a> {
+    fn push(&mut self, segment: &'a NewSegment, nodes: &Nodes) -> Result<(), Failure> {
+        let id = segment.id.as_uuid();
+        for (new, index) in stripes(segment).iter().zip(0i32..) {
+            self.stripes.push(id, index, new);
+            for shard in &new.shards {
+                self.chunks.push(segment, index, shard);
+                self.locations.push(id, index, shard, nodes);
+            }
+            let standing = |at: &NewLocation| nodes.standing(at);
+            if let Some(owed) = rows::owed(new, segment.geometry.data(), segment.target_tolerance, standing)?
+            {
+                self.jobs.push(id, index, &owed);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Columns of `stripes`.
 #[derive(Default)]
 struct Stripes<'a> {
+    segment: Vec<Uuid>,
     index: Vec<i32>,
     plain_hash: Vec<&'a [u8]>,
     plain_len: Vec<i64>,
 }
 
 impl<'a> Stripes<'a> {
-    fn push(&mut self, index: i32, stripe: &'a NewStripe) {
+    fn push(&mut self, segment: Uuid, index: i32, stripe: &'a NewStripe) {
+        self.segment.push(segment);
         self.index.push(index);
         self.plain_hash.push(&stripe.plain_hash);
         self.plain_len.push(stripe.plain_len.as_i64());
@@ -218,24 +246,32 @@ impl<'a> Stripes<'a> {
 /// Columns of `chunks`.
 #[derive(Default)]
 struct Chunks<'a> {
+    segment: Vec<Uuid>,
     stripe: Vec<i32>,
     shard: Vec<i16>,
     chunk: Vec<&'a [u8]>,
+    is_parity: Vec<bool>,
     size: Vec<i64>,
+    copies: Vec<i16>,
 }
 
 impl<'a> Chunks<'a> {
-    fn push(&mut self, stripe: i32, shard: &'a NewShard) {
+    fn push(&mut self, segment: &NewSegment, stripe: i32, shard: &'a NewShard) {
+        let index = shard.index.get();
+        self.segment.push(segment.id.as_uuid());
         self.stripe.push(stripe);
-        self.shard.push(shard.index.get() as i16);
+        self.shard.push(index as i16);
         self.chunk.push(shard.chunk.as_bytes());
+        self.is_parity.push(index >= segment.geometry.data());
         self.size.push(shard.size.as_i64());
+        self.copies.push(segment.geometry.copies() as i16);
     }
 }
 
 /// Columns of `chunk_locations`.
 #[derive(Default)]
 struct Locations<'a> {
+    segment: Vec<Uuid>,
     stripe: Vec<i32>,
     shard: Vec<i16>,
     node: Vec<Uuid>,
@@ -247,11 +283,12 @@ struct Locations<'a> {
 }
 
 impl<'a> Locations<'a> {
-    fn push(&mut self, stripe: i32, shard: &'a NewShard, nodes: &Nodes) {
+    fn push(&mut self, segment: Uuid, stripe: i32, shard: &'a NewShard, nodes: &Nodes) {
         for location in &shard.locations {
             if nodes.standing(location) == Standing::Unknown {
                 continue;
             }
+            self.segment.push(segment);
             self.stripe.push(stripe);
             self.shard.push(shard.index.get() as i16);
             self.node.push(location.node.as_uuid());
@@ -267,13 +304,15 @@ impl<'a> Locations<'a> {
 /// Columns of `repair_jobs`.
 #[derive(Default)]
 struct Jobs {
+    segment: Vec<Uuid>,
     stripe: Vec<i32>,
     priority: Vec<i32>,
     reason: Vec<&'static str>,
 }
 
 impl Jobs {
-    fn push(&mut self, stripe: i32, owed: &Owed) {
+    fn push(&mut self, segment: Uuid, stripe: i32, owed: &Owed) {
+        self.segment.push(segment);
         self.stripe.push(stripe);
         self.priority.push(owed.priority);
         self.reason.push(owed.reason);

@@ -12,6 +12,7 @@ mod connect;
 mod content;
 mod deletes;
 mod garbage;
+mod gather;
 mod identity;
 mod listing;
 mod multipart;
@@ -67,6 +68,8 @@ impl std::fmt::Debug for PostgresConfig {
 #[derive(Clone)]
 pub struct PostgresStore {
     pool: Connections,
+    commits: commit::Commits,
+    intents: upkeep::Intents,
 }
 
 impl std::fmt::Debug for PostgresStore {
@@ -78,7 +81,8 @@ impl std::fmt::Debug for PostgresStore {
 impl PostgresStore {
     /// Connects within 5 seconds, refuses an unsafe server (`UnsafeDatabase`), and brings the schema up to date.
     pub async fn connect(config: &PostgresConfig) -> Result<Self> {
-        Ok(Self { pool: connect::open(config).await? })
+        let pool = connect::open(config).await?;
+        Ok(Self { commits: commit::gather(&pool), intents: upkeep::gather(&pool), pool })
     }
 
     /// Waits for connections in use to come back and closes them all.

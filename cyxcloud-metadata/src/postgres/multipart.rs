@@ -11,8 +11,8 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 
 use super::PostgresStore;
-use super::commit::{Before, NewFile, begin_with_key};
-use super::content::{Body, Nodes};
+use super::commit::{Ask, Before, NewFile, begin_with_keys, insert_files};
+use super::content::{Body, Nodes, insert_stripes};
 use super::read;
 use super::transact::{self, BEGIN, Ended, Failure};
 use crate::error::{Error, Result};
@@ -190,7 +190,7 @@ impl PostgresStore {
         complete: &CompleteMultipart,
         assemble: &Assemble<'_>,
     ) -> Result<Object> {
-        let opening = begin_with_key(complete.bucket, &complete.key);
+        let opening = begin_with_keys([(complete.bucket, &complete.key)]);
         transact::run_idempotent(&self.pool, "complete the multipart upload", &opening, |conn, _| {
             Box::pin(complete_in(conn, complete, assemble))
         })
@@ -232,7 +232,7 @@ async fn record_part_in(conn: &mut PgConnection, new: &CommitPart) -> Result<Par
         .bind(&new.etag)
         .bind(new.content_hash.as_slice())
         .bind(Json(&new.checksums))
-        .bind(Nodes::named(&new.content))
+        .bind(Nodes::named([&new.content]))
         .bind(segment)
         .fetch_optional(&mut *conn)
         .await?
@@ -248,7 +248,7 @@ async fn record_part_in(conn: &mut PgConnection, new: &CommitPart) -> Result<Par
     if new.intent.is_some() && !intent_ended && !again {
         return Err(Error::UploadGone.into());
     }
-    body.insert_stripes(conn, &nodes).await?;
+    insert_stripes(conn, body.segment, &nodes).await?;
     Ok(recorded)
 }
 
@@ -306,9 +306,9 @@ async fn complete_in(
     let Assembled { etag, content_hash, checksums } =
         assemble(&upload, &parts).map_err(|reason| Error::PartsRefused { reason })?;
     let size: ByteCount = parts.iter().map(|part| part.size).sum();
-    let before =
-        Before::read(conn, complete.bucket, &complete.key, upload.owner, complete.multipart, Vec::new())
-            .await?;
+    let ask =
+        Ask { bucket: complete.bucket, key: &complete.key, owner: upload.owner, upload: complete.multipart };
+    let before = Before::read_one(conn, ask).await?;
     before.admit(&complete.precondition, upload.owner, size)?;
     let ranges = part_ranges(conn, complete).await?;
     let body = Body::of_references(conn, ranges, size).await?;
@@ -325,8 +325,8 @@ async fn complete_in(
         attributes: &attributes,
         part_sizes: parts.iter().map(|part| part.size.get()).collect(),
     };
-    let (modified_at, _) = file.insert(conn, &before, &body).await?;
-    let object = file.into_object(modified_at);
+    let inserted = insert_files(conn, &[(&file, &before, &body)]).await?;
+    let object = file.into_object(inserted[0].created_at);
     let result = Completed::new(&object, &complete.parts);
     end(conn, complete.multipart, "completed", Some(&result), &numbers(complete)).await?;
     crash_point!("complete.before_commit");

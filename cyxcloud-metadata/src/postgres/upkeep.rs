@@ -1,34 +1,106 @@
 //! Intents of uploads under way, and what is folded and collected in the background.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use cyxcloud_core::{ByteCount, UploadId};
 use sqlx::{AssertSqlSafe, PgConnection};
+use uuid::Uuid;
 
 use super::PostgresStore;
+use super::gather::Gather;
 use super::identity::room;
+use super::pool::Connections;
 use super::read::{limit as rows, millis};
 use super::transact::{self, BEGIN, Failure};
 use crate::error::{Error, Result};
 use crate::model::NewUpload;
 
-const DOING: &str = "begin the upload";
-const INTEND: &str = "WITH relaxed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true))
-    INSERT INTO upload_intents (id, owner_id, bucket_id, key, lease_until, reserved)
-    SELECT $1, $2, b.id, $4, now() + $5 * interval '1 millisecond', $6 FROM buckets b, relaxed WHERE b.id = $3";
+const BEGINNING: &str = "begin the upload";
 
-async fn intend(conn: &mut PgConnection, upload: &NewUpload, sql: &str) -> Result<u64, Failure> {
-    let sql = format!("{sql} ON CONFLICT (id) DO NOTHING");
-    let done = sqlx::query(AssertSqlSafe(sql))
-        .bind(upload.id.as_uuid())
-        .bind(upload.owner.as_uuid())
-        .bind(upload.bucket.as_uuid())
-        .bind(upload.key.as_bytes())
-        .bind(millis(upload.lease))
-        .bind(upload.reserve.as_i64())
-        .execute(conn)
+/// Intents of uploads, gathered.
+pub(super) type Intents = Gather<NewUpload, Result<()>>;
+
+/// Gathers intents to this database.
+pub(super) fn gather(pool: &Connections) -> Intents {
+    let pool = pool.clone();
+    Gather::new(
+        |_, _| true,
+        move |batch: Vec<NewUpload>| {
+            let pool = pool.clone();
+            async move { intend_all(&pool, &batch).await }
+        },
+    )
+}
+
+/// Records intents: those that no quota stands in the way of in one statement, and others by themselves.
+///
+/// Does not wait until they are on disk: a server that crashes before forgets them, and then the commits that need
+/// them are refused, as if their leases had run out. Nothing is ever collected because an intent was never there.
+async fn intend_all(pool: &Connections, uploads: &[NewUpload]) -> Vec<Result<()>> {
+    const NO_QUOTA: &str = "NOT EXISTS (SELECT FROM users u
+        WHERE u.id = a.owner_id AND u.storage_quota IS NOT NULL AND a.reserved > 0 OFFSET 0)";
+    let without_quota =
+        transact::single(pool, BEGINNING, |conn, _| Box::pin(intend(conn, uploads, NO_QUOTA)));
+    let begun = match without_quota.await {
+        Ok(begun) => begun,
+        Err(error) if uploads.len() == 1 => return vec![Err(error)],
+        Err(error) => {
+            tracing::debug!(%error, count = uploads.len(), "intents go one by one");
+            HashSet::new()
+        }
+    };
+    let rest = uploads.iter().map(async |upload| match begun.contains(&upload.id.as_uuid()) {
+        true => Ok(()),
+        false => intend_alone(pool, upload).await,
+    });
+    futures::future::join_all(rest).await
+}
+
+/// Where there may be a quota, or no bucket.
+async fn intend_alone(pool: &Connections, upload: &NewUpload) -> Result<()> {
+    transact::run_idempotent(pool, BEGINNING, BEGIN, |conn, _| {
+        Box::pin(async move {
+            PostgresStore::require_bucket(conn, upload.bucket).await?;
+            let freed = freed(conn, upload).await?;
+            room(conn, upload.owner, upload.reserve.saturating_sub(freed)).await?;
+            intend(conn, std::slice::from_ref(upload), "TRUE").await?;
+            Ok(())
+        })
+    })
+    .await
+}
+
+/// Records those whose bucket is there and that `admit` (of the alias `a`) lets in, and answers which these are.
+async fn intend(
+    conn: &mut PgConnection,
+    uploads: &[NewUpload],
+    admit: &'static str,
+) -> Result<HashSet<Uuid>, Failure> {
+    let sql = format!(
+        "WITH relaxed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)),
+        asked AS MATERIALIZED (
+            SELECT a.* FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bytea[], $5::bigint[], $6::bigint[])
+                a (id, owner_id, bucket_id, key, lease, reserved)
+            CROSS JOIN LATERAL (SELECT FROM buckets WHERE id = a.bucket_id OFFSET 0) b
+            WHERE {admit}),
+        made AS (
+            INSERT INTO upload_intents (id, owner_id, bucket_id, key, lease_until, reserved)
+            SELECT id, owner_id, bucket_id, key, now() + lease * interval '1 millisecond', reserved
+            FROM relaxed, asked
+            ON CONFLICT (id) DO NOTHING)
+        SELECT id FROM asked"
+    );
+    let begun: Vec<Uuid> = sqlx::query_scalar(AssertSqlSafe(sql))
+        .bind(uploads.iter().map(|upload| upload.id.as_uuid()).collect::<Vec<_>>())
+        .bind(uploads.iter().map(|upload| upload.owner.as_uuid()).collect::<Vec<_>>())
+        .bind(uploads.iter().map(|upload| upload.bucket.as_uuid()).collect::<Vec<_>>())
+        .bind(uploads.iter().map(|upload| upload.key.as_bytes()).collect::<Vec<_>>())
+        .bind(uploads.iter().map(|upload| millis(upload.lease)).collect::<Vec<_>>())
+        .bind(uploads.iter().map(|upload| upload.reserve.as_i64()).collect::<Vec<_>>())
+        .fetch_all(conn)
         .await?;
-    Ok(done.rows_affected())
+    Ok(begun.into_iter().collect())
 }
 
 /// What replacing the current object gives back.
@@ -44,28 +116,9 @@ async fn freed(conn: &mut PgConnection, upload: &NewUpload) -> Result<ByteCount,
 }
 
 impl PostgresStore {
-    /// Does not wait until the intent is on disk: a server that crashes before forgets it, and then the commit that needs
-    /// it is refused, as if its lease had run out. Nothing is ever collected because an intent was never there.
     pub(super) async fn intend(&self, upload: &NewUpload) -> Result<()> {
-        const NO_QUOTA: &str = "SELECT NOT EXISTS
-            (SELECT 1 FROM users WHERE id = $2 AND storage_quota IS NOT NULL AND $6 > 0)";
-        let sql = format!("{INTEND} AND ({NO_QUOTA})");
-        let sql = sql.as_str();
-        let done = transact::single(&self.pool, DOING, |conn, _| Box::pin(intend(conn, upload, sql))).await?;
-        if done > 0 {
-            return Ok(());
-        }
-        // There is a quota, or no bucket, or it was begun before.
-        transact::run_idempotent(&self.pool, DOING, BEGIN, |conn, _| {
-            Box::pin(async move {
-                Self::require_bucket(conn, upload.bucket).await?;
-                let freed = freed(conn, upload).await?;
-                room(conn, upload.owner, upload.reserve.saturating_sub(freed)).await?;
-                intend(conn, upload, INTEND).await?;
-                Ok(())
-            })
-        })
-        .await
+        let answer = self.intents.ask(upload.clone()).await;
+        answer.unwrap_or_else(|| Err(transact::database(BEGINNING, sqlx::Error::WorkerCrashed)))
     }
 
     pub(super) async fn renew(&self, id: UploadId, lease: Duration) -> Result<()> {

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use cyxcloud_core::{Geometry, UploadId};
 use cyxcloud_metadata::model::{
-    Assembled, Attributes, CommitPart, CompleteMultipart, Content, Multipart, NewSegment, Part, Precondition,
+    Assembled, Attributes, CommitObject, CommitPart, CompleteMultipart, Content, Multipart, NewSegment,
+    Object, Part, Precondition,
 };
+use cyxcloud_metadata::postgres::PostgresStore;
 use cyxcloud_metadata::{Error, MetadataStore};
 
 use crate::database::Database;
@@ -53,6 +55,103 @@ async fn a_lost_answer_to_commit_is_found_out() {
                 (None, false) => drop(again.expect("a new try")),
             }
         }
+    }
+}
+
+/// Commits of keys `0..count`, begun at once.
+async fn at_once(
+    store: &Arc<PostgresStore>,
+    commits: Vec<CommitObject>,
+) -> Vec<(CommitObject, Result<Object, Error>)> {
+    let commit = |commit: CommitObject| {
+        let store = Arc::clone(store);
+        tokio::spawn(async move {
+            let answer = store.commit_object(&commit).await;
+            (commit, answer)
+        })
+    };
+    let tasks: Vec<_> = commits.into_iter().map(commit).collect();
+    let mut answers = Vec::new();
+    for task in tasks {
+        answers.push(task.await.expect("no panic"));
+    }
+    answers
+}
+
+#[tokio::test]
+async fn a_lost_answer_to_many_commits_is_found_out_for_each() {
+    let Some(database) = Database::make().await else { return };
+    let proxy = Proxy::start(database.address()).await;
+    let store = Arc::new(database.store_through(Some(proxy.address)).await);
+    let place = place(store.as_ref()).await;
+    for cut in CUTS {
+        let mut commits = Vec::new();
+        for number in 0..40 {
+            let name = format!("{cut:?}/{number}");
+            commits.push(place.commit_with_intent(store.as_ref(), &name, place.inline(b"body")).await);
+        }
+        proxy.arm(cut);
+        let answers = at_once(&store, commits).await;
+        assert!(proxy.has_cut(), "{cut:?}");
+        for (commit, answer) in answers {
+            let found = store.object(place.bucket, &commit.key).await.expect("read");
+            match answer {
+                Ok(object) => assert_eq!(found, Some(object), "{cut:?}"),
+                Err(Error::Unavailable { .. }) => assert_eq!(found, None, "{cut:?}"),
+                Err(error) => panic!("{cut:?}: {error}"),
+            }
+            let renewed = store.renew_upload(commit.upload, Duration::from_secs(60)).await;
+            assert!(matches!(renewed, Err(Error::UploadGone)), "{cut:?}: the intent has ended");
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_is_refused_takes_nobody_along() {
+    let Some(database) = Database::make().await else { return };
+    let store = Arc::new(database.store().await);
+    let place = place(store.as_ref()).await;
+    let nodes = nodes(store.as_ref(), 3).await;
+    let (mut commits, mut gone) = (Vec::new(), Vec::new());
+    for number in 0..60 {
+        let segment = match number % 2 {
+            0 => place.inline(b"12345"),
+            _ => NewSegment { target_tolerance: 2, ..place.striped(Geometry::STANDARD_SMALL, 1, &nodes) },
+        };
+        let commit = place.commit_with_intent(store.as_ref(), &format!("k{number}"), segment).await;
+        if number % 7 == 0 {
+            store.cancel_upload(commit.upload).await.expect("cancel");
+            gone.push(commit.upload);
+        }
+        commits.push(commit);
+    }
+    let answers = at_once(&store, commits).await;
+    let mut bytes = 0;
+    for (commit, answer) in &answers {
+        let found = store.object(place.bucket, &commit.key).await.expect("read");
+        match answer {
+            Ok(object) => assert_eq!(found.as_ref(), Some(object)),
+            Err(Error::UploadGone) => assert_eq!(found, None),
+            Err(error) => panic!("{}: {error}", commit.key),
+        }
+        assert_eq!(answer.is_err(), gone.contains(&commit.upload), "{}", commit.key);
+        bytes += found.map_or(0, |object| object.size.get());
+    }
+    let usage = store.bucket_usage(place.bucket).await.expect("usage");
+    assert_eq!((usage.objects, usage.bytes.get()), (60 - gone.len() as u64, bytes));
+    let mut beside = database.connection().await;
+    let left: (i64, i64, i64) = sqlx::query_as(
+        "SELECT (SELECT count(*) FROM keys), (SELECT count(*) FROM upload_intents),
+            (SELECT count(*) FROM segments s WHERE NOT EXISTS (SELECT 1 FROM file_segments f WHERE f.segment_id = s.id))",
+    )
+    .fetch_one(&mut beside)
+    .await
+    .expect("read");
+    assert_eq!(left, (60 - gone.len() as i64, 0, 0), "keys, intents, segments that nothing refers to");
+    let committed: Vec<_> = answers.iter().filter(|(_, answer)| answer.is_ok()).collect();
+    let again = at_once(&store, committed.iter().map(|(commit, _)| commit.clone()).collect()).await;
+    for ((_, first), (_, second)) in committed.into_iter().zip(again) {
+        assert_eq!(first.as_ref().expect("committed"), &second.expect("the same answer again"));
     }
 }
 
