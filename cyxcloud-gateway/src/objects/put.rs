@@ -1,6 +1,7 @@
 //! An upload: the body streams to the nodes under an intent, is checked, and becomes visible in one transaction.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use cyxcloud_core::ByteCount;
@@ -21,6 +22,16 @@ use super::checksums::{Algorithm, Digests, Hasher};
 use super::error::{BodyFault, BoxError, Error, Result};
 use super::{BODY_MAX, ObjectService, new_file_id, new_upload_id};
 use crate::limits::{Caller, Need};
+
+/// Pauses before a cancellation that failed is tried again: longer than a database takes to come back.
+const CANCEL_AGAIN_AFTER: [Duration; 6] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+    Duration::from_secs(30),
+    Duration::from_secs(120),
+];
 
 /// Checksums that become known only when the body has ended. An error is the sender's.
 pub type LateClaims = Box<dyn FnOnce() -> Result<Vec<(Algorithm, Vec<u8>)>> + Send>;
@@ -313,6 +324,14 @@ impl Drop for Intent {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let metadata = Arc::clone(&self.metadata);
         runtime.spawn(async move {
+            // While it seems to be under way, nothing that was deleted since leaves the nodes: worth some patience.
+            for pause in CANCEL_AGAIN_AFTER {
+                match metadata.cancel_upload(id).await {
+                    Ok(()) => return,
+                    Err(error) => debug!(upload = %id, %error, "could not cancel an upload yet"),
+                }
+                tokio::time::sleep(pause).await;
+            }
             if let Err(error) = metadata.cancel_upload(id).await {
                 warn!(upload = %id, %error, "could not cancel an upload; its lease will run out");
             }
