@@ -50,7 +50,9 @@ const STALE: &str = "SELECT count(*) FROM (
     WHERE again";
 
 async fn rebalancers(run: Arc<Run>) -> Result<()> {
-    let cluster = run.cluster().nodes(8).rebalancers(3).start().await?;
+    // Repairs take their time, so that whoever falls asleep has some in hand.
+    let cluster =
+        run.cluster().nodes(8).rebalancers(3).rebalancer_env("REPAIR_BYTES_PER_SEC", "4MB").start().await?;
     let client = run.clients(&cluster, BUCKET).await?.remove(0);
     cluster.database.execute_all(WITNESS).await?;
     let mut chance = run.chance(1);
