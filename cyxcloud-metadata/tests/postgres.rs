@@ -6,6 +6,8 @@
 
 #[path = "postgres/commits.rs"]
 mod commits;
+#[path = "postgres/cost.rs"]
+mod cost;
 #[path = "postgres/database.rs"]
 mod database;
 #[path = "postgres/fixture.rs"]

@@ -177,7 +177,10 @@ impl PostgresStore {
                 WHERE node_id = $1 AND (chunk_id, segment_id, stripe_index, shard_index) > ($2, $3, $4, $5)
                 ORDER BY chunk_id, segment_id, stripe_index, shard_index LIMIT $6
             ) l
-            JOIN chunks c USING (segment_id, stripe_index, shard_index)
+            CROSS JOIN LATERAL (
+                SELECT size_bytes FROM chunks WHERE segment_id = l.segment_id AND stripe_index = l.stripe_index
+                    AND shard_index = l.shard_index OFFSET 0
+            ) c
             ORDER BY l.chunk_id, l.segment_id, l.stripe_index, l.shard_index";
         // No bytes at all come before every chunk id.
         let chunk = after.map_or(Vec::new(), |after| after.chunk.as_bytes().to_vec());

@@ -28,7 +28,10 @@ macro_rules! states {
             FROM (",
             $which,
             ") w
-            JOIN segments s ON s.id = w.segment_id AND s.state = 'live'
+            CROSS JOIN LATERAL (
+                SELECT id, owner_id, data_shards, parity_shards, copies, format, stripe_size, target_tolerance
+                FROM segments WHERE id = w.segment_id AND state = 'live' OFFSET 0
+            ) s
             CROSS JOIN LATERAL (
                 SELECT plain_hash, plain_len FROM stripes
                 WHERE segment_id = w.segment_id AND stripe_index = w.stripe_index OFFSET 0

@@ -52,6 +52,11 @@ impl Database {
         options.to_url_lossy().to_string()
     }
 
+    /// What it is called on its server.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The server's own address.
     pub(crate) fn address(&self) -> (String, u16) {
         let options = self.options();

@@ -11,7 +11,7 @@ WITH asked AS MATERIALIZED (
     -- Fenced, so that each stripe is looked up by its whole key.
     SELECT a.id, st.segment_id, st.stripe_index, a.priority, a.reason, now() + a.delay * interval '1 millisecond'
     FROM asked a
-    JOIN segments s ON s.id = a.segment_id AND s.state = 'live'
+    CROSS JOIN LATERAL (SELECT FROM segments WHERE id = a.segment_id AND state = 'live' OFFSET 0) s
     CROSS JOIN LATERAL (
         SELECT segment_id, stripe_index FROM stripes
         WHERE segment_id = a.segment_id AND stripe_index = a.stripe_index OFFSET 0

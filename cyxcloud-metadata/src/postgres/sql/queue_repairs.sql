@@ -9,7 +9,9 @@ SELECT st.segment_id, st.stripe_index,
        greatest(0, CASE WHEN g.copies > 1 THEN held.locations - 1 ELSE held.shards - g.data_shards END),
        $3
 FROM stripe st
-JOIN segments g ON g.id = st.segment_id AND g.state = 'live'
+CROSS JOIN LATERAL (
+    SELECT data_shards, copies FROM segments WHERE id = st.segment_id AND state = 'live' OFFSET 0
+) g
 CROSS JOIN LATERAL (
     SELECT count(*) AS locations, count(DISTINCT l.shard_index) AS shards
     FROM chunk_locations l
