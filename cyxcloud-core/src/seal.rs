@@ -394,6 +394,8 @@ const DESCRIPTOR_LEN: usize = 16 + 16 + 4 + 1 + 3 + 1 + 4 + 4 + 32 + 32;
 impl Descriptor {
     /// Longest sealed descriptor in bytes, of this and any coming version.
     pub const SEALED_MAX: usize = 256;
+    /// How many distinct ones a node keeps with one chunk. So many say that there may have been more.
+    pub const KEPT_MAX: usize = 16;
 
     /// Seals it together with the owner's secret, without which the stripe could not be opened.
     /// `nonce` is fresh randomness.

@@ -56,6 +56,11 @@ pub struct Config {
     /// Networks that nodes may be in although they are private, e.g. 10.0.0.0/8,127.0.0.0/8
     #[arg(long, env = "NODE_NETWORKS", value_name = "CIDR,...", value_delimiter = ',')]
     pub node_networks: Vec<IpNet>,
+    /// Newest format that nodes may go over to with their data; hold the old one while older gateways still run, for those refuse
+    /// nodes of a newer one
+    #[arg(long, env = "NODE_FORMAT", value_name = "N", default_value_t = cyxcloud_proto::FORMAT_NEWEST,
+          value_parser = clap::value_parser!(u32).range(cyxcloud_proto::FORMAT_OLDEST as i64..))]
+    pub node_format: u32,
     /// Solana RPC endpoint (blockchain builds only)
     #[arg(long, value_name = "URL")]
     pub solana_rpc_url: Option<String>,

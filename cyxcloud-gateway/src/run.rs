@@ -216,7 +216,13 @@ pub async fn run(
         config.timers.lifecycle(),
         &registry,
     )?;
-    let nodes = NodeApi::new(metadata.clone(), ephemeral.clone(), policy, config.timers.heartbeat_interval());
+    let nodes = NodeApi::new(
+        metadata.clone(),
+        ephemeral.clone(),
+        policy,
+        config.timers.heartbeat_interval(),
+        config.node_format,
+    );
     let data = DataApi::new(objects.clone(), auth.clone());
     let app = Arc::new(App {
         auth: auth.clone(),

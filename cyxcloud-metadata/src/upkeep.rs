@@ -8,10 +8,11 @@ pub mod model;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cyxcloud_core::{ChunkId, FileId, NodeId, Timestamp};
+use cyxcloud_core::{ByteCount, ChunkId, FileId, NodeId, Timestamp};
 use uuid::Uuid;
 
 use crate::Result;
+use crate::model::NewLocation;
 use model::*;
 
 /// Background work on the metadata. Every method is one transaction, as in [`crate::MetadataStore`].
@@ -129,6 +130,18 @@ pub trait Upkeep: Send + Sync {
     async fn audit_events(&self, node: Option<NodeId>, limit: usize) -> Result<Vec<AuditEvent>>;
     /// Drops events older than this; records stay.
     async fn purge_audits(&self, older: Duration, limit: usize) -> Result<usize>;
+
+    // Lost locations, rebuilt from what nodes hold.
+
+    /// What workers have in hand now.
+    async fn work_in_hand(&self) -> Result<WorkInHand>;
+    /// What is known of chunks that a node says it holds; one answer for each, in order.
+    async fn known_places(&self, node: NodeId, held: &[HeldChunk]) -> Result<Vec<KnownPlace>>;
+    /// Every place of these chunks, with its length, in any order. May read all chunk rows there are: not for requests.
+    async fn places_of_chunks(&self, chunks: &[ChunkId]) -> Result<Vec<(NodeCursor, ByteCount)>>;
+    /// Records that nodes hold chunks in these places: those that are [`KnownPlace::Unrecorded`] get a location of
+    /// status `stored`; others, and unknown nodes, are left alone. Idempotent. Answers how many locations changed.
+    async fn record_held(&self, held: &[(NodeCursor, NewLocation)]) -> Result<usize>;
 }
 
 /// Judges a node anew: `(record before, this event) -> (record after, whether it is quarantined now: None leaves it)`.

@@ -26,7 +26,7 @@ use crate::corrupt::CorruptChunks;
 use crate::identity::Identity;
 use crate::metrics::Metrics;
 use crate::service::now;
-use crate::store::{ChunkStore, Condition, FORMAT_VERSION};
+use crate::store::{ChunkStore, Condition, format_newest};
 use crate::vitals::Vitals;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -120,7 +120,7 @@ impl Membership {
             operator: config.node_operator.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             wire_version: WIRE_VERSION,
-            format_version: FORMAT_VERSION,
+            format_version: self.store.format(),
             incarnation: Bytes::copy_from_slice(incarnation.as_bytes()),
             signed_at_ms: signed_at.unix_millis(),
             signature: Bytes::copy_from_slice(&key.sign(&signed)),
@@ -143,6 +143,7 @@ impl Membership {
                 "gateway and node speak different versions"
             );
         }
+        self.take_up(answer.format_version);
         if self.config.quiet {
             return;
         }
@@ -174,6 +175,7 @@ impl Membership {
                     if std::mem::take(&mut silent) {
                         info!("the gateway answers again");
                     }
+                    self.take_up(response.format_version);
                     if self.obey(&response.commands) {
                         return;
                     }
@@ -223,6 +225,18 @@ impl Membership {
             incarnation: Bytes::copy_from_slice(self.store.incarnation().as_bytes()),
             corrupt_chunks,
             token: answer.token.clone(),
+        }
+    }
+
+    /// Goes over to the newest format that the gateway and we know. Once in a data directory's life, so it may block.
+    fn take_up(&self, offered: u32) {
+        let (before, format) = (self.store.format(), offered.min(format_newest()));
+        if format <= before {
+            return;
+        }
+        match self.store.take_up(format) {
+            Ok(()) => info!(before, format, "the data directory went over to a newer format"),
+            Err(error) => warn!(before, format, %error, "the data directory stays in its format for now"),
         }
     }
 

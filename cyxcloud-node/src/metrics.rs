@@ -40,6 +40,7 @@ pub(crate) struct Metrics {
     quarantined: IntGauge,
     read_only: IntGauge,
     syncs: IntCounter,
+    format: IntGauge,
 }
 
 /// Latencies from a cached read to a disk that is in trouble, in seconds.
@@ -111,6 +112,7 @@ impl Metrics {
             read_only: m.gauge("cyxcloud_node_read_only", "Whether the disk refuses writes."),
             syncs: m
                 .counter("cyxcloud_node_store_syncs_total", "Synced writes, each for one or more requests."),
+            format: m.gauge("cyxcloud_node_format", "Version of the data directory's format."),
             registry: m.0,
         })
     }
@@ -133,6 +135,7 @@ impl Metrics {
         self.quarantined.set(i64::try_from(store.quarantined().len()).unwrap_or(i64::MAX));
         self.read_only.set(i64::from(matches!(store.condition(), Condition::ReadOnly(_))));
         self.syncs.inc_by(usage.syncs.saturating_sub(self.syncs.get()));
+        self.format.set(i64::from(store.format()));
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text).expect("memory takes it");
         text

@@ -66,7 +66,7 @@ mod tests {
         for n in 0..600u32 {
             let bytes = Bytes::from(n.to_be_bytes().to_vec());
             let id = ChunkId::of(&bytes);
-            let stored = store.put(id, bytes, Bytes::new()).expect("room");
+            let stored = store.put(id, bytes, Bytes::new(), at(0)).expect("room");
             store.delete(id, stored.generation, Some(at(i64::from(n)))).expect("no error");
         }
         let until = before(at(10_000 + 549), Duration::from_secs(10));

@@ -27,7 +27,7 @@ pub struct Config {
     pub redis_url: Option<SecretString>,
     /// Key that owners' secrets are wrapped under, as the gateway has it: 64 hexadecimal digits
     #[arg(env = "CYXCLOUD_MASTER_KEY", long = "master-key", hide = true, hide_env_values = true)]
-    pub master_key: SecretString,
+    pub master_key: Option<SecretString>,
     /// Networks that nodes may be in although they are private, e.g. 10.0.0.0/8,127.0.0.0/8
     #[arg(long, env = "NODE_NETWORKS", value_name = "CIDR,...", value_delimiter = ',')]
     pub node_networks: Vec<IpNet>,
@@ -41,6 +41,29 @@ pub struct Config {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub tuning: Tuning,
+
+    /// Something else than running: `None` runs.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What is done once instead of running.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Command {
+    /// Rebuild lost locations of chunks from what nodes hold, and end
+    ///
+    /// Asks every node for its inventory, with the sealed descriptors of its chunks, and records where the chunks of known objects
+    /// are. Deletes nothing, changes no location that stands, and may be run again. Stop all rebalancers first. Garbage collection
+    /// is frozen and stays so until an administrator thaws it (POST /api/v1/admin/gc/thaw). Ends with 1 where a node could not be
+    /// read or a stripe stays unreadable.
+    RebuildLocations {
+        /// Only say what would be recorded
+        #[arg(long)]
+        dry_run: bool,
+        /// Only this node's inventory; may be given more than once
+        #[arg(long = "node", value_name = "NODE_ID")]
+        nodes: Vec<NodeId>,
+    },
 }
 
 /// How much is done at a time, and how long things wait.

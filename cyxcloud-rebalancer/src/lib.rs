@@ -9,6 +9,7 @@ mod cluster;
 pub mod config;
 mod gc;
 mod metrics;
+mod rebuild;
 mod repair;
 mod scan;
 mod sweep;
@@ -31,7 +32,8 @@ use tokio::net::TcpListener;
 use tokio::time::{Interval, MissedTickBehavior};
 use tracing::info;
 
-pub use config::{Config, Tuning, TuningError};
+pub use config::{Command, Config, Tuning, TuningError};
+pub use rebuild::{Rebuild, RebuildError, Report, rebuild_locations};
 
 use cluster::Watch;
 use metrics::Metrics;

@@ -12,7 +12,7 @@ use cyxcloud_core::seal::{MASTER_KEY_CHECK, MasterKey};
 use cyxcloud_dataplane::DataPlane;
 use cyxcloud_metadata::MetadataStore;
 use cyxcloud_metadata::postgres::{PostgresConfig, PostgresStore};
-use cyxcloud_rebalancer::{Config, Services, check_redis, run};
+use cyxcloud_rebalancer::{Command, Config, Rebuild, Report, Services, check_redis, rebuild_locations, run};
 use secrecy::ExposeSecret;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -35,7 +35,7 @@ async fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     match start(config).await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             #[allow(clippy::print_stderr, reason = "the one line that says why the program ends")]
             {
@@ -46,9 +46,12 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn start(config: Config) -> anyhow::Result<()> {
+async fn start(config: Config) -> anyhow::Result<ExitCode> {
     config.tuning.check()?;
-    let master: MasterKey = config.master_key.expose_secret().parse().context("read CYXCLOUD_MASTER_KEY")?;
+    let Some(master) = &config.master_key else {
+        bail!("CYXCLOUD_MASTER_KEY is not set; give it the key that the gateway has");
+    };
+    let master: MasterKey = master.expose_secret().parse().context("read CYXCLOUD_MASTER_KEY")?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let metadata = PostgresStore::connect(&PostgresConfig {
@@ -61,9 +64,6 @@ async fn start(config: Config) -> anyhow::Result<()> {
     if let Some(url) = &config.redis_url {
         check_redis(url.expose_secret()).await.context("connect to REDIS_URL")?;
     }
-    let listener = tokio::net::TcpListener::bind(config.http_addr)
-        .await
-        .with_context(|| format!("bind {}", config.http_addr))?;
     let shutdown = async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -79,9 +79,31 @@ async fn start(config: Config) -> anyhow::Result<()> {
     let plane_config = cyxcloud_dataplane::Config { memory: MEMORY, ..cyxcloud_dataplane::Config::default() };
     let policy = config.address_policy(own_addresses(&config).await);
     let plane = DataPlane::new(plane_config, metadata.clone(), policy, master.clone(), &registry);
+    if let Some(Command::RebuildLocations { dry_run, nodes }) = config.command {
+        let rebuild = Rebuild { dry_run, nodes, alone: false };
+        return tokio::select! {
+            report = rebuild_locations(&metadata, &plane, &master, &rebuild) => tell(&report?),
+            () = shutdown => bail!("stopped half-way; what was recorded stays, run it again"),
+        };
+    }
+    let listener = tokio::net::TcpListener::bind(config.http_addr)
+        .await
+        .with_context(|| format!("bind {}", config.http_addr))?;
     let services = Services { metadata, plane, master, registry };
     run(services, config.tuning, Some(listener), shutdown).await?;
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+#[allow(clippy::print_stdout, reason = "the report is what the command is for")]
+fn tell(report: &Report) -> anyhow::Result<ExitCode> {
+    println!("{report}");
+    if !report.is_complete() {
+        bail!("not all is known again: start the nodes that were not read, and run this once more");
+    }
+    if !report.dry_run {
+        println!("garbage collection is frozen; thaw it when all is well: POST /api/v1/admin/gc/thaw");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Our own servers, which no node may claim as its address.

@@ -298,6 +298,7 @@ mod tests {
             generation: generation(counter),
             quarantined,
             descriptors: Vec::new(),
+            receipt: None,
         }
     }
 

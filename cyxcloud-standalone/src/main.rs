@@ -25,7 +25,7 @@ use cyxcloud_core::seal::MasterKey;
 use cyxcloud_dataplane::DataPlane;
 use cyxcloud_gateway::config::TimerConfig;
 use cyxcloud_metadata::MetadataStore;
-use cyxcloud_rebalancer::{Services, Tuning};
+use cyxcloud_rebalancer::{Rebuild, Services, Tuning, rebuild_locations};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -90,6 +90,9 @@ struct Config {
     /// Memory for object bytes in flight, over all requests
     #[arg(long, env = "CYXCLOUD_MEMORY", value_name = "SIZE", default_value = "256MiB")]
     memory: ByteCount,
+    /// Rebuild lost locations of chunks from what the nodes hold, before background work begins
+    #[arg(long)]
+    rebuild_locations: bool,
     #[command(flatten)]
     tuning: Tuning,
 }
@@ -140,11 +143,7 @@ async fn start(config: Config) -> anyhow::Result<()> {
     let mut servers = JoinSet::new();
     let (gateway, metadata) = start_gateway(&config, &secrets, listener, &stop).await?;
     servers.spawn(gateway.task);
-    let clean = stop.child_token();
     let (services, tuning) = rebalancer(&config, &secrets, metadata.clone())?;
-    servers.spawn(async move {
-        cyxcloud_rebalancer::run(services, tuning, None, clean.cancelled_owned()).await.context("rebalancer")
-    });
     // Nodes stop after the gateway, so that requests under way can finish.
     let stop_nodes = CancellationToken::new();
     let mut nodes = JoinSet::new();
@@ -157,6 +156,14 @@ async fn start(config: Config) -> anyhow::Result<()> {
         Some(ended) = servers.join_next() => ended.context("run")??,
         Some(ended) = nodes.join_next() => ended.context("run")??,
     }
+    // Background work judges by what nodes hold, so it begins when they are there.
+    if config.rebuild_locations {
+        rebuild(&services).await?;
+    }
+    let clean = stop.child_token();
+    servers.spawn(async move {
+        cyxcloud_rebalancer::run(services, tuning, None, clean.cancelled_owned()).await.context("rebalancer")
+    });
     banner::print(&banner::Facts {
         http: gateway.http_addr,
         nodes: config.nodes,
@@ -273,6 +280,16 @@ fn rebalancer(
     let policy = AddressPolicy { networks, loopback: true, forbidden: Vec::new() };
     let plane = DataPlane::new(plane_config, metadata.clone(), policy, master.clone(), &registry);
     Ok((Services { metadata, plane, master, registry }, config.tuning.clone()))
+}
+
+/// What nodes hold is recorded again where it was lost. Nobody else has the database.
+async fn rebuild(services: &Services) -> anyhow::Result<()> {
+    let options = Rebuild { alone: true, ..Rebuild::default() };
+    let Services { metadata, plane, master, .. } = services;
+    let report = rebuild_locations(metadata, plane, master, &options).await.context("rebuild locations")?;
+    println!("{report}");
+    println!("garbage collection is frozen; thaw it when all is well: POST /api/v1/admin/gc/thaw");
+    Ok(())
 }
 
 struct Node {

@@ -274,3 +274,18 @@ def test_contradicting_thresholds_are_refused(mended):
     env = mended.rebalancer.env | {"GC_GRACE_SECS": "1", "REPAIR_LEASE_SECS": "60"}
     done = subprocess.run([binary("cyxcloud-rebalancer")], env=env, capture_output=True, text=True, timeout=30)
     assert done.returncode == 1 and "GC_GRACE_SECS (1)" in done.stderr and "panicked" not in done.stderr, done.stderr
+
+
+def test_a_rebalancer_needs_the_gateways_key(mended):
+    import secrets
+    import subprocess
+
+    from process import binary
+
+    for key, said in (None, "CYXCLOUD_MASTER_KEY is not set"), ("abc", "64 hexadecimal"), (secrets.token_hex(32), "not the one"):
+        env = {name: value for name, value in mended.rebalancer.env.items() if name != "CYXCLOUD_MASTER_KEY"}
+        env["HTTP_ADDR"] = "127.0.0.1:0"
+        if key:
+            env["CYXCLOUD_MASTER_KEY"] = key
+        done = subprocess.run([binary("cyxcloud-rebalancer")], env=env, capture_output=True, text=True, timeout=30)
+        assert done.returncode == 1 and said in done.stderr.splitlines()[-1] and "panicked" not in done.stderr, done.stderr

@@ -60,8 +60,10 @@ pub struct ListedChunk {
     pub generation: Generation,
     /// Whether the node found it corrupt and holds it back.
     pub quarantined: bool,
-    /// Sealed descriptors, if they were asked for.
+    /// Sealed descriptors, if it was asked for in full.
     pub descriptors: Vec<Bytes>,
+    /// The node's word that it holds it, verified, if it was asked for in full and the node gives it.
+    pub receipt: Option<Receipt>,
 }
 
 /// When a chunk is held against its id.
@@ -258,28 +260,31 @@ impl NodePool {
         held
     }
 
-    /// The node's inventory after `after`, in ascending order of id, at most `limit` entries (0: all).
+    /// The node's inventory after `after`, in ascending order of id, at most `limit` entries (0: all); `in_full` with
+    /// descriptors and receipts.
     pub async fn list_chunks(
         &self,
         node: NodeId,
         after: Option<ChunkId>,
         limit: u64,
-        with_descriptors: bool,
+        in_full: bool,
     ) -> Result<impl Stream<Item = Result<ListedChunk, NodeError>> + Send + 'static, NodeError> {
         let request = wire::ListChunksRequest {
             after: after.as_ref().map(convert::chunk_id_bytes).unwrap_or_default(),
             limit,
-            with_descriptors,
+            with_descriptors: in_full,
+            with_receipts: in_full,
             token: Bytes::new(),
         };
         let client = self.client(node)?;
         let mut service = self.service(&client)?;
         let pages = with_timeout(self.config.read_timeout, service.list_chunks(request)).await;
         self.note(&client, "list", &pages);
+        let key = client.public_key;
         let entries = pages?
             .map_err(|status| NodeError::from_status(&status))
-            .map_ok(|page| {
-                futures::stream::iter(page.chunks.into_iter().map(|entry| listed(entry).map_err(malformed)))
+            .map_ok(move |page| {
+                futures::stream::iter(page.chunks.into_iter().map(move |entry| listed(entry, &key)))
             })
             .try_flatten();
         Ok(entries.boxed())
@@ -383,13 +388,28 @@ fn malformed(error: FieldError) -> NodeError {
     NodeError::Status { code: tonic::Code::Internal, message: format!("the answer is malformed: {error}") }
 }
 
-fn listed(entry: wire::ChunkEntry) -> Result<ListedChunk, FieldError> {
+fn listed(mut entry: wire::ChunkEntry, key: &[u8; 32]) -> Result<ListedChunk, NodeError> {
+    let receipt = entry.receipt.take();
+    let mut listed = described(entry).map_err(malformed)?;
+    let Some(receipt) = receipt else { return Ok(listed) };
+    let receipt = Receipt::try_from(receipt).map_err(|_| NodeError::BadReceipt("a field is malformed"))?;
+    let named = (receipt.chunk, receipt.length, receipt.generation);
+    if named != (listed.chunk, listed.length, listed.generation) {
+        return Err(NodeError::BadReceipt("it is for something else"));
+    }
+    receipt.verify(key).map_err(|_| NodeError::BadReceipt("the signature does not fit"))?;
+    listed.receipt = Some(receipt);
+    Ok(listed)
+}
+
+fn described(entry: wire::ChunkEntry) -> Result<ListedChunk, FieldError> {
     Ok(ListedChunk {
         chunk: convert::chunk_id("chunks.chunk_id", &entry.chunk_id)?,
         length: ByteCount::bytes(entry.length),
         generation: convert::required("chunks.generation", entry.generation)?.try_into()?,
         quarantined: entry.quarantined,
         descriptors: entry.descriptors,
+        receipt: None,
     })
 }
 

@@ -344,6 +344,7 @@ impl ChunkService for Service {
                 } else {
                     Vec::new()
                 },
+                receipt: None,
             })
             .collect();
         let pages: Vec<_> =

@@ -14,7 +14,7 @@ use cyxcloud_metadata::{Error as MetadataError, MetadataStore};
 use cyxcloud_proto::gateway as wire;
 use cyxcloud_proto::gateway::node_command::Kind;
 use cyxcloud_proto::gateway::node_service_server::NodeService;
-use cyxcloud_proto::{FORMAT_VERSION, WIRE_VERSION};
+use cyxcloud_proto::{FORMAT_OLDEST, WIRE_VERSION, format_newest};
 use tonic::{Request, Response, Status};
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -40,6 +40,8 @@ pub struct NodeApi {
     policy: AddressPolicy,
     heartbeats: Heartbeats,
     heartbeat_interval: Duration,
+    /// Newest format that nodes may go over to.
+    node_format: u32,
 }
 
 impl NodeApi {
@@ -49,9 +51,11 @@ impl NodeApi {
         ephemeral: Arc<dyn Ephemeral>,
         policy: AddressPolicy,
         heartbeat_interval: Duration,
+        node_format: u32,
     ) -> Self {
         let heartbeats = Heartbeats::start(metadata.clone());
-        Self { metadata, ephemeral, policy, heartbeats, heartbeat_interval }
+        let node_format = node_format.min(format_newest());
+        Self { metadata, ephemeral, policy, heartbeats, heartbeat_interval, node_format }
     }
 
     async fn node(&self, id: NodeId) -> Result<Option<Node>, Status> {
@@ -123,6 +127,7 @@ impl NodeService for NodeApi {
             status: node.status.as_str().to_owned(),
             token: String::new(),
             wire_version: WIRE_VERSION,
+            format_version: self.node_format,
         }))
     }
 
@@ -164,6 +169,7 @@ impl NodeService for NodeApi {
             status: heard.status.as_str().to_owned(),
             commands,
             now_ms: heard.now.unix_millis(),
+            format_version: self.node_format,
         }))
     }
 
@@ -214,9 +220,10 @@ fn check_registration(wanted: &wire::RegisterNodeRequest) -> Result<([u8; 32], U
             wanted.wire_version
         )));
     }
-    if wanted.format_version != FORMAT_VERSION {
+    let newest = format_newest();
+    if !(FORMAT_OLDEST..=newest).contains(&wanted.format_version) {
         return Err(Status::failed_precondition(format!(
-            "the node keeps chunks in format {} and this gateway knows format {FORMAT_VERSION}; update the older one",
+            "the node keeps chunks in format {} and this gateway knows formats {FORMAT_OLDEST} to {newest}; update the older one",
             wanted.format_version
         )));
     }
@@ -378,7 +385,7 @@ mod tests {
             grpc_port: 50051,
             metrics_port: 9090,
             wire_version: WIRE_VERSION,
-            format_version: FORMAT_VERSION,
+            format_version: FORMAT_OLDEST,
             incarnation: incarnation.as_bytes().to_vec().into(),
             signed_at_ms: signed_at,
             signature: signature.to_vec().into(),
@@ -393,7 +400,7 @@ mod tests {
         let (public, _) = check_registration(&request).expect("proven");
         assert_eq!(public, key.public());
         type Change = fn(&mut wire::RegisterNodeRequest);
-        let changes: [(&str, Change); 9] = [
+        let changes: [(&str, Change); 10] = [
             ("another host", |r| r.advertise_host = "192.0.2.8".to_owned()),
             ("another port", |r| r.grpc_port = 50052),
             ("another life", |r| r.incarnation = vec![1; 16].into()),
@@ -402,13 +409,28 @@ mod tests {
             ("another time", |r| r.signed_at_ms += 1),
             ("no signature", |r| r.signature = Vec::new().into()),
             ("another protocol", |r| r.wire_version += 1),
-            ("another format", |r| r.format_version += 1),
+            ("a format from before there was one", |r| r.format_version = 0),
+            ("a format to come", |r| r.format_version = cyxcloud_proto::FORMAT_NEWEST + 1),
         ];
         for (name, change) in changes {
             let mut changed = request.clone();
             change(&mut changed);
             assert!(check_registration(&changed).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn every_format_that_is_known_is_welcome() {
+        let (_, request) = registration();
+        for format_version in FORMAT_OLDEST..=cyxcloud_proto::FORMAT_NEWEST {
+            assert!(
+                check_registration(&wire::RegisterNodeRequest { format_version, ..request.clone() }).is_ok()
+            );
+        }
+        let future = wire::RegisterNodeRequest { format_version: 9, ..request };
+        let refused = check_registration(&future).expect_err("not known");
+        assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+        assert!(refused.message().contains("in format 9 and this gateway knows formats 1 to 2"), "{refused}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 pub mod audits;
 pub mod buckets;
 pub mod garbage;
+pub mod held;
 pub mod identity;
 pub mod intents;
 pub mod listing;
@@ -92,6 +93,9 @@ macro_rules! conformance_suite {
             garbage::an_orphan_waits,
             garbage::a_compared_inventory_is_recorded,
             garbage::old_uploads_are_purged,
+            held::lost_locations_are_recorded_again,
+            held::a_newer_location_is_left_alone,
+            held::work_in_hand_is_what_leases_hold,
             intents::a_commit_asked_again_answers_the_same,
             intents::a_failed_commit_leaves_its_intent,
             intents::a_renewed_upload_stays,

@@ -1,14 +1,15 @@
 //! Background work: [`Upkeep`], handed on to the files of what it is about: `stripes`, `repairs`, `scans`, `deletes`,
-//! `garbage`, `audits`.
+//! `garbage`, `audits`, `held`.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cyxcloud_core::{ChunkId, FileId, NodeId, Timestamp};
+use cyxcloud_core::{ByteCount, ChunkId, FileId, NodeId, Timestamp};
 use uuid::Uuid;
 
 use super::PostgresStore;
 use crate::Result;
+use crate::model::NewLocation;
 use crate::upkeep::model::*;
 use crate::upkeep::{Judge, Upkeep};
 
@@ -167,5 +168,21 @@ impl Upkeep for PostgresStore {
 
     async fn purge_audits(&self, older: Duration, limit: usize) -> Result<usize> {
         self.drop_audits(older, limit).await
+    }
+
+    async fn work_in_hand(&self) -> Result<WorkInHand> {
+        self.in_hand().await
+    }
+
+    async fn known_places(&self, node: NodeId, held: &[HeldChunk]) -> Result<Vec<KnownPlace>> {
+        self.known(node, held).await
+    }
+
+    async fn places_of_chunks(&self, chunks: &[ChunkId]) -> Result<Vec<(NodeCursor, ByteCount)>> {
+        self.places(chunks).await
+    }
+
+    async fn record_held(&self, held: &[(NodeCursor, NewLocation)]) -> Result<usize> {
+        self.keep_held(held).await
     }
 }

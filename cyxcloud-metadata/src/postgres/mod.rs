@@ -13,6 +13,7 @@ mod content;
 mod deletes;
 mod garbage;
 mod gather;
+mod held;
 mod identity;
 mod listing;
 mod multipart;

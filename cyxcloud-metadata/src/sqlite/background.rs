@@ -2,18 +2,19 @@
 //!
 //! Each is one piece of work; the one writer makes it alone with what it reads and changes. Not here: what the methods
 //! promise (`Upkeep`, `conformance`), and how they keep it (`stripes`, `repairs`, `scans`, `inventory`, `garbage`,
-//! `deletes`, `audits`).
+//! `deletes`, `audits`, `held`).
 
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cyxcloud_core::{ChunkId, FileId, NodeId, Timestamp};
+use cyxcloud_core::{ByteCount, ChunkId, FileId, NodeId, Timestamp};
 use rusqlite::Connection;
 use uuid::Uuid;
 
 use super::SqliteStore;
-use super::{audits, deletes, garbage, inventory, multipart, nodes, repairs, scans, stripes};
+use super::{audits, deletes, garbage, held, inventory, multipart, nodes, repairs, scans, stripes};
 use crate::Result;
+use crate::model::NewLocation;
 use crate::upkeep::model::*;
 use crate::upkeep::{Judge, Upkeep};
 
@@ -198,5 +199,24 @@ impl Upkeep for SqliteStore {
 
     async fn purge_audits(&self, older: Duration, limit: usize) -> Result<usize> {
         self.engine.write("drop old audits", move |db| audits::purge(db, older, limit)).await
+    }
+
+    async fn work_in_hand(&self) -> Result<WorkInHand> {
+        self.engine.read("look at the work in hand", held::in_hand).await
+    }
+
+    async fn known_places(&self, node: NodeId, held: &[HeldChunk]) -> Result<Vec<KnownPlace>> {
+        let held = held.to_vec();
+        self.engine.read("look up places of chunks", move |db| held::known(db, node, &held)).await
+    }
+
+    async fn places_of_chunks(&self, chunks: &[ChunkId]) -> Result<Vec<(NodeCursor, ByteCount)>> {
+        let chunks = chunks.to_vec();
+        self.engine.read("look for places of chunks", move |db| held::places(db, &chunks)).await
+    }
+
+    async fn record_held(&self, held: &[(NodeCursor, NewLocation)]) -> Result<usize> {
+        let held = held.to_vec();
+        self.engine.write("record what nodes hold", move |db| held::record(db, &held)).await
     }
 }

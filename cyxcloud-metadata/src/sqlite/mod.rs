@@ -11,6 +11,7 @@ mod content;
 mod deletes;
 mod engine;
 mod garbage;
+mod held;
 mod identity;
 mod inventory;
 mod multipart;

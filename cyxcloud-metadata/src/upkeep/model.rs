@@ -466,3 +466,34 @@ pub struct ObjectStripes {
     /// Stripes there are in all.
     pub total: u64,
 }
+
+/// A chunk that a node says it holds, in a place that it may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeldChunk {
+    /// Chunk and place.
+    pub at: NodeCursor,
+    /// Its length.
+    pub size: ByteCount,
+    /// The generation held.
+    pub generation: Generation,
+}
+
+/// What is known of a [`HeldChunk`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KnownPlace {
+    /// No row of `chunks` has this chunk, in this length, in this place: what it belonged to is gone, or never was.
+    Nowhere,
+    /// A location says so, of this generation or a newer one of the same life.
+    Recorded,
+    /// The chunk belongs there, and no location says so.
+    Unrecorded,
+}
+
+/// What background workers have claimed, and whose leases have not run out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkInHand {
+    /// Repairs.
+    pub repairs: u64,
+    /// Scans of nodes.
+    pub scans: u64,
+}

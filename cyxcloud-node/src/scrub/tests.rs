@@ -6,6 +6,8 @@ use uuid::Uuid;
 use super::*;
 use crate::store::memory::MemoryStore;
 
+/// When tests store.
+const AT: Timestamp = Timestamp::from_unix_millis(1_700_000_000_000);
 const DAY: Duration = Duration::from_secs(86_400);
 
 fn at(millis: i64) -> Timestamp {
@@ -30,7 +32,7 @@ fn fill(store: &MemoryStore, chunks: u32) -> Vec<ChunkId> {
         .map(|n| {
             let bytes = Bytes::from(n.to_be_bytes().repeat(100));
             let id = ChunkId::of(&bytes);
-            store.put(id, bytes, Bytes::new()).expect("room");
+            store.put(id, bytes, Bytes::new(), AT).expect("room");
             id
         })
         .collect();
@@ -106,6 +108,7 @@ fn pages_are_cut_into_pieces_of_bounded_length() {
         length: ByteCount::kib(mib * 512),
         generation: cyxcloud_core::Generation { incarnation: Uuid::nil(), counter: 1 },
         quarantined: false,
+        stored_at: None,
         descriptors: Vec::new(),
     };
     let page = [1, 1, 1, 9, 9, 1].map(entry);

@@ -26,9 +26,9 @@ use crate::store::{DESCRIPTOR_BYTES_MAX, Deleted, Entry, Restored};
 
 /// Slices in one request.
 const SLICES_MAX: usize = 1024;
-/// Entries in one page of the inventory, without and with descriptors (up to 4 KiB each).
+/// Entries in one page of the inventory, without and with descriptors (up to 4 KiB each) or receipts.
 const PAGE: usize = 4096;
-const PAGE_WITH_DESCRIPTORS: usize = 512;
+const PAGE_IN_FULL: usize = 512;
 
 type Pages = Pin<Box<dyn Stream<Item = Result<ListChunksResponse, Status>> + Send>>;
 
@@ -94,10 +94,12 @@ impl Service {
         cyxcloud_core::crash_point!("node.received");
         self.change(move |service| {
             let length = data.len() as u64;
-            let stored = service.store.put(id, data, descriptor).map_err(|error| service.status(error))?;
+            let at = now();
+            let stored =
+                service.store.put(id, data, descriptor, at).map_err(|error| service.status(error))?;
             service.metrics.received.inc_by(length);
             service.metrics.stored_chunk_bytes.observe(length as f64);
-            let receipt = Receipt::sign(&service.key, id, ByteCount::bytes(length), stored.generation, now());
+            let receipt = Receipt::sign(&service.key, id, ByteCount::bytes(length), stored.generation, at);
             Ok(StoreChunkResponse { receipt: Some(receipt.into()), existed: stored.existed })
         })
         .await
@@ -190,8 +192,8 @@ impl Service {
             false => Some(chunk_id("after", &request.after)?),
         };
         let mut left = if request.limit == 0 { u64::MAX } else { request.limit };
-        let with_descriptors = request.with_descriptors;
-        let page = if with_descriptors { PAGE_WITH_DESCRIPTORS } else { PAGE };
+        let (with_descriptors, with_receipts) = (request.with_descriptors, request.with_receipts);
+        let page = if with_descriptors || with_receipts { PAGE_IN_FULL } else { PAGE };
         let (pages, stream) = mpsc::channel(1);
         let service = self.clone();
         tokio::spawn(async move {
@@ -199,18 +201,24 @@ impl Service {
                 let want = page.min(usize::try_from(left).unwrap_or(usize::MAX));
                 let entries = service
                     .read(move |service| {
-                        service.store.list(after, want).map_err(|error| service.status(error))
+                        let entries =
+                            service.store.list(after, want).map_err(|error| service.status(error))?;
+                        let last = entries.last().map(|entry| entry.id);
+                        let shown = |entry: Entry| {
+                            let receipt =
+                                (with_receipts && !entry.quarantined).then(|| service.receipt(&entry));
+                            listed(entry, with_descriptors, receipt)
+                        };
+                        Ok((last, entries.into_iter().map(shown).collect::<Vec<_>>()))
                     })
                     .await;
-                let last_page = entries.as_ref().is_ok_and(|entries| entries.len() < want);
+                let last_page = entries.as_ref().is_ok_and(|(_, entries)| entries.len() < want);
                 let failed = entries.is_err();
-                if let Ok(entries) = &entries {
-                    after = entries.last().map(|entry| entry.id);
+                if let Ok((last, entries)) = &entries {
+                    after = *last;
                     left -= entries.len() as u64;
                 }
-                let message = entries.map(|entries| ListChunksResponse {
-                    chunks: entries.into_iter().map(|entry| listed(entry, with_descriptors)).collect(),
-                });
+                let message = entries.map(|(_, chunks)| ListChunksResponse { chunks });
                 // An empty page says nothing, and a caller that is gone wants no more.
                 let silent = message.as_ref().is_ok_and(|page| page.chunks.is_empty());
                 if silent || pages.send(message).await.is_err() || last_page || failed {
@@ -220,15 +228,22 @@ impl Service {
         });
         Ok(Box::pin(ReceiverStream::new(stream)))
     }
+
+    /// The receipt of a chunk that is held: the one given when it was stored, where the time is known.
+    fn receipt(&self, entry: &Entry) -> Receipt {
+        let at = entry.stored_at.unwrap_or_else(now);
+        Receipt::sign(&self.key, entry.id, entry.length, entry.generation, at)
+    }
 }
 
-fn listed(entry: Entry, with_descriptors: bool) -> ChunkEntry {
+fn listed(entry: Entry, with_descriptors: bool, receipt: Option<Receipt>) -> ChunkEntry {
     ChunkEntry {
         chunk_id: chunk_id_bytes(&entry.id),
         length: entry.length.get(),
         generation: Some(entry.generation.into()),
         quarantined: entry.quarantined,
         descriptors: if with_descriptors { entry.descriptors } else { Vec::new() },
+        receipt: receipt.map(Into::into),
     }
 }
 

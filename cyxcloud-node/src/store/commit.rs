@@ -12,7 +12,7 @@ mod trash;
 use std::collections::{HashMap, HashSet};
 #[cfg(test)]
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
@@ -43,6 +43,7 @@ pub(crate) enum Request {
         id: ChunkId,
         bytes: Bytes,
         descriptor: Bytes,
+        at: Timestamp,
         intact: bool,
         reply: SyncSender<Result<Stored>>,
     },
@@ -69,6 +70,11 @@ pub(crate) enum Request {
         generation: Generation,
         reply: SyncSender<Result<()>>,
     },
+    /// From here on records are of this format, if it is newer.
+    TakeUp {
+        format: u32,
+        reply: SyncSender<Result<()>>,
+    },
 }
 
 impl Request {
@@ -76,7 +82,7 @@ impl Request {
         match self {
             Self::Put { bytes, .. } => bytes.len() as u64 + 512,
             Self::Purge { limit, .. } => 512 * *limit as u64,
-            Self::Delete { .. } | Self::Restore { .. } | Self::Quarantine { .. } => 512,
+            Self::Delete { .. } | Self::Restore { .. } | Self::Quarantine { .. } | Self::TakeUp { .. } => 512,
         }
     }
 
@@ -84,7 +90,11 @@ impl Request {
     fn frees(&self) -> bool {
         match self {
             Self::Put { .. } => false,
-            Self::Delete { .. } | Self::Restore { .. } | Self::Purge { .. } | Self::Quarantine { .. } => true,
+            Self::Delete { .. }
+            | Self::Restore { .. }
+            | Self::Purge { .. }
+            | Self::Quarantine { .. }
+            | Self::TakeUp { .. } => true,
         }
     }
 
@@ -95,7 +105,7 @@ impl Request {
             Self::Delete { reply, .. } => drop(reply.send(Err(error))),
             Self::Restore { reply, .. } => drop(reply.send(Err(error))),
             Self::Purge { reply, .. } => drop(reply.send(Err(error))),
-            Self::Quarantine { reply, .. } => drop(reply.send(Err(error))),
+            Self::Quarantine { reply, .. } | Self::TakeUp { reply, .. } => drop(reply.send(Err(error))),
         }
     }
 }
@@ -106,7 +116,8 @@ enum Answer {
     Delete(SyncSender<Result<Deleted>>, Deleted),
     Restore(SyncSender<Result<Restored>>, Restored),
     Purge(SyncSender<Result<usize>>, usize),
-    Quarantine(SyncSender<Result<()>>),
+    /// Of a quarantine, or a format taken up.
+    Done(SyncSender<Result<()>>),
 }
 
 impl Answer {
@@ -117,7 +128,7 @@ impl Answer {
             Self::Delete(reply, deleted) => drop(reply.send(Ok(deleted))),
             Self::Restore(reply, restored) => drop(reply.send(Ok(restored))),
             Self::Purge(reply, purged) => drop(reply.send(Ok(purged))),
-            Self::Quarantine(reply) => drop(reply.send(Ok(()))),
+            Self::Done(reply) => drop(reply.send(Ok(()))),
         }
     }
 
@@ -127,7 +138,7 @@ impl Answer {
             Self::Delete(reply, _) => drop(reply.send(Err(error))),
             Self::Restore(reply, _) => drop(reply.send(Err(error))),
             Self::Purge(reply, _) => drop(reply.send(Err(error))),
-            Self::Quarantine(reply) => drop(reply.send(Err(error))),
+            Self::Done(reply) => drop(reply.send(Err(error))),
         }
     }
 }
@@ -142,6 +153,7 @@ pub(crate) struct Shared {
     pub(crate) trash: AtomicU64,
     pub(crate) trash_chunks: AtomicU64,
     pub(crate) trash_purged: AtomicU64,
+    pub(crate) format: AtomicU32,
     pub(crate) syncs: AtomicU64,
     /// Why no more writes are taken.
     pub(crate) failed: OnceLock<String>,
@@ -165,6 +177,7 @@ impl Shared {
             trash: AtomicU64::new(account.trash.get()),
             trash_chunks: AtomicU64::new(account.trash_chunks),
             trash_purged: AtomicU64::new(0),
+            format: AtomicU32::new(account.format),
             syncs: AtomicU64::new(0),
             failed: OnceLock::new(),
             full: AtomicBool::new(false),
@@ -350,8 +363,8 @@ impl Committer {
     /// Adds one request to the batch, or answers it at once.
     fn plan(&mut self, draft: &mut Draft, request: Request) {
         match request {
-            Request::Put { id, bytes, descriptor, intact, reply } => {
-                match self.plan_put(draft, id, &bytes, &descriptor, intact) {
+            Request::Put { id, bytes, descriptor, at, intact, reply } => {
+                match self.plan_put(draft, id, &bytes, &descriptor, at, intact) {
                     Ok(stored) => draft.answers.push(Answer::Put(reply, stored)),
                     Err(error) => drop(reply.send(Err(error))),
                 }
@@ -372,9 +385,14 @@ impl Committer {
             },
             Request::Quarantine { id, generation, reply } => {
                 match self.plan_quarantine(draft, id, generation) {
-                    Ok(true) => draft.answers.push(Answer::Quarantine(reply)),
+                    Ok(true) => draft.answers.push(Answer::Done(reply)),
                     done => drop(reply.send(done.map(|_| ()))),
                 }
+            }
+            // The account goes out with every batch.
+            Request::TakeUp { format, reply } => {
+                draft.account.format = draft.account.format.max(format);
+                draft.answers.push(Answer::Done(reply));
             }
         }
     }
@@ -392,6 +410,7 @@ impl Committer {
         id: ChunkId,
         bytes: &Bytes,
         descriptor: &Bytes,
+        at: Timestamp,
         intact: bool,
     ) -> Result<Stored> {
         let held = self.held(draft, id)?;
@@ -421,6 +440,7 @@ impl Committer {
                 Meta::new(length, generation)
             }
         };
+        meta.stored_at = draft.account.stored_at(at);
         meta.remember(descriptor);
         if carry {
             draft.batch.put_cf(&cf(&self.db, BYTES), id.as_bytes(), bytes);
@@ -550,6 +570,7 @@ impl Committer {
         shared.trash.store(account.trash.get(), Ordering::Relaxed);
         shared.trash_chunks.store(account.trash_chunks, Ordering::Relaxed);
         shared.trash_purged.fetch_add(draft.purged, Ordering::Relaxed);
+        shared.format.store(account.format, Ordering::Relaxed);
         shared.syncs.fetch_add(1, Ordering::Relaxed);
         shared.garbage.fetch_add(draft.garbage, Ordering::Relaxed);
         if shared.full.swap(false, Ordering::Relaxed) {

@@ -24,7 +24,8 @@ macro_rules! suite {
             a_restore_may_name_its_generation, what_rotted_in_the_trash_is_not_restored,
             a_corrupt_chunk_skips_the_trash, trash_is_purged_by_age_and_is_gone,
             trash_is_listed_in_pages_the_oldest_first, a_full_store_purges_the_oldest_trash_to_make_room,
-            trash_is_kept_when_all_of_it_would_not_be_enough, concurrent_use_of_the_trash_keeps_the_sums);
+            trash_is_kept_when_all_of_it_would_not_be_enough, concurrent_use_of_the_trash_keeps_the_sums,
+            a_format_is_taken_up_once_and_older_records_are_read);
     };
     (@ $open:expr, $damage:expr; $($promise:ident),*) => {
         $(
@@ -38,6 +39,9 @@ macro_rules! suite {
 }
 pub(crate) use suite;
 
+/// When tests store.
+const AT: Timestamp = Timestamp::from_unix_millis(1_700_000_000_000);
+
 fn chunk(seed: u64, length: usize) -> (ChunkId, Bytes) {
     let mut bytes = vec![0; length];
     blake3::Hasher::new().update(&seed.to_be_bytes()).finalize_xof().fill(&mut bytes);
@@ -46,7 +50,7 @@ fn chunk(seed: u64, length: usize) -> (ChunkId, Bytes) {
 
 fn put(store: &dyn ChunkStore, seed: u64, length: usize) -> (ChunkId, Bytes, Generation) {
     let (id, bytes) = chunk(seed, length);
-    let stored = store.put(id, bytes.clone(), Bytes::new()).expect("there is room");
+    let stored = store.put(id, bytes.clone(), Bytes::new(), AT).expect("there is room");
     (id, bytes, stored.generation)
 }
 
@@ -65,19 +69,41 @@ pub(crate) fn what_was_stored_is_read(store: &dyn ChunkStore, _: Damage<'_>) {
     assert_eq!(store.usage().chunks, 5);
 }
 
+/// It begins in the oldest format, which every gateway knows; the newer one remembers when a chunk was stored.
+pub(crate) fn a_format_is_taken_up_once_and_older_records_are_read(store: &dyn ChunkStore, _: Damage<'_>) {
+    let stored_at = |id| store.entry(id).expect("readable").expect("held").stored_at;
+    assert_eq!(store.format(), 1);
+    let (old, bytes, _) = put(store, 1, 100);
+    assert_eq!(stored_at(old), None);
+    store.take_up(2).expect("known");
+    let (new, _, generation) = put(store, 2, 100);
+    assert_eq!((store.format(), stored_at(old), stored_at(new)), (2, None, Some(AT)));
+    assert_eq!(store.get(old).expect("held"), Some(bytes.clone()));
+    // It goes to the trash and comes back with it.
+    store.delete(new, generation, Some(AT)).expect("held");
+    store.restore(new, None).expect("there");
+    assert_eq!(stored_at(new), Some(AT));
+    let later = AT.plus(std::time::Duration::from_secs(1));
+    store.put(old, bytes, Bytes::new(), later).expect("room");
+    assert_eq!(stored_at(old), Some(later));
+    store.take_up(1).expect("no way back");
+    store.take_up(99).expect("as far as it is known");
+    assert_eq!(store.format(), 2);
+}
+
 pub(crate) fn a_wrong_hash_is_refused(store: &dyn ChunkStore, _: Damage<'_>) {
     let (id, _) = chunk(1, 100);
     let (_, other) = chunk(2, 100);
-    assert!(matches!(store.put(id, other, Bytes::new()), Err(Error::WrongId { .. })));
-    assert!(matches!(store.put(ChunkId::of(b""), Bytes::new(), Bytes::new()), Err(Error::Length { .. })));
+    assert!(matches!(store.put(id, other, Bytes::new(), AT), Err(Error::WrongId { .. })));
+    assert!(matches!(store.put(ChunkId::of(b""), Bytes::new(), Bytes::new(), AT), Err(Error::Length { .. })));
     assert_eq!(store.get(id).expect("no error"), None);
     assert_eq!(store.usage().used, ByteCount::ZERO);
 }
 
 pub(crate) fn storing_again_is_a_new_generation_of_the_same_bytes(store: &dyn ChunkStore, _: Damage<'_>) {
     let (id, bytes) = chunk(1, 5_000);
-    let first = store.put(id, bytes.clone(), Bytes::from_static(b"one")).expect("room");
-    let again = store.put(id, bytes.clone(), Bytes::from_static(b"two")).expect("room");
+    let first = store.put(id, bytes.clone(), Bytes::from_static(b"one"), AT).expect("room");
+    let again = store.put(id, bytes.clone(), Bytes::from_static(b"two"), AT).expect("room");
     assert!(!first.existed && again.existed);
     assert!(again.generation.counter > first.generation.counter);
     let entry = store.entry(id).expect("readable").expect("held");
@@ -91,21 +117,21 @@ pub(crate) fn storing_again_is_a_new_generation_of_the_same_bytes(store: &dyn Ch
 pub(crate) fn nothing_beyond_the_offer_is_stored(store: &dyn ChunkStore, _: Damage<'_>) {
     let held: Vec<_> = (0..4).map(|seed| put(store, seed, 1 << 20)).collect();
     let (id, bytes) = chunk(9, 1);
-    assert!(matches!(store.put(id, bytes.clone(), Bytes::new()), Err(Error::Full { .. })));
+    assert!(matches!(store.put(id, bytes.clone(), Bytes::new(), AT), Err(Error::Full { .. })));
     assert_eq!(store.usage().available, ByteCount::ZERO);
     // What is held already takes no space, so it may be stored again.
     let (again, body, _) = held[0].clone();
-    assert!(store.put(again, body.clone(), Bytes::new()).expect("takes no space").existed);
+    assert!(store.put(again, body.clone(), Bytes::new(), AT).expect("takes no space").existed);
     assert_eq!(store.get(again).expect("held"), Some(body));
     let (gone, _, generation) = held[1].clone();
     assert_eq!(store.delete(gone, generation, None).expect("a full store deletes"), Deleted::Gone);
-    store.put(id, bytes, Bytes::new()).expect("there is space again");
+    store.put(id, bytes, Bytes::new(), AT).expect("there is space again");
     assert_eq!(store.usage().used, ByteCount::bytes((3 << 20) + 1));
 }
 
 pub(crate) fn deletes_obey_generations(store: &dyn ChunkStore, _: Damage<'_>) {
     let (id, bytes, old) = put(store, 1, 3_000);
-    let new = store.put(id, bytes, Bytes::new()).expect("room").generation;
+    let new = store.put(id, bytes, Bytes::new(), AT).expect("room").generation;
     assert_eq!(store.delete(id, old, None).expect("no error"), Deleted::KeptNewer(new));
     let stranger = Generation { incarnation: Uuid::from_bytes([1; 16]), counter: u64::MAX };
     assert_eq!(store.delete(id, stranger, None).expect("no error"), Deleted::KeptNewer(new));
@@ -145,7 +171,7 @@ pub(crate) fn a_corrupt_chunk_is_held_back_and_healed(store: &dyn ChunkStore, da
     // Even if the disk now gives the right bytes, it is not believed.
     damage(id, bytes.clone());
     assert!(matches!(store.get(id), Err(Error::Corrupt { .. })));
-    let stored = store.put(id, bytes.clone(), Bytes::new()).expect("room");
+    let stored = store.put(id, bytes.clone(), Bytes::new(), AT).expect("room");
     assert!(!stored.existed);
     assert_eq!(store.get(id).expect("healed"), Some(bytes));
     assert_eq!(store.quarantined(), []);
@@ -158,7 +184,7 @@ pub(crate) fn a_chunk_damaged_in_silence_is_healed_by_storing_it_again(
 ) {
     let (id, bytes, _) = put(store, 1, 9_000);
     damage(id, Bytes::from(vec![0; 9_000]));
-    store.put(id, bytes.clone(), Bytes::new()).expect("room");
+    store.put(id, bytes.clone(), Bytes::new(), AT).expect("room");
     assert_eq!(store.get(id).expect("whole"), Some(bytes));
 }
 
@@ -180,7 +206,7 @@ pub(crate) fn concurrent_stores_get_distinct_generations(store: &dyn ChunkStore,
 pub(crate) fn a_closed_store_says_so(store: &dyn ChunkStore, _: Damage<'_>) {
     let (id, bytes, _) = put(store, 1, 10);
     store.close();
-    assert!(matches!(store.put(id, bytes, Bytes::new()), Err(Error::Closed)));
+    assert!(matches!(store.put(id, bytes, Bytes::new(), AT), Err(Error::Closed)));
     assert!(matches!(store.get(id), Err(Error::Closed)));
 }
 
@@ -201,7 +227,7 @@ fn ids(trash: &[Trashed]) -> Vec<ChunkId> {
 
 pub(crate) fn trash_is_not_held_and_comes_back_as_it_was(store: &dyn ChunkStore, _: Damage<'_>) {
     let (id, bytes) = chunk(1, 5_000);
-    let generation = store.put(id, bytes.clone(), Bytes::from_static(b"d")).expect("room").generation;
+    let generation = store.put(id, bytes.clone(), Bytes::from_static(b"d"), AT).expect("room").generation;
     put(store, 2, 100);
     let older = Generation { counter: generation.counter - 1, ..generation };
     let kept = store.delete(id, older, Some(at(7))).expect("no error");
@@ -241,7 +267,7 @@ pub(crate) fn storing_takes_a_chunk_out_of_the_trash(store: &dyn ChunkStore, dam
         if rotten {
             damage(id, Bytes::from(vec![0; 5_000]));
         }
-        let stored = store.put(id, bytes.clone(), Bytes::new()).expect("room");
+        let stored = store.put(id, bytes.clone(), Bytes::new(), AT).expect("room");
         assert!(!stored.existed, "it was not held");
         assert!(stored.generation.counter > old.counter);
         assert_eq!(store.get(id).expect("whole"), Some(bytes));
@@ -260,7 +286,7 @@ pub(crate) fn storing_takes_a_chunk_out_of_the_trash(store: &dyn ChunkStore, dam
 
 pub(crate) fn a_restore_may_name_its_generation(store: &dyn ChunkStore, _: Damage<'_>) {
     let (id, bytes, old) = put(store, 1, 100);
-    let new = store.put(id, bytes, Bytes::new()).expect("room").generation;
+    let new = store.put(id, bytes, Bytes::new(), AT).expect("room").generation;
     store.delete(id, new, Some(at(1))).expect("held");
     assert_eq!(store.restore(id, Some(old)).expect("no error"), Restored::Absent);
     assert_eq!(store.entry(id).expect("no error"), None);
@@ -274,7 +300,7 @@ pub(crate) fn what_rotted_in_the_trash_is_not_restored(store: &dyn ChunkStore, d
     assert!(matches!(store.restore(id, None), Err(Error::Corrupt { .. })));
     assert_eq!(store.get(id).expect("no error"), None);
     assert_eq!(store.quarantined(), [], "only what is held is held back");
-    store.put(id, bytes.clone(), Bytes::new()).expect("room");
+    store.put(id, bytes.clone(), Bytes::new(), AT).expect("room");
     assert_eq!(store.get(id).expect("healed"), Some(bytes));
 }
 
@@ -339,7 +365,7 @@ pub(crate) fn a_full_store_purges_the_oldest_trash_to_make_room(store: &dyn Chun
     // What comes out of the trash takes no more space, so nothing else goes for it.
     put(store, 10, (1 << 20) - 1);
     let (id, bytes, _) = trash[0].clone();
-    store.put(id, bytes.clone(), Bytes::new()).expect("its space was counted all the time");
+    store.put(id, bytes.clone(), Bytes::new(), AT).expect("its space was counted all the time");
     assert_eq!(store.get(id).expect("whole"), Some(bytes));
     assert_eq!(store.usage().available, ByteCount::ZERO);
     assert_eq!(store.get(held.0).expect("whole"), Some(held.1));
@@ -349,7 +375,7 @@ pub(crate) fn trash_is_kept_when_all_of_it_would_not_be_enough(store: &dyn Chunk
     put(store, 0, 3 << 20);
     let (id, bytes, generation) = trashed(store, 1, 1 << 20, 5);
     let (large, body) = chunk(2, (1 << 20) + 1);
-    assert!(matches!(store.put(large, body, Bytes::new()), Err(Error::Full { .. })));
+    assert!(matches!(store.put(large, body, Bytes::new(), AT), Err(Error::Full { .. })));
     assert_eq!(store.restore(id, None).expect("no error"), Restored::Back(generation));
     assert_eq!(store.get(id).expect("whole"), Some(bytes));
 }
@@ -360,7 +386,7 @@ pub(crate) fn concurrent_use_of_the_trash_keeps_the_sums(store: &dyn ChunkStore,
             scope.spawn(move || {
                 for n in 0..60u64 {
                     let (id, bytes) = chunk(n % 5, 100_000);
-                    let generation = store.put(id, bytes, Bytes::new()).expect("five fit").generation;
+                    let generation = store.put(id, bytes, Bytes::new(), AT).expect("five fit").generation;
                     let millis = (n * 8 + thread) as i64 % 17;
                     match (thread + n) % 4 {
                         0 => drop(store.delete(id, generation, Some(at(millis))).expect("no error")),

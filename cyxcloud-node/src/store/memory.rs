@@ -10,7 +10,7 @@ use bytes::Bytes;
 use cyxcloud_core::{ByteCount, ChunkId, Generation, Timestamp};
 use uuid::Uuid;
 
-use super::record::{Account, Meta};
+use super::record::{Account, Meta, format_newest};
 use super::{
     ChunkStore, Condition, Deleted, Entry, Error, Restored, Result, Stored, Trashed, Usage, check, full,
 };
@@ -76,7 +76,7 @@ impl MemoryStore {
 }
 
 impl ChunkStore for MemoryStore {
-    fn put(&self, id: ChunkId, bytes: Bytes, descriptor: Bytes) -> Result<Stored> {
+    fn put(&self, id: ChunkId, bytes: Bytes, descriptor: Bytes, at: Timestamp) -> Result<Stored> {
         check(id, &bytes)?;
         let length = ByteCount::bytes(bytes.len() as u64);
         let mut state = self.state()?;
@@ -102,7 +102,8 @@ impl ChunkStore for MemoryStore {
             state.trash.remove(&(at, id));
             state.account.restore(length);
         }
-        let mut meta = Meta { generation, quarantined: false, trashed: None, ..held };
+        let stored_at = state.account.stored_at(at);
+        let mut meta = Meta { generation, quarantined: false, trashed: None, stored_at, ..held };
         meta.remember(&descriptor);
         state.chunks.insert(id, (meta, bytes));
         Ok(Stored { generation, existed })
@@ -215,6 +216,16 @@ impl ChunkStore for MemoryStore {
 
     fn incarnation(&self) -> Uuid {
         self.incarnation
+    }
+
+    fn format(&self) -> u32 {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).account.format
+    }
+
+    fn take_up(&self, format: u32) -> Result<()> {
+        let mut state = self.state()?;
+        state.account.format = state.account.format.max(format.min(format_newest()));
+        Ok(())
     }
 
     fn close(&self) {

@@ -16,7 +16,7 @@ mod life;
 pub(crate) use life::write_file;
 pub mod memory;
 mod record;
-pub(crate) use record::FORMAT_VERSION;
+pub(crate) use record::format_newest;
 pub mod rocks;
 mod space;
 
@@ -29,7 +29,7 @@ pub const CHUNK_BYTES_MAX: ByteCount = ByteCount::mib(66);
 /// Longest sealed descriptor that is kept with a chunk.
 pub const DESCRIPTOR_BYTES_MAX: usize = 256;
 /// How many distinct descriptors are kept with one chunk; the oldest goes first.
-pub const DESCRIPTORS_MAX: usize = 16;
+pub const DESCRIPTORS_MAX: usize = cyxcloud_core::seal::Descriptor::KEPT_MAX;
 
 /// What a store was, or is, asked to be.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -151,6 +151,8 @@ pub struct Entry {
     pub generation: Generation,
     /// Whether its bytes were found corrupt.
     pub quarantined: bool,
+    /// When it was last stored, as the caller said then; not known of stores in the first format.
+    pub stored_at: Option<Timestamp>,
     /// Sealed descriptors stored with it, the oldest first.
     pub descriptors: Vec<Bytes>,
 }
@@ -196,8 +198,9 @@ pub enum Condition {
 pub trait ChunkStore: Send + Sync + std::fmt::Debug {
     /// Stores a chunk under its hash. Durable when it returns. The same chunk may be stored again: that is a new
     /// generation of the same bytes, adds the descriptor (unless empty or known), heals a corrupt chunk, and takes the
-    /// chunk out of the trash. The oldest trash is purged as far as the chunk would not fit otherwise.
-    fn put(&self, id: ChunkId, bytes: Bytes, descriptor: Bytes) -> Result<Stored>;
+    /// chunk out of the trash. The oldest trash is purged as far as the chunk would not fit otherwise. `at` is the time
+    /// of the store, kept with it where the format has room for it.
+    fn put(&self, id: ChunkId, bytes: Bytes, descriptor: Bytes, at: Timestamp) -> Result<Stored>;
 
     /// The bytes that were stored, or [`Error::Corrupt`]; never other bytes. A chunk found corrupt is quarantined.
     fn get(&self, id: ChunkId) -> Result<Option<Bytes>>;
@@ -234,6 +237,13 @@ pub trait ChunkStore: Send + Sync + std::fmt::Debug {
 
     /// Which life of the data directory this is.
     fn incarnation(&self) -> Uuid;
+
+    /// The format that it is in.
+    fn format(&self) -> u32;
+
+    /// Goes over to a newer format, as far as this build knows it; never back. Durable when it returns: programs that do not
+    /// know the format refuse the data directory from then on. Older records stay as they are and are read as ever.
+    fn take_up(&self, format: u32) -> Result<()>;
 
     /// Writes out what can be written and stops; every later call may answer [`Error::Closed`]. Nothing that was
     /// acknowledged depends on it.

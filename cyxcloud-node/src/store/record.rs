@@ -8,13 +8,17 @@ use uuid::Uuid;
 
 use super::{DESCRIPTORS_MAX, Entry, Trashed};
 
-/// Version of the records below; a data directory names the one it was written in. Gateways judge a registration by
-/// the same number.
-pub(crate) use cyxcloud_proto::FORMAT_VERSION;
+/// Versions of the records below; a data directory names the one it was written in. Gateways judge a registration by
+/// the same numbers.
+pub(crate) use cyxcloud_proto::{FORMAT_OLDEST, format_newest};
 
+/// The first format whose records say when a chunk was stored.
+const FORMAT_STORED_AT: u32 = 2;
 const QUARANTINED: u8 = 1;
 /// The time of the delete, 8 bytes, follows the generation.
 const TRASHED: u8 = 2;
+/// The time of the store, 8 bytes, follows that.
+const STORED_AT: u8 = 4;
 
 /// First byte of the keys that list the trash.
 pub(crate) const TRASH: u8 = b't';
@@ -56,13 +60,22 @@ pub(crate) struct Meta {
     pub(crate) quarantined: bool,
     /// When it was deleted, if it is not held any more but in the trash. Never together with `quarantined`.
     pub(crate) trashed: Option<Timestamp>,
+    /// When it was last stored, as its receipt says; not known of stores in the first format.
+    pub(crate) stored_at: Option<Timestamp>,
     pub(crate) descriptors: Vec<Bytes>,
 }
 
 impl Meta {
     /// A chunk's first store.
     pub(crate) fn new(length: ByteCount, generation: Generation) -> Self {
-        Self { length, generation, quarantined: false, trashed: None, descriptors: Vec::new() }
+        Self {
+            length,
+            generation,
+            quarantined: false,
+            trashed: None,
+            stored_at: None,
+            descriptors: Vec::new(),
+        }
     }
 
     /// Keeps a descriptor unless it is empty or known. Past the limit the oldest goes: newer ones are likelier to
@@ -90,6 +103,7 @@ impl Meta {
             length: self.length,
             generation: self.generation,
             quarantined: self.quarantined,
+            stored_at: self.stored_at,
             descriptors: self.descriptors.clone(),
         }
     }
@@ -102,13 +116,14 @@ impl Meta {
 
     pub(crate) fn encode(&self) -> Vec<u8> {
         let descriptors: usize = self.descriptors.iter().map(|d| d.len() + 2).sum();
-        let mut out = Vec::with_capacity(42 + descriptors);
+        let mut out = Vec::with_capacity(50 + descriptors);
         let flag = |set, flag| if set { flag } else { 0 };
-        out.push(flag(self.quarantined, QUARANTINED) | flag(self.trashed.is_some(), TRASHED));
+        let (trashed, stored_at) = (self.trashed.is_some(), self.stored_at.is_some());
+        out.push(flag(self.quarantined, QUARANTINED) | flag(trashed, TRASHED) | flag(stored_at, STORED_AT));
         out.extend(self.length.get().to_be_bytes());
         out.extend(self.generation.incarnation.as_bytes());
         out.extend(self.generation.counter.to_be_bytes());
-        if let Some(at) = self.trashed {
+        for at in [self.trashed, self.stored_at].into_iter().flatten() {
             out.extend(at.unix_millis().to_be_bytes());
         }
         for descriptor in &self.descriptors {
@@ -123,7 +138,8 @@ impl Meta {
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
         let flags = reader.u8()?;
-        if flags & !(QUARANTINED | TRASHED) != 0 {
+        let known = QUARANTINED | TRASHED | if format_newest() >= FORMAT_STORED_AT { STORED_AT } else { 0 };
+        if flags & !known != 0 {
             return None;
         }
         let mut meta = Self {
@@ -131,10 +147,14 @@ impl Meta {
             generation: Generation { incarnation: reader.uuid()?, counter: reader.u64()? },
             quarantined: flags & QUARANTINED != 0,
             trashed: None,
+            stored_at: None,
             descriptors: Vec::new(),
         };
         if flags & TRASHED != 0 {
-            meta.trashed = Some(Timestamp::from_unix_millis(reader.u64()?.cast_signed()));
+            meta.trashed = Some(reader.time()?);
+        }
+        if flags & STORED_AT != 0 {
+            meta.stored_at = Some(reader.time()?);
         }
         while !reader.0.is_empty() {
             let length = u16::from_be_bytes(reader.array()?);
@@ -145,8 +165,10 @@ impl Meta {
 }
 
 /// Sums over all chunks, written with every batch so that they are exact after any crash.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Account {
+    /// Version of the records; older programs refuse a directory by it.
+    pub(crate) format: u32,
     /// Bytes of all chunks, those in the trash included.
     pub(crate) used: ByteCount,
     /// Chunks held, those in the trash not included.
@@ -161,10 +183,30 @@ pub(crate) struct Account {
     pub(crate) trash_chunks: u64,
 }
 
+/// Of nothing at all.
+impl Default for Account {
+    fn default() -> Self {
+        Self {
+            format: FORMAT_OLDEST,
+            used: ByteCount::ZERO,
+            chunks: 0,
+            counter: 0,
+            incarnation: Uuid::nil(),
+            trash: ByteCount::ZERO,
+            trash_chunks: 0,
+        }
+    }
+}
+
 impl Account {
+    /// What a record written now says of when its chunk was stored.
+    pub(crate) fn stored_at(&self, at: Timestamp) -> Option<Timestamp> {
+        (self.format >= FORMAT_STORED_AT).then_some(at)
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(60);
-        out.extend(FORMAT_VERSION.to_be_bytes());
+        out.extend(self.format.to_be_bytes());
         out.extend(self.used.get().to_be_bytes());
         out.extend(self.chunks.to_be_bytes());
         out.extend(self.counter.to_be_bytes());
@@ -174,15 +216,16 @@ impl Account {
         out
     }
 
-    /// `Err` holds the format version if it is not ours, or `None` if this is no account at all.
+    /// `Err` holds the format version if it is not known, or `None` if this is no account at all.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Option<u32>> {
         let mut reader = Reader(bytes);
-        let version = u32::from_be_bytes(reader.array().ok_or(None)?);
-        if version != FORMAT_VERSION {
-            return Err(Some(version));
+        let format = u32::from_be_bytes(reader.array().ok_or(None)?);
+        if !(FORMAT_OLDEST..=format_newest()).contains(&format) {
+            return Err(Some(format));
         }
         let mut read = || {
             Some(Self {
+                format,
                 used: ByteCount::bytes(reader.u64()?),
                 chunks: reader.u64()?,
                 counter: reader.u64()?,
@@ -259,6 +302,10 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_be_bytes)
     }
 
+    fn time(&mut self) -> Option<Timestamp> {
+        self.u64().map(|millis| Timestamp::from_unix_millis(millis.cast_signed()))
+    }
+
     fn uuid(&mut self) -> Option<Uuid> {
         self.array().map(Uuid::from_bytes)
     }
@@ -282,8 +329,13 @@ mod tests {
         meta.quarantined = true;
         assert_eq!(Meta::decode(&meta.encode()), Some(meta.clone()));
         meta = Meta { quarantined: false, trashed: Some(Timestamp::from_unix_millis(-5)), ..meta };
+        assert_eq!(Meta::decode(&meta.encode()), Some(meta.clone()));
+        meta = Meta { stored_at: Some(Timestamp::from_unix_millis(7)), ..meta };
+        assert_eq!(Meta::decode(&meta.encode()), Some(meta.clone()));
+        meta = Meta { trashed: None, ..meta };
         assert_eq!(Meta::decode(&meta.encode()), Some(meta));
         let account = Account {
+            format: 2,
             used: ByteCount::mib(1),
             chunks: 2,
             counter: 3,
@@ -292,7 +344,8 @@ mod tests {
             trash_chunks: 6,
         };
         assert_eq!(Account::decode(&account.encode()), Ok(account));
-        assert_eq!(Account::decode(&2u32.to_be_bytes()), Err(Some(2)));
+        assert_eq!(Account::decode(&3u32.to_be_bytes()), Err(Some(3)));
+        assert_eq!(Account::decode(&0u32.to_be_bytes()), Err(Some(0)));
     }
 
     /// Bytes that builds without a trash wrote, spelled out: data directories hold them.
@@ -326,9 +379,16 @@ mod tests {
     }
 
     #[test]
+    fn only_the_newer_format_says_when() {
+        let at = Timestamp::from_unix_millis(7);
+        assert_eq!(Account::default().stored_at(at), None);
+        assert_eq!(Account { format: 2, ..Account::default() }.stored_at(at), Some(at));
+    }
+
+    #[test]
     fn a_record_of_an_unknown_kind_is_not_guessed_at() {
         let mut bytes = Meta::new(ByteCount::bytes(9), generation(1, 2)).encode();
-        bytes[0] = 4;
+        bytes[0] = 8;
         assert_eq!(Meta::decode(&bytes), None);
     }
 

@@ -25,7 +25,9 @@ use uuid::Uuid;
 
 use super::commit::{Committer, Request, Shared, cf, is_full, read_meta};
 use super::life::{Life, NewLife};
-use super::record::{Account, FORMAT_VERSION, Meta, TRASH, TRASH_START, parse_trash_key, trash_key};
+use super::record::{
+    Account, FORMAT_OLDEST, Meta, TRASH, TRASH_START, format_newest, parse_trash_key, trash_key,
+};
 use super::space::{RESERVE, Space};
 use super::{ChunkStore, Condition, Deleted, Entry, Error, Restored, Result, Stored, Trashed, Usage, check};
 
@@ -178,11 +180,11 @@ impl RocksStore {
 }
 
 impl ChunkStore for RocksStore {
-    fn put(&self, id: ChunkId, bytes: Bytes, descriptor: Bytes) -> Result<Stored> {
+    fn put(&self, id: ChunkId, bytes: Bytes, descriptor: Bytes, at: Timestamp) -> Result<Stored> {
         check(id, &bytes)?;
         let db = self.db()?;
         let intact = self.holds(&db, id, &bytes)?;
-        self.ask(|reply| Request::Put { id, bytes, descriptor, intact, reply })
+        self.ask(|reply| Request::Put { id, bytes, descriptor, at, intact, reply })
     }
 
     fn get(&self, id: ChunkId) -> Result<Option<Bytes>> {
@@ -301,6 +303,18 @@ impl ChunkStore for RocksStore {
         self.incarnation
     }
 
+    fn format(&self) -> u32 {
+        self.shared.format.load(Ordering::Relaxed)
+    }
+
+    fn take_up(&self, format: u32) -> Result<()> {
+        let format = format.min(format_newest());
+        if format <= self.format() {
+            return Ok(());
+        }
+        self.ask(|reply| Request::TakeUp { format, reply })
+    }
+
     fn close(&self) {
         // Without a sender the writer ends, after it has answered everybody who waits.
         drop(self.requests.lock().unwrap_or_else(PoisonError::into_inner).take());
@@ -385,7 +399,11 @@ fn read_account(db: &DB) -> Result<Option<Account>> {
     Account::decode(&bytes).map(Some).map_err(|version| {
         let text = match version {
             Some(version) => {
-                format!("the data directory has format {version}; this build reads format {FORMAT_VERSION}")
+                format!(
+                    "the data directory has format {version} and this build reads formats {FORMAT_OLDEST} to {}; start it with \
+                     the newer program",
+                    format_newest()
+                )
             }
             None => "the account is damaged".to_owned(),
         };

@@ -91,6 +91,8 @@ impl NodeService for Gateway {
                 status: "online".to_owned(),
                 token: String::new(),
                 wire_version: 1,
+                // As a gateway answers that knows one format only.
+                format_version: 0,
             }))
         })
     }
@@ -105,7 +107,12 @@ impl NodeService for Gateway {
             }
             heard.heartbeats.push(request.into_inner());
             let commands = std::mem::take(&mut heard.commands);
-            Ok(Response::new(HeartbeatResponse { status: "online".to_owned(), commands, now_ms: 0 }))
+            Ok(Response::new(HeartbeatResponse {
+                status: "online".to_owned(),
+                commands,
+                now_ms: 0,
+                format_version: 0,
+            }))
         })
     }
 

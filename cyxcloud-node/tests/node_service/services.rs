@@ -100,7 +100,13 @@ async fn deletes_name_a_generation_and_inventories_are_ordered() {
     }
     ids.sort();
     let list = async |after: Bytes, limit, with_descriptors| {
-        let request = ListChunksRequest { after, limit, with_descriptors, token: Bytes::new() };
+        let request = ListChunksRequest {
+            after,
+            limit,
+            with_descriptors,
+            with_receipts: with_descriptors,
+            token: Bytes::new(),
+        };
         let mut stream = node.chunks().await.list_chunks(request).await.expect("listed").into_inner();
         let mut entries = Vec::new();
         while let Some(page) = stream.message().await.expect("whole") {
@@ -111,9 +117,15 @@ async fn deletes_name_a_generation_and_inventories_are_ordered() {
     let listed = list(Bytes::new(), 0, true).await;
     assert_eq!(listed.iter().map(|entry| entry.chunk_id.clone()).collect::<Vec<_>>(), ids);
     assert!(listed.iter().all(|entry| entry.descriptors == [Bytes::from_static(b"descriptor")]));
+    for entry in &listed {
+        let receipt = entry.receipt.clone().expect("signed anew");
+        assert_eq!((&receipt.chunk_id, &receipt.generation), (&entry.chunk_id, &entry.generation));
+        let receipt = cyxcloud_core::receipt::Receipt::try_from(receipt).expect("well formed");
+        assert_eq!(receipt.verify(&receipt.node_key), Ok(()));
+    }
     let some = list(ids[4].clone(), 3, false).await;
     assert_eq!(some.iter().map(|entry| entry.chunk_id.clone()).collect::<Vec<_>>(), ids[5..8]);
-    assert!(some.iter().all(|entry| entry.descriptors.is_empty()));
+    assert!(some.iter().all(|entry| entry.descriptors.is_empty() && entry.receipt.is_none()));
 
     let held = listed[0].generation.clone().expect("always there");
     let older = cyxcloud_proto::node::Generation { counter: held.counter - 1, ..held.clone() };

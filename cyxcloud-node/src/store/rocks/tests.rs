@@ -22,10 +22,13 @@ fn damage(store: &RocksStore, id: ChunkId, bytes: Bytes) {
 
 conformance::suite!(open, damage);
 
+/// When tests store.
+const AT: Timestamp = Timestamp::from_unix_millis(1_700_000_000_000);
+
 fn put(store: &RocksStore, n: u32) -> (ChunkId, Generation) {
     let bytes = Bytes::from(n.to_be_bytes().repeat(2_000));
     let id = ChunkId::of(&bytes);
-    (id, store.put(id, bytes, Bytes::new()).expect("room").generation)
+    (id, store.put(id, bytes, Bytes::new(), AT).expect("room").generation)
 }
 
 /// What a power cut at this instant would leave, on a disk that keeps what it was given.
@@ -172,10 +175,10 @@ fn a_failed_write_is_final_and_reads_go_on() {
     set(Some("IO error: While fdatasync: db/000004.log: Input/output error"));
     let bytes = Bytes::from_static(b"not stored");
     let other = ChunkId::of(&bytes);
-    assert!(matches!(store.put(other, bytes.clone(), Bytes::new()), Err(Error::ReadOnly { .. })));
+    assert!(matches!(store.put(other, bytes.clone(), Bytes::new(), AT), Err(Error::ReadOnly { .. })));
     set(None);
     assert!(
-        matches!(store.put(other, bytes.clone(), Bytes::new()), Err(Error::ReadOnly { .. })),
+        matches!(store.put(other, bytes.clone(), Bytes::new(), AT), Err(Error::ReadOnly { .. })),
         "no second try"
     );
     assert!(matches!(store.delete(id, generation, None), Err(Error::ReadOnly { .. })));
@@ -184,7 +187,7 @@ fn a_failed_write_is_final_and_reads_go_on() {
     assert_eq!(store.get(other).expect("no error"), None);
     drop(store);
     let store = open_at(dir.path(), ByteCount::gib(1));
-    store.put(other, bytes, Bytes::new()).expect("a restart reads the log back and starts anew");
+    store.put(other, bytes, Bytes::new(), AT).expect("a restart reads the log back and starts anew");
 }
 
 #[test]
@@ -207,7 +210,7 @@ fn a_damaged_index_is_said_and_takes_no_more_writes() {
     assert!(matches!(error, Error::Damaged { .. }) && error.to_string().contains("remove `db`"), "{error}");
     assert!(matches!(store.get(id), Err(Error::Damaged { .. })), "and no absent chunk");
     let bytes = Bytes::from_static(b"not stored");
-    assert!(store.put(ChunkId::of(&bytes), bytes, Bytes::new()).is_err());
+    assert!(store.put(ChunkId::of(&bytes), bytes, Bytes::new(), AT).is_err());
     assert!(matches!(store.condition(), Condition::ReadOnly(_)));
 }
 
@@ -220,7 +223,7 @@ fn a_full_disk_refuses_stores_serves_reads_and_deletes_and_recovers() {
     set(Some("IO error: No space left on device: While appending to file: db/000004.log"));
     let bytes = Bytes::from_static(b"no room for me");
     let refused = ChunkId::of(&bytes);
-    assert!(matches!(store.put(refused, bytes.clone(), Bytes::new()), Err(Error::Full { .. })));
+    assert!(matches!(store.put(refused, bytes.clone(), Bytes::new(), AT), Err(Error::Full { .. })));
     assert_eq!(store.condition(), Condition::Full);
     assert!(store.get(other).expect("whole").is_some());
     std::thread::scope(|scope| {
@@ -229,7 +232,7 @@ fn a_full_disk_refuses_stores_serves_reads_and_deletes_and_recovers() {
         set(None);
         assert_eq!(deleting.join().expect("no panic").expect("waited for space"), Deleted::Gone);
     });
-    store.put(refused, bytes, Bytes::new()).expect("there is space again");
+    store.put(refused, bytes, Bytes::new(), AT).expect("there is space again");
     assert_eq!(store.condition(), Condition::Writable);
     assert_eq!(store.usage().chunks, 2);
 }
@@ -301,6 +304,32 @@ fn a_data_directory_from_before_there_was_trash_opens() {
 }
 
 #[test]
+fn a_format_taken_up_stays_and_one_to_come_is_refused() {
+    let (store, dir) = open(ByteCount::gib(1));
+    let (old, _) = put(&store, 1);
+    store.take_up(2).expect("known");
+    let (new, _) = put(&store, 2);
+    let copied = crash(dir.path());
+    drop(store);
+    for dir in [dir.path(), copied.path()] {
+        let store = open_at(dir, ByteCount::gib(1));
+        assert_eq!(store.format(), 2);
+        let stored_at = |id| store.entry(id).expect("readable").expect("held").stored_at;
+        assert_eq!((stored_at(old), stored_at(new)), (None, Some(AT)));
+    }
+    {
+        let db = open_db(dir.path(), ByteCount::gib(1)).expect("closed before");
+        let mut account = db.get(ACCOUNT).expect("readable").expect("there");
+        account[3] = 3;
+        db.put(ACCOUNT, &account).expect("written");
+    }
+    let config = RocksConfig { dir: dir.path().to_owned(), allocatable: ByteCount::gib(1) };
+    let refused = RocksStore::open(&config).expect_err("it is of a format to come");
+    let why = std::error::Error::source(&refused).expect("says why").to_string();
+    assert!(why.contains("has format 3 and this build reads formats 1 to 2"), "{why}");
+}
+
+#[test]
 fn purged_bytes_leave_the_disk_and_bytes_in_the_trash_do_not() {
     let (store, dir) = open(ByteCount::mib(64));
     let blobs = || -> u64 {
@@ -310,7 +339,7 @@ fn purged_bytes_leave_the_disk_and_bytes_in_the_trash_do_not() {
     };
     for n in 0..40u32 {
         let (id, bytes) = big(n);
-        let generation = store.put(id, bytes, Bytes::new()).expect("room").generation;
+        let generation = store.put(id, bytes, Bytes::new(), AT).expect("room").generation;
         store.delete(id, generation, Some(at(n.into()))).expect("held");
     }
     std::thread::sleep(Duration::from_secs(2));
@@ -349,7 +378,7 @@ fn deleted_bytes_leave_the_disk() {
     let held: Vec<_> = (0..40u32)
         .map(|n| {
             let (id, bytes) = big(n);
-            (id, store.put(id, bytes, Bytes::new()).expect("room").generation)
+            (id, store.put(id, bytes, Bytes::new(), AT).expect("room").generation)
         })
         .collect();
     let blobs = || -> u64 {
@@ -378,7 +407,7 @@ fn killed_processes_lose_nothing_though_logs_are_recycled() {
     {
         let store = open_at(Path::new(&dir), ByteCount::gib(1));
         for (id, bytes) in chunks(round.parse().expect("a number")) {
-            store.put(id, bytes, Bytes::new()).expect("room");
+            store.put(id, bytes, Bytes::new(), AT).expect("room");
         }
         // No destructor runs and no buffer is flushed, as if killed.
         std::process::abort();
@@ -443,7 +472,7 @@ fn a_real_disk_that_fills_up_refuses_stores_and_recovers_by_deletes() {
         let mut held = Vec::new();
         let refused = (0..400).find_map(|n| {
             let (id, bytes) = big(n);
-            match store.put(id, bytes, Bytes::new()) {
+            match store.put(id, bytes, Bytes::new(), AT) {
                 Ok(stored) => {
                     held.push((id, stored.generation));
                     None
@@ -461,7 +490,7 @@ fn a_real_disk_that_fills_up_refuses_stores_and_recovers_by_deletes() {
         }
         let (id, bytes) = big(1_000);
         let deadline = Instant::now() + Duration::from_secs(60);
-        while store.put(id, bytes.clone(), Bytes::new()).is_err() {
+        while store.put(id, bytes.clone(), Bytes::new(), AT).is_err() {
             assert!(Instant::now() < deadline, "space never came back: {:?}", store.usage());
             std::thread::sleep(Duration::from_millis(200));
         }
@@ -480,7 +509,7 @@ fn a_real_disk_full_of_trash_takes_stores_all_the_same() {
             let (id, bytes) = big(n);
             let stored = loop {
                 assert!(Instant::now() < deadline, "{trashed} deletes, {:?}", store.usage());
-                match store.put(id, bytes.clone(), Bytes::new()) {
+                match store.put(id, bytes.clone(), Bytes::new(), AT) {
                     Ok(stored) => break stored,
                     // Until RocksDB has given back what was purged.
                     Err(Error::Full { .. }) => std::thread::sleep(Duration::from_millis(200)),
@@ -508,7 +537,7 @@ fn a_real_disk_that_others_fill_serves_reads_and_deletes_and_recovers() {
         let held: Vec<_> = (0..20)
             .map(|n| {
                 let (id, bytes) = big(n);
-                (id, store.put(id, bytes, Bytes::new()).expect("room").generation)
+                (id, store.put(id, bytes, Bytes::new(), AT).expect("room").generation)
             })
             .collect();
         let filler = disk.join("filler");
@@ -519,7 +548,7 @@ fn a_real_disk_that_others_fill_serves_reads_and_deletes_and_recovers() {
         };
         fill();
         let (new, bytes) = big(100);
-        assert!(matches!(store.put(new, bytes.clone(), Bytes::new()), Err(Error::Full { .. })));
+        assert!(matches!(store.put(new, bytes.clone(), Bytes::new(), AT), Err(Error::Full { .. })));
         assert_eq!(store.usage().available, ByteCount::ZERO);
         for (id, generation) in &held[..5] {
             assert!(store.get(*id).expect("whole").is_some());
@@ -539,7 +568,7 @@ fn a_real_disk_that_others_fill_serves_reads_and_deletes_and_recovers() {
             }
         });
         let deadline = Instant::now() + Duration::from_secs(60);
-        while let Err(error) = store.put(new, bytes.clone(), Bytes::new()) {
+        while let Err(error) = store.put(new, bytes.clone(), Bytes::new(), AT) {
             assert!(Instant::now() < deadline, "stores never came back: {error}");
             std::thread::sleep(Duration::from_millis(200));
         }
@@ -566,7 +595,7 @@ fn a_write_that_the_disk_refuses_for_space_is_no_failure() {
         let (id, bytes) = big(1_000);
         fs::remove_file(&filler).expect("was there");
         let deadline = Instant::now() + Duration::from_secs(60);
-        while let Err(error) = store.put(id, bytes.clone(), Bytes::new()) {
+        while let Err(error) = store.put(id, bytes.clone(), Bytes::new(), AT) {
             assert!(matches!(error, Error::Full { .. }), "{error}");
             assert!(Instant::now() < deadline, "RocksDB never recovered: {error}");
             std::thread::sleep(Duration::from_millis(200));
