@@ -26,6 +26,15 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Authenticate with CyxCloud, by wallet or by email and password
+    Login(Login),
+    /// Clear stored credentials
+    Logout,
+    /// Show who is logged in
+    Whoami(Whoami),
+    /// Create, list and revoke keys for programs
+    #[command(subcommand)]
+    Keys(Keys),
     /// Upload file to storage
     Upload(Upload),
     /// Download file from storage
@@ -36,6 +45,82 @@ pub(crate) enum Command {
     List(List),
     /// Show storage usage info
     Info(Info),
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(group = clap::ArgGroup::new("who").required(true))]
+pub(crate) struct Login {
+    /// Solana keypair file of the wallet to log in with (a JSON array of 64 numbers)
+    #[arg(long, value_name = "PATH", group = "who")]
+    pub(crate) keypair: Option<PathBuf>,
+
+    /// Make a wallet, write it to this file, and log in with it
+    #[arg(long, value_name = "PATH", group = "who")]
+    pub(crate) new_wallet: Option<PathBuf>,
+
+    /// Log in with this email address and a password, which is asked for unless CYXCLOUD_PASSWORD is set
+    #[arg(long, value_name = "EMAIL", group = "who")]
+    pub(crate) email: Option<String>,
+
+    /// Read the password from standard input
+    #[arg(long, requires = "email", conflicts_with_all = ["keypair", "new_wallet"])]
+    pub(crate) password_stdin: bool,
+
+    /// Identity service that knows the email address
+    #[arg(long, value_name = "URL", env = "CYXWIZ_API_URL", default_value = "http://localhost:3002")]
+    pub(crate) api_url: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Whoami {
+    /// Print the gateway's answer as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Keys {
+    /// Create a key; its secret is shown once
+    Create(CreateKey),
+    /// List keys
+    List {
+        /// Print the gateway's answer as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Revoke a key for good
+    Revoke {
+        /// Id of the key, as `keys list` shows it
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct CreateKey {
+    /// What the key is for
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+
+    /// Days until it expires [default: the gateway's, 365]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=365))]
+    pub(crate) expires_days: Option<u32>,
+
+    /// Only this bucket; may be repeated [default: all]
+    #[arg(short, long = "bucket", value_name = "BUCKET")]
+    pub(crate) buckets: Vec<String>,
+
+    /// Only keys that begin with this; may be repeated [default: all]
+    #[arg(short, long = "prefix", value_name = "PREFIX")]
+    pub(crate) prefixes: Vec<String>,
+
+    /// Only reading
+    #[arg(long)]
+    pub(crate) read_only: bool,
+
+    /// Print the gateway's answer as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -160,5 +245,21 @@ mod tests {
         assert_eq!(args.expect("global options").gateway.as_deref(), Some("http://h:2"));
         assert!(Args::try_parse_from("cyxcloud-cli upload --bucket b -".split(' ')).is_ok());
         assert!(Args::try_parse_from("cyxcloud-cli info --key k".split(' ')).is_err());
+    }
+
+    #[test]
+    fn one_logs_in_in_one_way() {
+        for good in
+            ["--keypair id.json", "--new-wallet id.json", "--email a@b.c --password-stdin --api-url http://h"]
+        {
+            let line = format!("cyxcloud-cli login {good}");
+            assert!(Args::try_parse_from(line.split(' ')).is_ok(), "{good}");
+        }
+        for bad in
+            ["", " --keypair a --email b@c.d", " --keypair a --password-stdin", " --keypair a --new-wallet b"]
+        {
+            let line = format!("cyxcloud-cli login{bad}");
+            assert!(Args::try_parse_from(line.split(' ')).is_err(), "{bad}");
+        }
     }
 }

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use chrono::{DateTime, Utc};
 use cyxcloud_core::sigv4::Signer;
+use reqwest::Url;
 use serde::Deserialize;
 
-use crate::args::Args;
+use crate::args::{Args, Command};
 
 /// Where the gateway is unless somebody says otherwise.
 const GATEWAY: &str = "http://localhost:8080";
@@ -20,16 +22,19 @@ pub(crate) enum Error {
     Unreadable { path: PathBuf, reason: String },
     #[error("the config file {} is not valid: {reason}", path.display())]
     Invalid { path: PathBuf, reason: String },
-    #[error("{url:?} is not a gateway URL ({reason}); write it like {GATEWAY}")]
+    #[error("cannot write the config file {}: {reason}; correct its path or permissions, or use --config", path.display())]
+    Unwritable { path: PathBuf, reason: String },
+    #[error("{url:?} is not the URL of a server ({reason}); write it like {GATEWAY}")]
     Gateway { url: String, reason: String },
     #[error("{set} is set and {unset} is not; set both, or neither")]
     HalfCredentials { set: &'static str, unset: &'static str },
     #[error(
-        "no credentials; set CYXCLOUD_ACCESS_KEY and CYXCLOUD_SECRET_KEY, or access_key and secret_key under [auth] in {}",
+        "no credentials; run `cyxcloud-cli login`, or set CYXCLOUD_ACCESS_KEY and CYXCLOUD_SECRET_KEY, or access_key and \
+         secret_key under [auth] in {}",
         path.display()
     )]
     NoCredentials { path: PathBuf },
-    #[error("the access token in {} expired at {at}; put a new one there, or use an access key", path.display())]
+    #[error("the session in {} expired at {at}; run `cyxcloud-cli login`", path.display())]
     Expired { path: PathBuf, at: String },
     #[error("no bucket; name one with --bucket, or set bucket under [defaults] in {}", path.display())]
     NoBucket { path: PathBuf },
@@ -59,7 +64,11 @@ struct AuthTable {
     access_key: Option<String>,
     secret_key: Option<String>,
     access_token: Option<String>,
+    refresh_token: Option<String>,
+    wallet_address: Option<String>,
     expires_at: Option<String>,
+    /// The identity service that gave the tokens; a gateway did if there is none.
+    api_url: Option<String>,
 }
 
 impl fmt::Debug for AuthTable {
@@ -79,12 +88,25 @@ struct DefaultsTable {
 pub(crate) enum Credentials {
     /// An access key, which signs requests.
     Key(Signer),
-    /// A token, which is sent as it is.
-    Token(Token),
+    /// A log-in, whose token is sent.
+    Session(Saved),
+}
+
+/// A log-in, as the file keeps it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Saved {
+    pub(crate) access_token: Token,
+    pub(crate) refresh_token: Option<Token>,
+    /// When the access token ends, if that is known.
+    pub(crate) expires_at: Option<DateTime<Utc>>,
+    /// The wallet that logged in, if one did.
+    pub(crate) wallet_address: Option<String>,
+    /// The identity service that renews it; the gateway does if there is none.
+    pub(crate) api_url: Option<Url>,
 }
 
 /// A bearer token; does not print.
-#[derive(Clone)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct Token(pub(crate) String);
 
 impl fmt::Debug for Token {
@@ -97,20 +119,22 @@ impl fmt::Debug for Token {
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     /// The gateway's URL, without a slash at its end.
-    pub(crate) gateway: reqwest::Url,
-    pub(crate) credentials: Credentials,
+    pub(crate) gateway: Url,
+    credentials: Option<Credentials>,
     default_bucket: Option<String>,
-    path: PathBuf,
+    /// The config file, whether there is one or not.
+    pub(crate) path: PathBuf,
 }
 
 impl Config {
     /// Puts together what the command line, the environment and the file say.
     pub(crate) fn load(args: &Args) -> Result<Self, Error> {
-        let explicit = args.config.is_some();
+        // Who logs in makes the file.
+        let explicit = args.config.is_some() && !matches!(args.command, Command::Login(_));
         let path = args.config.clone().unwrap_or_else(default_path);
         let file = read(&path, explicit)?;
         let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        Self::resolve(args.gateway.clone(), path, file, env, chrono::Utc::now())
+        Self::resolve(args.gateway.clone(), path, file, env)
     }
 
     fn resolve(
@@ -118,17 +142,29 @@ impl Config {
         path: PathBuf,
         file: File,
         env: impl Fn(&str) -> Option<String>,
-        now: chrono::DateTime<chrono::Utc>,
     ) -> Result<Self, Error> {
         let url =
             gateway.filter(|url| !url.is_empty()).or(file.gateway.url).unwrap_or_else(|| GATEWAY.to_owned());
         let region = env("CYXCLOUD_REGION").or(file.gateway.region).unwrap_or_else(|| REGION.to_owned());
         Ok(Self {
-            gateway: parse_gateway(&url)?,
-            credentials: credentials(file.auth, env, region, &path, now)?,
+            gateway: parse_url(&url)?,
+            credentials: credentials(file.auth, env, region, &path)?,
             default_bucket: file.defaults.bucket,
             path,
         })
+    }
+
+    /// Who we are, if we are somebody now.
+    pub(crate) fn credentials(&self, now: DateTime<Utc>) -> Result<&Credentials, Error> {
+        match &self.credentials {
+            None => Err(Error::NoCredentials { path: self.path.clone() }),
+            Some(Credentials::Session(Saved { refresh_token: None, expires_at: Some(at), .. }))
+                if *at <= now =>
+            {
+                Err(Error::Expired { path: self.path.clone(), at: at.to_rfc3339() })
+            }
+            Some(credentials) => Ok(credentials),
+        }
     }
 
     /// The bucket that was named, or else the file's.
@@ -168,11 +204,34 @@ fn parse(text: &str) -> Result<File, String> {
     })
 }
 
-fn parse_gateway(text: &str) -> Result<reqwest::Url, Error> {
+/// The session in the text of a file.
+pub(crate) fn saved_in(text: &str) -> Result<Option<Saved>, String> {
+    session(&parse(text)?.auth)
+}
+
+fn session(auth: &AuthTable) -> Result<Option<Saved>, String> {
+    let Some(token) = auth.access_token.clone() else { return Ok(None) };
+    let expires_at = auth.expires_at.as_deref().map(|at| {
+        DateTime::parse_from_rfc3339(at).map(|at| at.to_utc()).map_err(|_| {
+            format!("expires_at under [auth] is {at:?} and not a time like 2030-01-01T00:00:00Z")
+        })
+    });
+    let api_url = auth.api_url.as_deref().map(|url| parse_url(url).map_err(|error| error.to_string()));
+    Ok(Some(Saved {
+        access_token: Token(token),
+        refresh_token: auth.refresh_token.clone().map(Token),
+        expires_at: expires_at.transpose()?,
+        wallet_address: auth.wallet_address.clone(),
+        api_url: api_url.transpose()?,
+    }))
+}
+
+/// The URL of a server, without a slash at its end.
+pub(crate) fn parse_url(text: &str) -> Result<Url, Error> {
     // A password that somebody put there is not repeated.
     let shown = text.rsplit('@').next().unwrap_or(text);
     let error = |reason: &str| Error::Gateway { url: shown.to_owned(), reason: reason.to_owned() };
-    let mut url = reqwest::Url::parse(text).map_err(|reason| error(&reason.to_string()))?;
+    let mut url = Url::parse(text).map_err(|reason| error(&reason.to_string()))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(error("neither http nor https"));
     }
@@ -196,10 +255,14 @@ fn credentials(
     env: impl Fn(&str) -> Option<String>,
     region: String,
     path: &Path,
-    now: chrono::DateTime<chrono::Utc>,
-) -> Result<Credentials, Error> {
+) -> Result<Option<Credentials>, Error> {
     let signer = |access_key, secret_key| {
-        Credentials::Key(Signer { access_key, secret_key, region: region.clone(), service: "s3".to_owned() })
+        Some(Credentials::Key(Signer {
+            access_key,
+            secret_key,
+            region: region.clone(),
+            service: "s3".to_owned(),
+        }))
     };
     match (env("CYXCLOUD_ACCESS_KEY"), env("CYXCLOUD_SECRET_KEY")) {
         (Some(access), Some(secret)) => return Ok(signer(access, secret)),
@@ -211,17 +274,12 @@ fn credentials(
         }
         (None, None) => {}
     }
-    match (auth.access_key, auth.secret_key, auth.access_token) {
-        (Some(access), Some(secret), _) => Ok(signer(access, secret)),
-        (Some(_), None, _) => Err(Error::HalfCredentials { set: "access_key", unset: "secret_key" }),
-        (None, Some(_), _) => Err(Error::HalfCredentials { set: "secret_key", unset: "access_key" }),
-        (None, None, None) => Err(Error::NoCredentials { path: path.to_owned() }),
-        (None, None, Some(token)) => match auth.expires_at {
-            Some(at) if chrono::DateTime::parse_from_rfc3339(&at).is_ok_and(|at| at <= now) => {
-                Err(Error::Expired { path: path.to_owned(), at })
-            }
-            _ => Ok(Credentials::Token(Token(token))),
-        },
+    let saved = session(&auth).map_err(|reason| Error::Invalid { path: path.to_owned(), reason })?;
+    match (auth.access_key, auth.secret_key) {
+        (Some(access), Some(secret)) => Ok(signer(access, secret)),
+        (Some(_), None) => Err(Error::HalfCredentials { set: "access_key", unset: "secret_key" }),
+        (None, Some(_)) => Err(Error::HalfCredentials { set: "secret_key", unset: "access_key" }),
+        (None, None) => Ok(saved.map(Credentials::Session)),
     }
 }
 
@@ -242,32 +300,45 @@ mod tests {
         bucket = "default"
     "#;
 
-    fn resolve(gateway: Option<&str>, text: &str, env: &[(&str, &str)], now: &str) -> Result<Config, Error> {
+    fn resolve(gateway: Option<&str>, text: &str, env: &[(&str, &str)]) -> Result<Config, Error> {
         let env = |name: &str| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-        let now = now.parse().expect("a time");
-        Config::resolve(gateway.map(str::to_owned), "c.toml".into(), parse(text).expect("valid"), env, now)
+        Config::resolve(gateway.map(str::to_owned), "c.toml".into(), parse(text).expect("valid"), env)
     }
 
-    const BEFORE: &str = "2024-12-28T00:00:00Z";
+    /// A moment after the example's session has ended.
+    fn later() -> DateTime<Utc> {
+        "2025-01-01T00:00:00Z".parse().expect("a time")
+    }
+
     const KEYS: [(&str, &str); 2] = [("CYXCLOUD_ACCESS_KEY", "A"), ("CYXCLOUD_SECRET_KEY", "S")];
 
     #[test]
     fn the_specification_s_file_is_understood() {
-        let config = resolve(None, EXAMPLE, &[], BEFORE).expect("valid");
+        let config = resolve(None, EXAMPLE, &[]).expect("valid");
         assert_eq!(config.gateway.as_str(), "http://files.example:8080/");
-        assert!(matches!(&config.credentials, Credentials::Token(token) if token.0 == "eyJ"));
+        // Over, but to be renewed.
+        let Ok(Credentials::Session(saved)) = config.credentials(later()) else { panic!("{config:?}") };
+        assert_eq!(
+            (saved.access_token.0.as_str(), saved.wallet_address.as_deref()),
+            ("eyJ", Some("5xK4gM..."))
+        );
         assert_eq!(config.bucket(None).expect("the default"), "default");
         assert_eq!(config.bucket(Some("other".into())).expect("named"), "other");
-        assert!(matches!(resolve(None, EXAMPLE, &[], "2025-01-01T00:00:00Z"), Err(Error::Expired { .. })));
+        let alone = EXAMPLE.replace("refresh_token = \"eyK\"", "");
+        let config = resolve(None, &alone, &[]).expect("valid");
+        assert!(matches!(config.credentials(later()), Err(Error::Expired { .. })));
+        config.credentials("2024-12-28T00:00:00Z".parse().expect("a time")).expect("not yet over");
     }
 
     #[test]
     fn nearer_sources_win() {
-        let config =
-            resolve(Some("https://cli/base/"), EXAMPLE, &KEYS, "2030-01-01T00:00:00Z").expect("valid");
+        let config = resolve(Some("https://cli/base/"), EXAMPLE, &KEYS).expect("valid");
         assert_eq!(config.gateway.as_str(), "https://cli/base");
-        assert!(matches!(&config.credentials, Credentials::Key(signer) if signer.access_key == "A"));
-        let config = resolve(None, "", &KEYS, BEFORE).expect("valid");
+        let is_key = |config: &Config, key: &str| matches!(config.credentials(later()), Ok(Credentials::Key(signer)) if signer.access_key == key);
+        assert!(is_key(&config, "A"));
+        let both = EXAMPLE.replace("[auth]", "[auth]\naccess_key = 'F'\nsecret_key = 'F'");
+        assert!(is_key(&resolve(None, &both, &[]).expect("valid"), "F"));
+        let config = resolve(None, "", &KEYS).expect("valid");
         assert_eq!(config.gateway.as_str(), "http://localhost:8080/");
         assert!(matches!(config.bucket(None), Err(Error::NoBucket { .. })));
         assert!(matches!(config.bucket(Some("NO".into())), Err(Error::Usage(_))));
@@ -275,19 +346,22 @@ mod tests {
 
     #[test]
     fn half_and_missing_credentials_are_said() {
-        assert!(matches!(resolve(None, "", &[], BEFORE), Err(Error::NoCredentials { .. })));
-        assert!(matches!(resolve(None, "", &KEYS[..1], BEFORE), Err(Error::HalfCredentials { .. })));
-        assert!(matches!(resolve(None, "", &KEYS[1..], BEFORE), Err(Error::HalfCredentials { .. })));
-        assert!(matches!(
-            resolve(None, "[auth]\naccess_key = 'A'", &[], BEFORE),
-            Err(Error::HalfCredentials { .. })
-        ));
+        let config = resolve(None, "", &[]).expect("valid");
+        assert!(matches!(config.credentials(later()), Err(Error::NoCredentials { .. })));
+        assert!(matches!(resolve(None, "", &KEYS[..1]), Err(Error::HalfCredentials { .. })));
+        assert!(matches!(resolve(None, "", &KEYS[1..]), Err(Error::HalfCredentials { .. })));
+        assert!(matches!(resolve(None, "[auth]\naccess_key = 'A'", &[]), Err(Error::HalfCredentials { .. })));
+        for session in ["expires_at = 'soon'", "api_url = 'ftp://h'"] {
+            let file = format!("[auth]\naccess_token = 'hush'\n{session}");
+            let error = resolve(None, &file, &[]).expect_err("not valid").to_string();
+            assert!(error.contains("not valid") && !error.contains("hush"), "{error}");
+        }
     }
 
     #[test]
     fn wrong_gateways_are_refused() {
         for url in ["localhost:8080", "ftp://h", "http://", "http://u:p@h", "http://h/?q", "not a url"] {
-            assert!(matches!(parse_gateway(url), Err(Error::Gateway { .. })), "{url}");
+            assert!(matches!(parse_url(url), Err(Error::Gateway { .. })), "{url}");
         }
     }
 

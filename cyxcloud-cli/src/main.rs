@@ -1,16 +1,19 @@
-//! What people type: upload, download, delete, list, info.
+//! What people type: log in, upload, download, delete, list, info, keys.
 //!
 //! Speaks S3 under the gateway's `/s3`, and its REST interface for what S3 has no words for. Prints to standard output
 //! what was asked for and to standard error everything else; a failure is one line and an exit code.
-//! Not here: logging in, which comes with the identity service.
 
 mod args;
 mod client;
 mod commands;
 mod config;
+mod config_file;
 mod keys;
+mod password;
 mod plan;
 mod progress;
+mod session;
+mod wallet;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -58,11 +61,20 @@ fn main() -> ExitCode {
 
 async fn run(args: Args, output: Output) -> anyhow::Result<()> {
     let config = Config::load(&args)?;
-    let client = Client::new(&config, output.clone())?;
     let interrupt = CancellationToken::new();
     tokio::spawn(watch_signals(interrupt.clone()));
+    // These two need nobody to be logged in.
+    match args.command {
+        Command::Login(args) => return commands::auth::login(&config, &output, &interrupt, args).await,
+        Command::Logout => return commands::auth::logout(&config, &output, &interrupt).await,
+        _ => {}
+    }
+    let client = Client::new(&config, output.clone())?;
     let context = Context { client, config, output, interrupt };
     match args.command {
+        Command::Login(_) | Command::Logout => Ok(()),
+        Command::Whoami(args) => commands::auth::whoami(&context, args).await,
+        Command::Keys(args) => commands::api_keys::run(&context, args).await,
         Command::Upload(args) => commands::upload::run(&context, args).await,
         Command::Download(args) => commands::download::run(&context, args).await,
         Command::Delete(args) => commands::delete::run(&context, args).await,
@@ -103,7 +115,7 @@ async fn signal() {
 /// 1: failed. 2: wrong arguments or configuration. 3: no such bucket or object. 4: not allowed. 5: gateway not
 /// reached. 130: interrupted.
 fn exit_code(error: &anyhow::Error) -> ExitCode {
-    if error.chain().any(|cause| cause.is::<config::Error>()) {
+    if error.chain().any(|cause| cause.is::<config::Error>() || cause.is::<wallet::Error>()) {
         return ExitCode::from(2);
     }
     let code =

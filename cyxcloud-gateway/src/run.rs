@@ -194,7 +194,8 @@ pub async fn run(
     });
     let auth = Arc::new(
         Authenticator::new(metadata.clone(), master.clone(), jwt, config.region.clone(), root)
-            .with_domains(config.domains.clone()),
+            .with_domains(config.domains.clone())
+            .with_newcomer_quota(config.user_quota),
     );
     let objects_config = objects::Config { inline_max: config.inline_max, ..objects::Config::default() };
     let identity = Arc::new(Identity::new(

@@ -108,7 +108,6 @@ async fn adv_21_claims_are_there_and_of_their_type() {
         ("typ", json!("")),
         ("jti", json!("")),
         ("sub", json!("root")),
-        ("sub", json!("00000000-0000-0000-0000-000000000009")),
     ] {
         assert_eq!(
             verdict(&door, &with(&door, claim, value.clone())).await,
@@ -159,4 +158,23 @@ async fn without_a_secret_no_token_opens_anything() {
     );
     let error = auth.authenticate_token(&door.token(&door.claims())).await.expect_err("no secret");
     assert_eq!((error.code(), error.status().as_u16()), ("InvalidToken", 401));
+}
+
+/// The identity service knows its users before the gateway does.
+#[tokio::test]
+async fn a_user_is_made_by_the_first_token_of_the_identity_service() {
+    let door = Door::open().await;
+    let token = with(&door, "sub", json!("00000000-0000-4000-8000-000000000009"));
+    assert_eq!(verdict(&door, &token).await, "OK");
+    assert_eq!(verdict(&door, &token).await, "OK");
+    // What claims to be of a session of ours, of a key, or of a later version is not believed to be new.
+    for (claim, value) in
+        [("sid", json!("00000000-0000-4000-8000-000000000001")), ("ver", json!(1)), ("typ", json!("api_key"))]
+    {
+        let mut claims = door.claims();
+        claims["sub"] = json!("00000000-0000-4000-8000-00000000000a");
+        claims[claim] = value;
+        let verdict = verdict(&door, &door.token(&claims)).await;
+        assert_eq!(verdict, "InvalidToken", "{claim}");
+    }
 }

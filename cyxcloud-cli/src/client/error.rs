@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
+use super::Server;
 use crate::progress::printable;
 
 /// Why a request failed. Printed, it is one line that says what to do next.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// Not even connected.
-    #[error(
-        "cannot reach the gateway at {gateway} ({reason}); is it running, and is --gateway (or CYXCLOUD_GATEWAY) right?"
-    )]
-    Unreachable { gateway: String, reason: String },
+    #[error("{}", unreachable(*.server, .url, .reason))]
+    Unreachable { server: Server, url: String, reason: String },
     /// Connected, and then not any more.
     #[error("the connection to the gateway broke ({0}); try again")]
     Broken(String),
@@ -24,6 +23,15 @@ pub(crate) enum Error {
     /// The gateway answered something else.
     #[error("the gateway's answer is not understood ({0}); is the address that of a CyxCloud gateway?")]
     Garbled(String),
+    /// Nobody is logged in any more.
+    #[error("the session has expired ({}); run `cyxcloud-cli login`", printable(.0))]
+    LoggedOut(String),
+    /// Whoever wanted to log in may not.
+    #[error("could not log in: {}", printable(.0))]
+    NotLetIn(String),
+    /// The session cannot be kept.
+    #[error("could not renew the session: {0}")]
+    Session(String),
     /// A key that the address cannot carry.
     #[error("{0:?} cannot be sent as part of an address")]
     Address(String),
@@ -39,7 +47,8 @@ impl Error {
             Self::Unreachable { .. } => 5,
             Self::Interrupted => 130,
             Self::Refused { status: 404, .. } => 3,
-            Self::Refused { status: 401 | 403, .. } => 4,
+            Self::Refused { status: 401 | 403, .. } | Self::LoggedOut(_) | Self::NotLetIn(_) => 4,
+            Self::Session(_) => 2,
             Self::Broken(_)
             | Self::Silent(_)
             | Self::Refused { .. }
@@ -57,7 +66,12 @@ impl Error {
                     // Damaged on its way.
                     || matches!(code.as_str(), "BadDigest" | "XAmzContentSHA256Mismatch" | "IncompleteBody" | "RequestTimeout")
             }
-            Self::Garbled(_) | Self::Address(_) | Self::Interrupted => false,
+            Self::Garbled(_)
+            | Self::LoggedOut(_)
+            | Self::NotLetIn(_)
+            | Self::Session(_)
+            | Self::Address(_)
+            | Self::Interrupted => false,
         }
     }
 
@@ -66,16 +80,25 @@ impl Error {
         match self {
             Self::Unreachable { .. } => true,
             Self::Refused { status, .. } => matches!(status, 429 | 503),
-            Self::Broken(_) | Self::Silent(_) | Self::Garbled(_) | Self::Address(_) | Self::Interrupted => {
-                false
-            }
+            Self::Broken(_)
+            | Self::Silent(_)
+            | Self::Garbled(_)
+            | Self::LoggedOut(_)
+            | Self::NotLetIn(_)
+            | Self::Session(_)
+            | Self::Address(_)
+            | Self::Interrupted => false,
         }
     }
 
     /// Whether every other request would fail the same way.
     pub(crate) fn concerns_all(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Interrupted => true,
+            Self::Unreachable { .. }
+            | Self::LoggedOut(_)
+            | Self::NotLetIn(_)
+            | Self::Session(_)
+            | Self::Interrupted => true,
             Self::Refused { code, .. } => {
                 matches!(
                     code.as_str(),
@@ -92,13 +115,21 @@ impl Error {
     }
 }
 
+fn unreachable(server: Server, url: &str, reason: &str) -> String {
+    let (name, option) = match server {
+        Server::Gateway => ("gateway", "--gateway (or CYXCLOUD_GATEWAY)"),
+        Server::Identity => ("identity service", "--api-url (or CYXWIZ_API_URL)"),
+    };
+    format!("cannot reach the {name} at {url} ({reason}); is it running, and is {option} right?")
+}
+
 fn refusal(code: &str, message: &str, status: u16) -> String {
     let advice = match (code, status) {
         ("NoSuchBucket", _) => "; `cyxcloud-cli list` shows the buckets there are",
         ("NoSuchKey", _) => "; `cyxcloud-cli list --bucket BUCKET` shows the keys there are",
         ("RequestTimeTooSkewed", _) => "; correct this machine's clock",
         ("InvalidAccessKeyId" | "SignatureDoesNotMatch" | "AccessDenied", _) | (_, 401 | 403) => {
-            "; check CYXCLOUD_ACCESS_KEY and CYXCLOUD_SECRET_KEY, or [auth] in the config file"
+            "; check who you are with `cyxcloud-cli whoami`, or CYXCLOUD_ACCESS_KEY and CYXCLOUD_SECRET_KEY"
         }
         ("BucketNotEmpty", _) => {
             "; empty it first with `cyxcloud-cli delete --bucket BUCKET --key '' --recursive`"

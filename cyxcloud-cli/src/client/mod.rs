@@ -11,14 +11,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use cyxcloud_core::sigv4::{self, RequestToSign, UNSIGNED_PAYLOAD};
+use cyxcloud_core::sigv4::{self, RequestToSign, Signer, UNSIGNED_PAYLOAD};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode};
+use serde::de::DeserializeOwned;
 
 pub(crate) use self::error::Error;
 pub(crate) use self::s3::{Object, Part, PutOptions, crc_join, crc_of};
-use crate::config::{Config, Credentials};
+use crate::config::{Config, Credentials, Saved};
 use crate::progress::{Meter, Output};
+use crate::session::Session;
 
 /// Attempts at a request that may be repeated, the first included: together they last about a quarter of a minute.
 const ATTEMPTS: u32 = 7;
@@ -100,31 +102,72 @@ impl Reply {
     }
 }
 
-/// The gateway, seen from here. Clones share connections.
+/// Whom we speak to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Server {
+    Gateway,
+    /// The CyxWiz API.
+    Identity,
+}
+
+/// What a request carries to say who sends it.
+#[derive(Clone, Debug)]
+enum Proof {
+    /// Nothing, or what the call itself brings.
+    Nothing,
+    Key(Signer),
+    Session(Arc<Session>),
+}
+
+/// A server, seen from here. Clones share connections.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     http: reqwest::Client,
-    gateway: reqwest::Url,
-    credentials: Credentials,
+    server: Server,
+    base: reqwest::Url,
+    proof: Proof,
     output: Output,
     reached: Arc<AtomicBool>,
 }
 
 impl Client {
+    /// The gateway, asked as who we are.
     pub(crate) fn new(config: &Config, output: Output) -> anyhow::Result<Self> {
+        match config.credentials(chrono::Utc::now())?.clone() {
+            Credentials::Key(signer) => {
+                let client = Self::stranger(Server::Gateway, &config.gateway, output)?;
+                Ok(Self { proof: Proof::Key(signer), ..client })
+            }
+            Credentials::Session(saved) => Self::of_session(config, saved, output),
+        }
+    }
+
+    /// The gateway, asked as whoever logged in.
+    pub(crate) fn of_session(config: &Config, saved: Saved, output: Output) -> anyhow::Result<Self> {
+        let client = Self::stranger(Server::Gateway, &config.gateway, output.clone())?;
+        let issuer = match &saved.api_url {
+            Some(url) => Self::stranger(Server::Identity, url, output)?,
+            None => client.clone(),
+        };
+        let session = Arc::new(Session::new(issuer, config.path.clone(), saved));
+        Ok(Self { proof: Proof::Session(session), ..client })
+    }
+
+    /// A server, asked as nobody.
+    pub(crate) fn stranger(server: Server, base: &reqwest::Url, output: Output) -> anyhow::Result<Self> {
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("cyxcloud-cli/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(10))
-            // A redirected request would carry the wrong signature.
+            // A redirected request would carry the wrong signature, or a password elsewhere.
             .redirect(reqwest::redirect::Policy::none());
-        if config.gateway.scheme() == "http" {
+        if base.scheme() == "http" {
             // Reading the system's certificates takes time, and fails where there are none.
             builder = builder.tls_certs_only([]);
         }
         let http =
             builder.build().map_err(|error| anyhow::anyhow!("could not set up TLS: {}", deepest(&error)))?;
-        let (gateway, credentials) = (config.gateway.clone(), config.credentials.clone());
-        Ok(Self { http, gateway, credentials, output, reached: Arc::new(AtomicBool::new(false)) })
+        let (base, proof) = (base.clone(), Proof::Nothing);
+        Ok(Self { http, server, base, proof, output, reached: Arc::new(AtomicBool::new(false)) })
     }
 
     /// The same client, speaking below another output (over a progress bar).
@@ -138,14 +181,53 @@ impl Client {
         serde_json::from_slice(&reply.body).map_err(|error| Error::Garbled(error.to_string()))
     }
 
+    /// A POST of a JSON body, or of none, with a token of the caller's if it brings one.
+    pub(crate) async fn post_json<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        token: Option<&str>,
+        body: Option<&serde_json::Value>,
+    ) -> Result<T, Error> {
+        let mut call = Call::new(Method::POST, path.to_owned());
+        if let Some(token) = token {
+            call = call.header("authorization", format!("Bearer {token}"));
+        }
+        if let Some(body) = body {
+            call = call.header("content-type", "application/json").body(body.to_string().into());
+        }
+        let reply = self.send(call).await?;
+        // An empty answer is as good as `null`.
+        let text: &[u8] = if reply.body.is_empty() { b"null" } else { &reply.body };
+        serde_json::from_slice(text).map_err(|error| Error::Garbled(error.to_string()))
+    }
+
+    /// A DELETE of the gateway's own interface.
+    pub(crate) async fn delete_json(&self, path: &str) -> Result<(), Error> {
+        self.send(Call::new(Method::DELETE, path.to_owned())).await.map(|_| ())
+    }
+
     /// Sends a request, again and again where that is right, until it succeeds.
     async fn send(&self, call: Call) -> Result<Reply, Error> {
         let mut attempt = 1;
+        let mut token = match &self.proof {
+            // In a box: renewing a session sends a request in its turn.
+            Proof::Session(session) => Some(Box::pin(session.token()).await?),
+            Proof::Key(_) | Proof::Nothing => None,
+        };
+        let mut renewed = false;
         loop {
-            let error = match self.attempt(&call).await {
+            let error = match self.attempt(&call, token.as_deref()).await {
                 Ok(reply) => return Ok(reply),
                 Err(error) => error,
             };
+            if let (Proof::Session(session), Some(old), Error::Refused { status: 401, .. }, false) =
+                (&self.proof, &token, &error, renewed)
+            {
+                self.output.detail(|| format!("{error}; renewing the session"));
+                token = Some(Box::pin(session.instead_of(old)).await?);
+                renewed = true;
+                continue;
+            }
             let most = if self.reached.load(Ordering::Relaxed) { ATTEMPTS } else { ATTEMPTS_TO_REACH };
             let may = error.passes() && (call.repeatable || error.never_arrived());
             if attempt >= most || !may {
@@ -162,10 +244,10 @@ impl Client {
         }
     }
 
-    async fn attempt(&self, call: &Call) -> Result<Reply, Error> {
+    async fn attempt(&self, call: &Call, token: Option<&str>) -> Result<Reply, Error> {
         let start = Instant::now();
         let counted = Arc::new(AtomicU64::new(0));
-        let result = self.exchange(call, &counted).await;
+        let result = self.exchange(call, token, &counted).await;
         self.output.detail(|| {
             let outcome = match &result {
                 Ok(reply) => reply.status.as_u16().to_string(),
@@ -187,8 +269,13 @@ impl Client {
         result
     }
 
-    async fn exchange(&self, call: &Call, counted: &Arc<AtomicU64>) -> Result<Reply, Error> {
-        let request = self.request(call, counted)?;
+    async fn exchange(
+        &self,
+        call: &Call,
+        token: Option<&str>,
+        counted: &Arc<AtomicU64>,
+    ) -> Result<Reply, Error> {
+        let request = self.request(call, token, counted)?;
         let patience = STALL + Duration::from_secs(call.body.len() as u64 / SLOWEST_BYTES_PER_SEC);
         let sent = tokio::time::timeout(patience, self.http.execute(request)).await;
         let mut response =
@@ -216,17 +303,22 @@ impl Client {
         if good { Ok(reply) } else { Err(refused(&reply)) }
     }
 
-    fn request(&self, call: &Call, counted: &Arc<AtomicU64>) -> Result<reqwest::Request, Error> {
-        let raw_path = format!("{}{}", self.gateway.path().trim_end_matches('/'), call.path);
+    fn request(
+        &self,
+        call: &Call,
+        token: Option<&str>,
+        counted: &Arc<AtomicU64>,
+    ) -> Result<reqwest::Request, Error> {
+        let raw_path = format!("{}{}", self.base.path().trim_end_matches('/'), call.path);
         let query = sigv4::canonical_query(&call.query);
-        let mut url = self.gateway.clone();
+        let mut url = self.base.clone();
         url.set_path(&raw_path);
         url.set_query((!query.is_empty()).then_some(&query));
         // What is sent must be what is signed: nothing may have been tidied up.
         if url.path() != raw_path {
             return Err(Error::Address(call.path.clone()));
         }
-        let headers = self.headers(call, &url, &raw_path)?;
+        let headers = self.headers(call, token, &url, &raw_path)?;
         let mut request = reqwest::Request::new(call.method.clone(), url);
         *request.headers_mut() = headers;
         if !call.body.is_empty() || matches!(call.method, Method::PUT | Method::POST) {
@@ -236,14 +328,22 @@ impl Client {
         Ok(request)
     }
 
-    fn headers(&self, call: &Call, url: &reqwest::Url, raw_path: &str) -> Result<HeaderMap, Error> {
+    fn headers(
+        &self,
+        call: &Call,
+        token: Option<&str>,
+        url: &reqwest::Url,
+        raw_path: &str,
+    ) -> Result<HeaderMap, Error> {
         let mut headers: Vec<(String, String)> =
             call.headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-        match &self.credentials {
-            Credentials::Token(token) => {
-                headers.push(("authorization".to_owned(), format!("Bearer {}", token.0)))
+        match &self.proof {
+            Proof::Nothing => {}
+            Proof::Session(_) => {
+                let token = token.unwrap_or_default();
+                headers.push(("authorization".to_owned(), format!("Bearer {token}")));
             }
-            Credentials::Key(signer) => {
+            Proof::Key(signer) => {
                 let host = url.host_str().unwrap_or_default();
                 let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
                 headers.push(("host".to_owned(), host));
@@ -268,8 +368,10 @@ impl Client {
             .map(|(name, value)| {
                 let name =
                     HeaderName::from_bytes(name.as_bytes()).map_err(|_| Error::Address(name.clone()))?;
-                let value = HeaderValue::from_str(&value).map_err(|_| Error::Address(value.clone()))?;
-                Ok((name, value))
+                let mut header =
+                    HeaderValue::from_str(&value).map_err(|_| Error::Address(name.to_string()))?;
+                header.set_sensitive(name == reqwest::header::AUTHORIZATION);
+                Ok((name, header))
             })
             .collect()
     }
@@ -277,8 +379,8 @@ impl Client {
     fn failure(&self, error: &reqwest::Error) -> Error {
         let reason = deepest(error);
         if error.is_connect() {
-            let gateway = self.gateway.as_str().trim_end_matches('/').to_owned();
-            return Error::Unreachable { gateway, reason };
+            let url = self.base.as_str().trim_end_matches('/').to_owned();
+            return Error::Unreachable { server: self.server, url, reason };
         }
         Error::Broken(reason)
     }

@@ -1,23 +1,21 @@
 //! Addresses, signatures and answers, without a network.
 
-use cyxcloud_core::sigv4::Signer;
-
 use super::*;
-use crate::config::Token;
 
-fn client(gateway: &str, credentials: Credentials) -> Client {
+fn client(gateway: &str, proof: Proof) -> Client {
     Client {
         http: reqwest::Client::builder().tls_certs_only([]).build().expect("a client"),
-        gateway: gateway.parse().expect("a URL"),
-        credentials,
+        server: Server::Gateway,
+        base: gateway.parse().expect("a URL"),
+        proof,
         output: Output::new(false),
         reached: Arc::default(),
     }
 }
 
-fn key() -> Credentials {
+fn key() -> Proof {
     let text = |text: &str| text.to_owned();
-    Credentials::Key(Signer {
+    Proof::Key(Signer {
         access_key: text("A"),
         secret_key: text("S"),
         region: text("us-east-1"),
@@ -26,7 +24,7 @@ fn key() -> Credentials {
 }
 
 fn request(client: &Client, call: &Call) -> Result<reqwest::Request, Error> {
-    client.request(call, &Arc::default())
+    client.request(call, None, &Arc::default())
 }
 
 fn object(key: &str) -> Call {
@@ -84,9 +82,12 @@ fn bodies_are_signed_where_nothing_else_protects_them() {
 
 #[test]
 fn tokens_are_sent_as_they_are() {
-    let client = client("http://h", Credentials::Token(Token("t".to_owned())));
-    let request = request(&client, &object("k")).expect("an address");
+    let issuer = client("http://h", Proof::Nothing);
+    let session = Session::new(issuer, "c.toml".into(), Saved::default());
+    let client = client("http://h", Proof::Session(Arc::new(session)));
+    let request = client.request(&object("k"), Some("t"), &Arc::default()).expect("an address");
     assert_eq!(request.headers()["authorization"], "Bearer t");
+    assert!(request.headers()["authorization"].is_sensitive());
     assert!(!request.headers().contains_key("x-amz-date"));
 }
 

@@ -39,7 +39,7 @@ pub(crate) async fn run(context: &Context, args: args::Info) -> anyhow::Result<(
 }
 
 /// A field as people read it; what is absent shows as a dash.
-fn text(value: &Value, name: &str) -> String {
+pub(super) fn text(value: &Value, name: &str) -> String {
     match value.get(name) {
         None | Some(Value::Null) => "-".to_owned(),
         Some(Value::String(text)) => printable(text),
@@ -47,7 +47,7 @@ fn text(value: &Value, name: &str) -> String {
     }
 }
 
-fn bytes(value: &Value, name: &str) -> String {
+pub(super) fn bytes(value: &Value, name: &str) -> String {
     match value.get(name).and_then(Value::as_u64) {
         Some(n) if n < 1024 => ByteCount::bytes(n).to_string(),
         Some(n) => format!("{} ({n} B)", ByteCount::bytes(n)),
@@ -55,7 +55,7 @@ fn bytes(value: &Value, name: &str) -> String {
     }
 }
 
-fn row(name: &str, value: &str) -> String {
+pub(super) fn row(name: &str, value: &str) -> String {
     format!("{name:<14}{value}")
 }
 

@@ -1,5 +1,7 @@
 //! One module per command.
 
+pub(crate) mod api_keys;
+pub(crate) mod auth;
 pub(crate) mod delete;
 pub(crate) mod download;
 pub(crate) mod info;

@@ -12,18 +12,20 @@ use std::time::Duration;
 
 use cyxcloud_core::seal::MasterKey;
 use cyxcloud_core::sigv4::{Scope, SigningKey};
-use cyxcloud_core::{OwnerId, Timestamp};
+use cyxcloud_core::{ByteCount, OwnerId, Timestamp};
 use cyxcloud_metadata::MetadataStore;
+use cyxcloud_metadata::model::Owner;
 use http::StatusCode;
 use moka::future::Cache;
 use secrecy::{ExposeSecret, SecretString};
-use tracing::error;
+use tracing::{error, info};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::AuthError;
 use super::jwt::Token;
 use crate::limits::Limits;
+use crate::objects::OwnerSecrets;
 
 /// How long an answer of the store is believed.
 const REMEMBERED: Duration = Duration::from_secs(20);
@@ -90,6 +92,8 @@ pub(crate) struct KeyRing {
     metadata: Arc<dyn MetadataStore>,
     master: MasterKey,
     root: Option<Arc<Key>>,
+    /// Space of a user that the identity service vouches for first.
+    newcomer_quota: Option<ByteCount>,
     // Under the round in which they were asked for: what is asked for in an earlier one is never looked at again, also
     // where its answer comes late.
     round: AtomicU64,
@@ -130,6 +134,7 @@ impl KeyRing {
             metadata,
             master,
             root,
+            newcomer_quota: None,
             round: AtomicU64::new(0),
             keys: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(REMEMBERED).build(),
             owners: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(REMEMBERED).build(),
@@ -137,6 +142,10 @@ impl KeyRing {
             ended: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(3 * REMEMBERED).build(),
             used: Mutex::default(),
         }
+    }
+
+    pub(crate) fn set_newcomer_quota(&mut self, quota: ByteCount) {
+        self.newcomer_quota = Some(quota);
     }
 
     /// The key, if it may be used now.
@@ -204,6 +213,26 @@ impl KeyRing {
             self.owners.insert(at, standing).await;
         }
         Ok(standing)
+    }
+
+    /// Makes the user that the identity service vouches for, at the first use of its token; what such a user is called
+    /// and which wallet it holds is the service's to know. Nothing for one who is suspended.
+    pub(crate) async fn welcome(&self, id: OwnerId) -> Result<Option<Standing>, AuthError> {
+        if self.metadata.person(id).await.map_err(|error| store_failed(&error))?.is_none() {
+            let new = Owner {
+                id,
+                username: None,
+                email: None,
+                wallet_address: None,
+                admin: false,
+                storage_quota: self.newcomer_quota,
+                wrapped_secret: OwnerSecrets::wrap_new(&self.master, id),
+                created_at: Timestamp::default(),
+            };
+            self.metadata.ensure_owner(&new).await.map_err(|error| store_failed(&error))?;
+            info!(owner = %id, "made the user of an identity service's token");
+        }
+        self.owner(id).await
     }
 
     async fn load_owner(&self, id: OwnerId) -> Result<Option<Standing>, AuthError> {

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cyxcloud_core::seal::MasterKey;
 use cyxcloud_core::sigv4;
-use cyxcloud_core::{OwnerId, Timestamp, faults};
+use cyxcloud_core::{ByteCount, OwnerId, Timestamp, faults};
 use cyxcloud_metadata::MetadataStore;
 use http::Request;
 use http::request::Parts;
@@ -127,6 +127,13 @@ impl Authenticator {
     #[must_use]
     pub fn with_domains(mut self, domains: Vec<String>) -> Self {
         self.domains = domains;
+        self
+    }
+
+    /// How much a user may store whom the identity service vouches for first; without a limit unless told.
+    #[must_use]
+    pub fn with_newcomer_quota(mut self, quota: ByteCount) -> Self {
+        self.keys.set_newcomer_quota(quota);
         self
     }
 
@@ -245,7 +252,11 @@ impl Authenticator {
 
     /// What the user of a token may do, if the token is none of a former version.
     async fn standing(&self, token: &Token) -> Result<keys::Standing, AuthError> {
-        let standing = self.keys.owner(token.owner).await?;
+        let mut standing = self.keys.owner(token.owner).await?;
+        // Ours carry a session: without one it is the identity service that vouches for the user.
+        if standing.is_none() && token.kind == Kind::Access && token.session.is_none() && token.version == 0 {
+            standing = self.keys.welcome(token.owner).await?;
+        }
         let standing = standing.ok_or_else(|| {
             AuthError::bad_token("the user of this token does not exist or is suspended; log in again")
         })?;

@@ -1,0 +1,195 @@
+"""Logging in by wallet and by password, with real servers, and what is kept of it."""
+
+import json
+import os
+import secrets
+import stat
+import subprocess
+import tomllib
+
+import pytest
+import requests
+
+from cluster import database_url, psql
+from process import Process, binary, free_ports
+
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture(scope="module")
+def identity(cluster, workspace):
+    """The identity service, in the same database as the cluster."""
+    (port,) = free_ports(1)
+    env = {"DATABASE_URL": cluster.database_url, "JWT_SECRET": cluster.jwt_secret, "HTTP_ADDR": f"127.0.0.1:{port}",
+           "REGISTRATIONS_PER_HOUR": "100"}
+    process = Process("cyxwiz-api", [binary("cyxwiz-api")], env, workspace / "cyxwiz-api.log").start()
+    process.url = f"http://127.0.0.1:{port}"
+    process.wait_for("/ready answers 200", lambda: requests.get(process.url + "/ready", timeout=5).ok)
+    yield process
+    assert "panicked" not in process.output()
+    assert process.stop() == 0
+
+
+@pytest.fixture
+def cli(cluster, identity, tmp_path):
+    """Runs the command without any access key; the finished process."""
+    home = tmp_path / "home"
+    home.mkdir()
+
+    def run(*args: str, env: dict[str, str] | None = None, stdin: bytes = b"", gateway: str = cluster.url):
+        kept = {"PATH": os.environ["PATH"], "HOME": str(home), "CYXWIZ_API_URL": identity.url}
+        command = [binary("cyxcloud-cli"), "--gateway", gateway, *args]
+        return subprocess.run(command, env=kept | (env or {}), cwd=home, input=stdin, capture_output=True, timeout=120)
+
+    run.home, run.config = home, home / ".cyxcloud/config.toml"
+    return run
+
+
+def good(done) -> str:
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+def bad(done, code: int, *words: str):
+    text = done.stderr.decode()
+    assert done.returncode == code, text
+    assert "panicked" not in text and len(text.strip().splitlines()) == 1, text
+    for word in words:
+        assert word in text, text
+
+
+def session(cli) -> dict:
+    return tomllib.loads(cli.config.read_text())["auth"]
+
+
+def account(identity) -> str:
+    """A new account's email address."""
+    email = f"{secrets.token_hex(6)}@example.org"
+    answer = requests.post(identity.url + "/api/auth/register", json={"email": email, "password": PASSWORD}, timeout=10)
+    assert answer.status_code == 201, answer.text
+    return email
+
+
+def edit(cli, name: str, value: str):
+    """Changes one entry of the session, as time or a mishap would."""
+    lines = [f'{name} = "{value}"' if line.startswith(name + " ") else line for line in cli.config.read_text().splitlines()]
+    cli.config.write_text("\n".join(lines) + "\n")
+
+
+def log_in(cli, identity) -> str:
+    email = account(identity)
+    done = cli("login", "--email", email, "--password-stdin", stdin=PASSWORD.encode() + b"\n")
+    good(done)
+    assert email in done.stderr.decode()
+    return email
+
+
+def round_trip(cli):
+    bucket = f"login-{secrets.token_hex(6)}"
+    (cli.home / "f").write_bytes(b"mine" * 100)
+    good(cli("upload", "--bucket", bucket, "--key", "f", "f"))
+    assert cli("download", "--bucket", bucket, "--key", "f", "-").stdout == b"mine" * 100
+    return bucket
+
+
+def test_a_password_opens_the_gateway(cli, cluster, identity):
+    """The first use of its token makes the user there."""
+    log_in(cli, identity)
+    assert stat.S_IMODE(cli.config.stat().st_mode) == 0o600
+    saved = session(cli)
+    assert saved["api_url"] == identity.url and saved["access_token"].count(".") == 2
+    bucket = round_trip(cli)
+    owner = psql(cluster.database_url, f"SELECT owner_id FROM buckets WHERE name = '{bucket}'")
+    assert requests.get(identity.url + "/api/users/me", headers={"authorization": f"Bearer {saved['access_token']}"},
+                        timeout=10).json()["id"] == owner
+    bad(cli("login", "--email", "nobody@example.org", "--password-stdin", stdin=b"wrong password\n"), 4, "wrong")
+    bad(cli("login", "--email", "nobody@example.org"), 2, "--password-stdin")
+    assert session(cli) == saved
+    assert "logged out" in cli("logout").stderr.decode()
+    assert "auth" not in tomllib.loads(cli.config.read_text())
+    bad(cli("list"), 2, "cyxcloud-cli login")
+    refresh = {"authorization": f"Bearer {saved['refresh_token']}"}
+    assert requests.post(identity.url + "/api/auth/refresh", headers=refresh, timeout=10).status_code == 401
+
+
+def test_a_session_renews_itself(cli, identity):
+    log_in(cli, identity)
+    first = session(cli)
+    cli.config.write_text("# my notes\n" + cli.config.read_text())
+    edit(cli, "expires_at", "2020-01-01T00:00:00Z")
+    good(cli("list"))
+    second = session(cli)
+    assert second["access_token"] != first["access_token"] and second["refresh_token"] != first["refresh_token"]
+    assert cli.config.read_text().startswith("# my notes\n")
+    # Refused although it should hold: renewed once.
+    edit(cli, "access_token", "a.b.c")
+    good(cli("list"))
+    assert session(cli)["refresh_token"] != second["refresh_token"]
+    edit(cli, "access_token", "a.b.c")
+    edit(cli, "refresh_token", "a.b.c")
+    bad(cli("list"), 4, "cyxcloud-cli login")
+
+
+def test_programs_that_renew_together_agree(cli, cluster, identity):
+    log_in(cli, identity)
+    edit(cli, "expires_at", "2020-01-01T00:00:00Z")
+    env = {"PATH": os.environ["PATH"], "HOME": str(cli.home)}
+    command = [binary("cyxcloud-cli"), "--gateway", cluster.url, "list"]
+    running = [subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(6)]
+    for program in running:
+        _, said = program.communicate(timeout=120)
+        assert program.returncode == 0, said
+    good(cli("list"))
+
+
+def test_access_keys_come_first(cli, cluster, identity):
+    log_in(cli, identity)
+    keys = {"CYXCLOUD_ACCESS_KEY": cluster.credentials.access_key, "CYXCLOUD_SECRET_KEY": cluster.credentials.secret_key}
+    assert "root" in good(cli("info", env=keys))
+    assert "root" not in good(cli("info"))
+
+
+def test_what_cannot_be_used_is_said(cli, identity):
+    (port,) = free_ports(1)
+    nowhere = f"http://127.0.0.1:{port}"
+    wallet = cli.home / "id.json"
+    made = cli("login", "--new-wallet", str(wallet), gateway=nowhere)
+    assert made.returncode == 5 and "--gateway" in made.stderr.decode()
+    numbers = json.loads(wallet.read_text())
+    assert len(numbers) == 64 and stat.S_IMODE(wallet.stat().st_mode) == 0o600
+    bad(cli("login", "--keypair", str(wallet), gateway=nowhere), 5, "--gateway")
+    bad(cli("login", "--new-wallet", str(wallet), gateway=nowhere), 2, "does not exist")
+    wrong = cli.home / "wrong.json"
+    wrong.write_text(json.dumps(numbers[:63]))
+    wrong.chmod(0o600)
+    bad(cli("login", "--keypair", str(wrong)), 2, "64 numbers")
+    bad(cli("login", "--keypair", str(cli.home / "none.json")), 2, "none.json")
+    bad(cli("login", "--email", "a@b.c", "--password-stdin", "--api-url", nowhere, stdin=b"x\n"), 5, "--api-url")
+    bad(cli("whoami"), 2, "cyxcloud-cli login")
+    assert not cli.config.exists()
+    assert "nobody is logged in" in cli("logout").stderr.decode()
+
+
+def test_a_wallet_opens_the_gateway_and_makes_keys(cli, cluster):
+    """A keypair made by a library that is not ours, and a key for a program that can do less than its maker."""
+    from solders.keypair import Keypair
+
+    pair = Keypair()
+    wallet = cli.home / "id.json"
+    wallet.write_text(json.dumps(list(bytes(pair))))
+    wallet.chmod(0o600)
+    good(cli("login", "--keypair", str(wallet)))
+    assert session(cli)["wallet_address"] == str(pair.pubkey())
+    assert json.loads(good(cli("whoami", "--json")))["wallet_address"] == str(pair.pubkey())
+    bucket = round_trip(cli)
+    made = json.loads(good(cli("keys", "create", "reader", "--bucket", bucket, "--read-only", "--json")))
+    keys = {"CYXCLOUD_ACCESS_KEY": made["access_key_id"], "CYXCLOUD_SECRET_KEY": made["secret_access_key"]}
+    assert cli("download", "--bucket", bucket, "--key", "f", "-", env=keys).stdout == b"mine" * 100
+    refused = cli("upload", "--bucket", bucket, "--key", "g", "f", env=keys)
+    assert refused.returncode != 0 and "AccessDenied" in refused.stderr.decode(), refused.stderr
+    listed = good(cli("keys", "list"))
+    assert "reader" in listed and made["id"] in listed and made["secret_access_key"] not in listed
+    good(cli("keys", "revoke", made["id"]))
+    assert cli("download", "--bucket", bucket, "--key", "f", "-", env=keys).returncode != 0
+    good(cli("logout"))
+    bad(cli("whoami"), 2, "cyxcloud-cli login")
