@@ -211,9 +211,10 @@ def test_what_nobody_knows_is_collected_and_what_is_known_is_not(mended):
         DELETE FROM files WHERE bucket = '{bucket}' AND path = '{lost}';
         DELETE FROM stripes WHERE segment_id IN (SELECT segment_id FROM gone);
         DELETE FROM segments WHERE id IN (SELECT segment_id FROM gone); COMMIT""")
-    wait_for(mended, "orphans are seen", lambda: count(mended, "SELECT count(*) FROM orphans") == 14)
+    # More where a store came too late for its commit.
+    wait_for(mended, "orphans are seen", lambda: count(mended, "SELECT count(*) FROM orphans") >= 14)
     frozen = admin(mended, "GET", "gc").json()["gc"]
-    assert frozen["frozen"] and frozen["orphans"] == 14, frozen
+    assert frozen["frozen"] and frozen["orphans"] >= 14, frozen
     assert admin(mended, "POST", "gc/thaw").status_code == 200
     deleted = "SELECT (SELECT count(*) FROM orphans) + (SELECT count(*) FROM chunk_deletes)"
     wait_for(mended, "orphans are deleted", lambda: count(mended, deleted) == 0)
