@@ -1,7 +1,7 @@
 //! Clients that do a bit of everything.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use tokio::task::JoinSet;
@@ -54,6 +54,22 @@ impl Workers {
     /// One more.
     pub fn add(&mut self, work: impl Future<Output = ()> + Send + 'static) {
         self.0.spawn(work);
+    }
+
+    /// One more, which looks at the clock: with `whom` as it is, no PUT and GET together take longer than `within`.
+    pub fn watch(&mut self, run: &Arc<Run>, client: &Recorder, within: Duration, whom: &'static str) {
+        let (run, client) = (run.clone(), client.clone());
+        self.add(async move {
+            while !run.over() {
+                let asked = Instant::now();
+                client.put("watched", &format!("watched{}", run.fresh()), 300_000).await;
+                client.get("watched").await;
+                if asked.elapsed() > within {
+                    let took = asked.elapsed().as_millis();
+                    run.broken(format!("with {whom} a PUT and a GET took {took} ms"));
+                }
+            }
+        });
     }
 
     /// Tells them to end and waits for them.

@@ -8,6 +8,7 @@ pub mod challenge;
 mod keys;
 pub mod routes;
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,7 +101,7 @@ pub struct Challenge {
 }
 
 /// What a log-in or an exchange answers.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Issued {
     /// Opens S3 and REST.
     pub access_token: String,
@@ -108,6 +109,13 @@ pub struct Issued {
     pub refresh_token: String,
     /// Seconds until the access token ends.
     pub expires_in: u64,
+}
+
+/// Without the tokens: they open the account.
+impl fmt::Debug for Issued {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Issued").field("expires_in", &self.expires_in).finish_non_exhaustive()
+    }
 }
 
 /// What may be set about log-ins.

@@ -8,6 +8,8 @@
 //! Messages to the server and back, per transaction: 4 for bytes that live in the row (begin and lock; look; write;
 //! commit), 5 with stripes or references (their rows; their locks).
 
+mod columns;
+
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -16,10 +18,10 @@ use std::sync::Arc;
 use cyxcloud_core::name::ObjectKey;
 use cyxcloud_core::{BucketId, ByteCount, FileId, OwnerId, Timestamp, UploadId};
 use sqlx::postgres::PgRow;
-use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
+use self::columns::{ExtentColumns, FileColumns, SegmentColumns, UsageColumns};
 use super::PostgresStore;
 use super::content::{self, Body, Nodes};
 use super::gather::Gather;
@@ -28,9 +30,7 @@ use super::read::{self, object_columns};
 use super::transact::{self, Ended, Failure};
 use crate::check_quota;
 use crate::error::{Error, Result};
-use crate::model::{
-    Attributes, CommitObject, Content, NewSegment, Object, Precondition, SegmentBody, StoredChecksum,
-};
+use crate::model::{Attributes, CommitObject, Content, NewSegment, Object, Precondition, SegmentBody};
 use crate::rows;
 
 const COMMITTING: &str = "commit the object";
@@ -70,7 +70,7 @@ pub(super) fn begin_with_keys<'k>(keys: impl IntoIterator<Item = (BucketId, &'k 
     sql.push_str("INSERT INTO keys (bucket_id, key) VALUES ");
     for (number, (bucket, key)) in keys.into_iter().enumerate() {
         let comma = if number == 0 { "" } else { ", " };
-        write!(sql, "{comma}('{bucket}', '\\x{key}')", key = hex(key)).expect(WRITES);
+        write!(sql, "{comma}('{bucket}', '\\x{key}')", key = hex::encode(key)).expect(WRITES);
     }
     // Updating nothing still locks.
     sql.push_str(" ON CONFLICT (bucket_id, key) DO UPDATE SET key = EXCLUDED.key WHERE FALSE");
@@ -78,14 +78,6 @@ pub(super) fn begin_with_keys<'k>(keys: impl IntoIterator<Item = (BucketId, &'k 
 }
 
 const WRITES: &str = "a string takes whatever is written to it";
-
-fn hex(bytes: &[u8]) -> String {
-    let mut hex = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        write!(hex, "{byte:02x}").expect(WRITES);
-    }
-    hex
-}
 
 /// Who is about to commit what.
 #[derive(Clone, Copy)]
@@ -323,168 +315,6 @@ pub(super) async fn insert_files(
         inserted.remove(&file.id.as_uuid()).ok_or_else(|| Error::NoSuchBucket.into())
     };
     files.iter().map(of_file).collect()
-}
-
-/// Columns of `segments`.
-#[derive(Default)]
-struct SegmentColumns<'a> {
-    id: Vec<Uuid>,
-    owner: Vec<Uuid>,
-    length: Vec<i64>,
-    stripe_size: Vec<i64>,
-    data: Vec<i16>,
-    parity: Vec<i16>,
-    copies: Vec<i16>,
-    format: Vec<i16>,
-    content_hash: Vec<&'a [u8]>,
-    acked_tolerance: Vec<i16>,
-    target_tolerance: Vec<i16>,
-    chunk_count: Vec<i32>,
-    inline_hash: Vec<Option<&'a [u8]>>,
-    inline_data: Vec<Option<&'a [u8]>>,
-}
-
-impl<'a> SegmentColumns<'a> {
-    fn of(segments: impl Iterator<Item = &'a NewSegment>) -> Self {
-        let mut columns = Self::default();
-        for segment in segments {
-            columns.id.push(segment.id.as_uuid());
-            columns.owner.push(segment.owner.as_uuid());
-            columns.length.push(segment.length.as_i64());
-            columns.stripe_size.push(segment.stripe_size.as_i64());
-            columns.data.push(segment.geometry.data() as i16);
-            columns.parity.push(segment.geometry.parity() as i16);
-            columns.copies.push(segment.geometry.copies() as i16);
-            columns.format.push(i16::from(segment.format));
-            columns.content_hash.push(&segment.content_hash);
-            columns.acked_tolerance.push(i16::from(segment.acked_tolerance));
-            columns.target_tolerance.push(i16::from(segment.target_tolerance));
-            columns.chunk_count.push(rows::chunk_count(segment));
-            let (hash, data) = match &segment.body {
-                SegmentBody::Inline { plain_hash, sealed } => {
-                    (Some(plain_hash.as_slice()), Some(sealed.as_ref()))
-                }
-                SegmentBody::Stripes(_) => (None, None),
-            };
-            columns.inline_hash.push(hash);
-            columns.inline_data.push(data);
-        }
-        columns
-    }
-}
-
-/// Columns of `files`.
-#[derive(Default)]
-struct FileColumns<'a> {
-    id: Vec<Uuid>,
-    bucket: Vec<Uuid>,
-    key: Vec<&'a [u8]>,
-    path: Vec<String>,
-    name: Vec<String>,
-    owner: Vec<Uuid>,
-    version_seq: Vec<i64>,
-    upload: Vec<Uuid>,
-    content_hash: Vec<&'a [u8]>,
-    etag: Vec<&'a str>,
-    size: Vec<i64>,
-    chunk_count: Vec<i32>,
-    data: Vec<i16>,
-    parity: Vec<i16>,
-    chunk_size: Vec<i64>,
-    content_type: Vec<Option<&'a str>>,
-    headers: Vec<Json<&'a BTreeMap<String, String>>>,
-    metadata: Vec<Json<&'a BTreeMap<String, String>>>,
-    checksums: Vec<Json<&'a [StoredChecksum]>>,
-    /// As text: arrays of arrays must be rectangles.
-    part_sizes: Vec<String>,
-}
-
-impl<'a> FileColumns<'a> {
-    fn of(files: &[(&'a NewFile<'a>, &Before, &Body<'_>)]) -> Self {
-        let mut columns = Self::default();
-        for (file, before, body) in files {
-            columns.id.push(file.id.as_uuid());
-            columns.bucket.push(file.bucket.as_uuid());
-            columns.key.push(file.key.as_bytes());
-            columns.path.push(rows::shown(file.key.as_str()));
-            columns.name.push(rows::shown(file.key.file_name()));
-            columns.owner.push(file.owner.as_uuid());
-            columns.version_seq.push(before.current.as_ref().map_or(0, |current| current.version_seq) + 1);
-            columns.upload.push(file.upload.as_uuid());
-            columns.content_hash.push(file.content_hash);
-            columns.etag.push(file.etag);
-            columns.size.push(file.size.as_i64());
-            columns.chunk_count.push(body.shape.chunk_count);
-            columns.data.push(body.shape.data_shards);
-            columns.parity.push(body.shape.parity_shards);
-            columns.chunk_size.push(body.shape.chunk_size);
-            columns.content_type.push(file.attributes.content_type.as_deref());
-            columns.headers.push(Json(&file.attributes.headers));
-            columns.metadata.push(Json(&file.attributes.metadata));
-            columns.checksums.push(Json(&file.attributes.checksums));
-            let sizes: Vec<String> = file.part_sizes.iter().map(u64::to_string).collect();
-            columns.part_sizes.push(format!("{{{}}}", sizes.join(",")));
-        }
-        columns
-    }
-}
-
-/// Columns of `file_segments`.
-#[derive(Default)]
-struct ExtentColumns {
-    file: Vec<Uuid>,
-    position: Vec<i32>,
-    segment: Vec<Uuid>,
-    object_offset: Vec<i64>,
-    segment_offset: Vec<i64>,
-    length: Vec<i64>,
-}
-
-impl ExtentColumns {
-    fn of(files: &[(&NewFile<'_>, &Before, &Body<'_>)]) -> Self {
-        let mut columns = Self::default();
-        for (file, _, body) in files {
-            let (segments, object_offsets, segment_offsets, lengths) = body.columns();
-            columns.file.extend(segments.iter().map(|_| file.id.as_uuid()));
-            columns.position.extend((0i32..).take(segments.len()));
-            columns.segment.extend(segments);
-            columns.object_offset.extend(object_offsets);
-            columns.segment_offset.extend(segment_offsets);
-            columns.length.extend(lengths);
-        }
-        columns
-    }
-}
-
-/// Columns of `usage_deltas`: one row for an owner and bucket, and none where nothing changes.
-#[derive(Default)]
-struct UsageColumns {
-    owner: Vec<Uuid>,
-    bucket: Vec<Uuid>,
-    bytes: Vec<i64>,
-    objects: Vec<i64>,
-}
-
-impl UsageColumns {
-    fn of(files: &[(&NewFile<'_>, &Before, &Body<'_>)]) -> Self {
-        let mut sums: BTreeMap<(OwnerId, BucketId), (i64, i64)> = BTreeMap::new();
-        for (file, before, _) in files {
-            for (owner, bytes, objects) in before.deltas(file.owner, file.size) {
-                let sum = sums.entry((owner, file.bucket)).or_default();
-                *sum = (sum.0 + bytes, sum.1 + objects);
-            }
-        }
-        let mut columns = Self::default();
-        for ((owner, bucket), (bytes, objects)) in sums {
-            if (bytes, objects) != (0, 0) {
-                columns.owner.push(owner.as_uuid());
-                columns.bucket.push(bucket.as_uuid());
-                columns.bytes.push(bytes);
-                columns.objects.push(objects);
-            }
-        }
-        columns
-    }
 }
 
 impl PostgresStore {

@@ -9,7 +9,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::PostgresStore;
-use super::people::owner;
+use super::people::{owner, with_owner};
 use super::read::{self, limit as rows, millis, optional_time, touched};
 use super::transact::{self, BEGIN, Failure};
 use crate::error::{Error, Result};
@@ -93,16 +93,7 @@ impl Identity for PostgresStore {
         transact::single(&self.pool, "make the wallet's owner", |conn, _| {
             Box::pin(async move {
                 loop {
-                    let row = sqlx::query(MAKE)
-                        .bind(new.id.as_uuid())
-                        .bind(new.username.as_deref())
-                        .bind(new.email.as_deref())
-                        .bind(new.wallet_address.as_deref())
-                        .bind(if new.admin { "admin" } else { "user" })
-                        .bind(new.storage_quota.map(|quota| quota.as_i64()))
-                        .bind(&new.wrapped_secret)
-                        .fetch_optional(&mut *conn)
-                        .await?;
+                    let row = with_owner(MAKE, new).fetch_optional(&mut *conn).await?;
                     if let Some(row) = row {
                         return Ok((owner(&row)?, row.try_get("made")?));
                     }

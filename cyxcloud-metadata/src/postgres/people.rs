@@ -3,8 +3,8 @@
 use chrono::{DateTime, Utc};
 use cyxcloud_core::name::BucketName;
 use cyxcloud_core::{BucketId, ByteCount, OwnerId, Timestamp};
-use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::{PgConnection, Postgres, Row};
 
 use super::PostgresStore;
 use super::read;
@@ -24,6 +24,21 @@ pub(super) fn owner(row: &PgRow) -> Result<Owner, Failure> {
         wrapped_secret: row.try_get("sealing_secret")?,
         created_at: read::time(row, "created_at")?,
     })
+}
+
+/// A statement with a new owner as its $1 to $7: id, names, wallet, role, quota, secret.
+pub(super) fn with_owner<'q>(
+    sql: &'static str,
+    new: &'q Owner,
+) -> sqlx::query::Query<'q, Postgres, PgArguments> {
+    sqlx::query(sql)
+        .bind(new.id.as_uuid())
+        .bind(new.username.as_deref())
+        .bind(new.email.as_deref())
+        .bind(new.wallet_address.as_deref())
+        .bind(if new.admin { "admin" } else { "user" })
+        .bind(new.storage_quota.map(|quota| quota.as_i64()))
+        .bind(&new.wrapped_secret)
 }
 
 fn access_key(row: &PgRow) -> Result<AccessKey, Failure> {
@@ -91,16 +106,7 @@ impl PostgresStore {
         transact::single(&self.pool, "make the owner", |conn, _| {
             Box::pin(async move {
                 loop {
-                    let row = sqlx::query(MAKE)
-                        .bind(new.id.as_uuid())
-                        .bind(new.username.as_deref())
-                        .bind(new.email.as_deref())
-                        .bind(new.wallet_address.as_deref())
-                        .bind(if new.admin { "admin" } else { "user" })
-                        .bind(new.storage_quota.map(|quota| quota.as_i64()))
-                        .bind(&new.wrapped_secret)
-                        .fetch_optional(&mut *conn)
-                        .await?;
+                    let row = with_owner(MAKE, new).fetch_optional(&mut *conn).await?;
                     if let Some(row) = row {
                         return owner(&row);
                     }

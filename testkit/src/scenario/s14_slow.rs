@@ -33,21 +33,7 @@ async fn slow(run: Arc<Run>) -> Result<()> {
     let client = run.clients(&cluster, BUCKET).await?.remove(0);
     let load = Load { workers: 2, ..Load::default() }.small();
     let mut workers = load::start(&run, std::slice::from_ref(&client), &load);
-    {
-        // One client looks at the clock.
-        let (run, client) = (run.clone(), client.clone());
-        workers.add(async move {
-            while !run.over() {
-                let asked = Instant::now();
-                client.put("watched", &format!("watched{}", run.fresh()), 300_000).await;
-                client.get("watched").await;
-                if asked.elapsed() > ANSWERED_WITHIN {
-                    let took = asked.elapsed().as_millis();
-                    run.broken(format!("with one slow node a PUT and a GET took {took} ms"));
-                }
-            }
-        });
-    }
+    workers.watch(&run, &client, ANSWERED_WITHIN, "one slow node");
     let mut chance = run.chance(1);
     let began = Instant::now();
     while began.elapsed() < run.duration && !run.over() {
