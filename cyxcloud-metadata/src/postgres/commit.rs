@@ -31,7 +31,6 @@ use super::transact::{self, Ended, Failure};
 use crate::check_quota;
 use crate::error::{Error, Result};
 use crate::model::{Attributes, CommitObject, Content, NewSegment, Object, Precondition, SegmentBody};
-use crate::rows;
 
 const COMMITTING: &str = "commit the object";
 /// Stripes of a segment that may be committed together with others.
