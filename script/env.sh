@@ -11,6 +11,9 @@ export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-never}"
 
 # Clients and test tools of pinned versions live here, made by script/bootstrap.
 export CYXCLOUD_VENV="${CYXCLOUD_VENV:-$HOME/.cache/cyxcloud/venv}"
+# Programs that script/bootstrap builds.
+export CYXCLOUD_TOOLS="${CYXCLOUD_TOOLS:-$HOME/.cache/cyxcloud/tools}"
+export PATH="$PATH:$CYXCLOUD_TOOLS/bin"
 
 # What every development build is built with. Tests ask servers for faults, which releases do not contain: script/server
 # and script/bench build without. Cargo keeps one set of features apart from another, so a second set builds all twice.
