@@ -171,6 +171,7 @@ macro_rules! conformance_suite {
             scans::a_node_shows_all_its_locations,
             segments::stripes_read_back_in_any_geometry,
             segments::the_first_stripes_come_with_the_layout,
+            segments::layouts_asked_for_at_once_are_not_mixed_up,
             segments::a_range_finds_only_what_overlaps_it,
             segments::a_copy_outlives_its_source,
             segments::a_reference_to_nothing_is_refused,

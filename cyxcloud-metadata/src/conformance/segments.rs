@@ -123,6 +123,42 @@ pub async fn the_first_stripes_come_with_the_layout(store: &dyn MetadataStore) {
     assert!(indices("inline", None).await.is_empty());
 }
 
+/// Whatever they ask for: in a row, in stripes, of many extents, outside of the object, absent.
+pub async fn layouts_asked_for_at_once_are_not_mixed_up(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    let large = place.striped(Geometry::coded(3, 2).expect("valid"), 9, &nodes);
+    store.commit_object(&place.commit("large", Content::New(large.clone()))).await.expect("commit");
+    place.put(store, "inline", b"0123456789").await;
+    let extents = [(0, 2), (5, 5)].map(|(offset, length)| SegmentRange { segment: large.id, offset, length });
+    store
+        .commit_object(&place.commit("pieces", Content::References(extents.to_vec())))
+        .await
+        .expect("commit");
+    let asked = [
+        ("large", None, 1, 4),
+        ("large", Some(999..1001), 1, 2),
+        ("none", None, 0, 0),
+        ("inline", None, 1, 0),
+        ("pieces", None, 2, 0),
+        ("large", Some(9000..9001), 0, 0),
+        ("pieces", Some(3..4), 1, 1),
+    ];
+    let asked: Vec<_> = asked.iter().cycle().take(20 * asked.len()).collect();
+    let ask = async |name: &str, range: &Option<std::ops::Range<u64>>| {
+        let layout = store.object_layout(place.bucket, &key(name), range.clone()).await.expect("layout");
+        if let Some(layout) = &layout {
+            assert_eq!(layout.object.key, key(name));
+        }
+        let extents = layout.map(|layout| layout.extents).unwrap_or_default();
+        (extents.len(), extents.iter().map(|extent| extent.stripes.len()).sum::<usize>())
+    };
+    let found = futures::future::join_all(asked.iter().map(|(name, range, _, _)| ask(name, range))).await;
+    for ((name, range, extents, stripes), found) in asked.into_iter().zip(found) {
+        assert_eq!(found, (*extents, *stripes), "{name} {range:?}");
+    }
+}
+
 /// Of an object of many extents.
 pub async fn a_range_finds_only_what_overlaps_it(store: &dyn MetadataStore) {
     let place = place(store).await;

@@ -348,8 +348,7 @@ async fn commit_all(pool: &Connections, commits: &[Arc<CommitObject>]) -> Vec<Re
     match ended {
         Ok(Ended::Committed(objects)) => objects.into_iter().map(Ok).collect(),
         Ok(Ended::InDoubt(source)) => {
-            let lost = || sqlx::Error::Io(std::io::Error::other(source.to_string()));
-            let settled = commits.iter().map(|commit| settle(pool, commit, lost()));
+            let settled = commits.iter().map(|commit| settle(pool, commit, transact::retold(&source)));
             futures::future::join_all(settled).await
         }
         Err(error) => {

@@ -3,6 +3,10 @@
 //! A statement costs the server little more for thirty rows than for one, and a commit waits for the disk once. Who
 //! finds nobody under way goes at once and alone; nobody waits for company. What is under way runs in a task of its
 //! own: a request that is given up takes nobody else's answer with it.
+//!
+//! The statements take arrays, the first of each `unnest` by way of a sub-select. It hides its length from the planner, which
+//! otherwise makes a plan anew each time for arrays of fewer than the ten elements that it reckons with, and that
+//! takes longer than the rest.
 //! Not here: what to do when one of them stands in the way of all (whoever does the work).
 
 use std::collections::VecDeque;

@@ -71,6 +71,7 @@ pub struct PostgresStore {
     pool: Connections,
     commits: commit::Commits,
     intents: upkeep::Intents,
+    layouts: objects::Layouts,
 }
 
 impl std::fmt::Debug for PostgresStore {
@@ -83,7 +84,12 @@ impl PostgresStore {
     /// Connects within 5 seconds, refuses an unsafe server (`UnsafeDatabase`), and brings the schema up to date.
     pub async fn connect(config: &PostgresConfig) -> Result<Self> {
         let pool = connect::open(config).await?;
-        Ok(Self { commits: commit::gather(&pool), intents: upkeep::gather(&pool), pool })
+        Ok(Self {
+            commits: commit::gather(&pool),
+            intents: upkeep::gather(&pool),
+            layouts: objects::gather(&pool),
+            pool,
+        })
     }
 
     /// Waits for connections in use to come back and closes them all.

@@ -12,6 +12,8 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::PostgresStore;
+use super::gather::Gather;
+use super::pool::Connections;
 use super::read::{self, object_columns};
 use super::transact::{self, BEGIN, Failure};
 use crate::error::Result;
@@ -63,6 +65,7 @@ macro_rules! places {
 }
 
 /// Bytes of an object that a read touches, as SQL compares them; without a range also extents of no bytes.
+#[derive(Clone, Copy)]
 struct Window {
     start: i64,
     end: i64,
@@ -77,6 +80,56 @@ impl Window {
         }
     }
 }
+
+/// Gathers look-ups of layouts: most reads of small objects are nothing else to the database.
+pub(super) type Layouts = Gather<Lookup, Result<Option<First>>>;
+
+/// Whose layout is asked for.
+pub(super) struct Lookup {
+    bucket: BucketId,
+    key: ObjectKey,
+    window: Window,
+}
+
+/// What one statement finds of a layout: all extents if `count` is 1, otherwise none.
+pub(super) struct First {
+    object: Object,
+    extents: Vec<Extent>,
+    count: i64,
+}
+
+/// Gathers look-ups in this database.
+pub(super) fn gather(pool: &Connections) -> Layouts {
+    let pool = pool.clone();
+    Gather::new(
+        |_, _| true,
+        move |batch: Vec<Lookup>| {
+            let pool = pool.clone();
+            async move { look_up_all(&pool, &batch).await }
+        },
+    )
+}
+
+/// In one statement. A row that nobody can read is one look-up's; a database that does not answer is everybody's.
+async fn look_up_all(pool: &Connections, lookups: &[Lookup]) -> Vec<Result<Option<First>>> {
+    let found = transact::single(pool, LOOKING_UP, |conn, _| Box::pin(first_extents(conn, lookups)));
+    match found.await {
+        Ok(found) => {
+            let told = |first: Result<Option<First>, Failure>| {
+                first.map_err(|failure| failure.into_error(LOOKING_UP))
+            };
+            found.into_iter().map(told).collect()
+        }
+        Err(error) => {
+            let others = lookups.iter().skip(1).map(|_| Err(transact::alike(LOOKING_UP, &error)));
+            let mut answers: Vec<_> = others.collect();
+            answers.push(Err(error));
+            answers
+        }
+    }
+}
+
+const LOOKING_UP: &str = "read the object's layout";
 
 impl PostgresStore {
     pub(super) async fn current(&self, bucket: BucketId, key: &ObjectKey) -> Result<Option<Object>> {
@@ -98,30 +151,43 @@ impl PostgresStore {
         .await
     }
 
-    /// One statement, its first stripes included, where there is one extent. Otherwise a second one reads all extents of that version, which
-    /// never change; if they went with the version in between, the key is looked up again.
+    /// One statement, its first stripes included, where there is one extent, shared with those who ask at that moment.
+    /// Otherwise a second one reads all extents of that version, which never change; if they went with the version in
+    /// between, the key is looked up again.
     pub(super) async fn layout(
         &self,
         bucket: BucketId,
         key: &ObjectKey,
         range: Option<Range<u64>>,
     ) -> Result<Option<ObjectLayout>> {
-        let window = &Window::of(range);
-        transact::single(&self.pool, "read the object's layout", |conn, _| {
-            Box::pin(async move {
-                loop {
-                    let Some((object, mut extents, count)) = first_extent(conn, bucket, key, window).await?
-                    else {
-                        return Ok(None);
-                    };
-                    if count > 1 {
-                        extents = all_extents(conn, object.file, window).await?;
-                        if extents.is_empty() {
-                            continue;
-                        }
-                    }
-                    return Ok(Some(ObjectLayout { object, extents }));
+        let window = Window::of(range);
+        loop {
+            let answer = self.layouts.ask(Lookup { bucket, key: key.clone(), window }).await;
+            let answer =
+                answer.unwrap_or_else(|| Err(transact::database(LOOKING_UP, sqlx::Error::WorkerCrashed)));
+            let Some(First { object, mut extents, count }) = answer? else { return Ok(None) };
+            if count > 1 {
+                extents = self.all_extents(object.file, &window).await?;
+                if extents.is_empty() {
+                    continue;
                 }
+            }
+            return Ok(Some(ObjectLayout { object, extents }));
+        }
+    }
+
+    async fn all_extents(&self, file: FileId, window: &Window) -> Result<Vec<Extent>> {
+        const ALL: &str = concat!(
+            "SELECT ",
+            extent_columns!(),
+            " FROM file_segments e JOIN segments s ON s.id = e.segment_id
+            WHERE e.file_id = $1 AND e.object_offset < $3 AND e.object_offset + e.length > $2
+            ORDER BY e.position"
+        );
+        transact::single(&self.pool, LOOKING_UP, |conn, _| {
+            Box::pin(async move {
+                let extents = sqlx::query(ALL).bind(file.as_uuid()).bind(window.start).bind(window.end);
+                extents.fetch_all(conn).await?.iter().map(extent).collect()
             })
         })
         .await
@@ -180,60 +246,65 @@ impl PostgresStore {
     }
 }
 
-async fn first_extent(
+/// For each look-up, in order.
+async fn first_extents(
     conn: &mut PgConnection,
-    bucket: BucketId,
-    key: &ObjectKey,
-    window: &Window,
-) -> Result<Option<(Object, Vec<Extent>, i64)>, Failure> {
+    lookups: &[Lookup],
+) -> Result<Vec<Result<Option<First>, Failure>>, Failure> {
     const FIRST: &str = concat!(
-        "SELECT ",
+        "SELECT q.place, r.* FROM unnest(
+            (SELECT $1::uuid[]), $2::bytea[], $3::bigint[], $4::bigint[]
+        ) WITH ORDINALITY q (bucket_id, key, first, beyond, place)
+        CROSS JOIN LATERAL (
+        SELECT ",
         object_columns!(),
         ", x.n, ",
         extent_columns!(),
         ", p.* FROM files f
         LEFT JOIN LATERAL (
             SELECT count(*) AS n, min(position) AS first FROM file_segments
-            WHERE file_id = f.id AND object_offset < $4 AND object_offset + length > $3
+            WHERE file_id = f.id AND object_offset < q.beyond AND object_offset + length > q.first
         ) x ON TRUE
         LEFT JOIN file_segments e ON e.file_id = f.id AND e.position = x.first
         LEFT JOIN segments s ON s.id = e.segment_id
         LEFT JOIN LATERAL (",
         places!(
             "x.n = 1 AND s.inline_hash IS NULL
-             AND st.stripe_index >= (e.segment_offset + greatest($3 - e.object_offset, 0)) / s.stripe_size
-             AND st.stripe_index < (e.segment_offset + greatest($3 - e.object_offset, 0)) / s.stripe_size + $5
-             AND st.stripe_index * s.stripe_size < e.segment_offset + least($4 - e.object_offset, e.length)"
+             AND st.stripe_index >= (e.segment_offset + greatest(q.first - e.object_offset, 0)) / s.stripe_size
+             AND st.stripe_index < (e.segment_offset + greatest(q.first - e.object_offset, 0)) / s.stripe_size + $5
+             AND st.stripe_index * s.stripe_size < e.segment_offset + least(q.beyond - e.object_offset, e.length)"
         ),
         ") p ON TRUE
-        WHERE f.bucket_id = $1 AND f.key = $2 AND f.is_latest AND NOT f.is_delete_marker"
+        WHERE f.bucket_id = q.bucket_id AND f.key = q.key AND f.is_latest AND NOT f.is_delete_marker
+        OFFSET 0
+        ) r"
     );
-    let row = sqlx::query(FIRST)
-        .bind(bucket.as_uuid())
-        .bind(key.as_bytes())
-        .bind(window.start)
-        .bind(window.end)
+    let buckets: Vec<Uuid> = lookups.iter().map(|lookup| lookup.bucket.as_uuid()).collect();
+    let keys: Vec<&[u8]> = lookups.iter().map(|lookup| lookup.key.as_bytes()).collect();
+    let (starts, ends): (Vec<i64>, Vec<i64>) =
+        lookups.iter().map(|lookup| (lookup.window.start, lookup.window.end)).unzip();
+    let rows = sqlx::query(FIRST)
+        .bind(buckets)
+        .bind(keys)
+        .bind(starts)
+        .bind(ends)
         .bind(read::int(STRIPES_ALONG.into()))
-        .fetch_optional(conn)
+        .fetch_all(conn)
         .await?;
-    let Some(row) = row else { return Ok(None) };
-    let count = row.try_get("n")?;
-    let extents =
-        if count == 1 { vec![Extent { stripes: stripes(&row)?, ..extent(&row)? }] } else { Vec::new() };
-    Ok(Some((read::object(&row)?, extents, count)))
+    let mut found: Vec<_> = lookups.iter().map(|_| Ok(None)).collect();
+    for row in &rows {
+        let place = row.try_get::<i64, _>("place")?;
+        let place = usize::try_from(place - 1).ok().and_then(|place| found.get_mut(place));
+        *place.ok_or_else(|| rows::corrupt("place of a look-up", "not asked for"))? = first(row).map(Some);
+    }
+    Ok(found)
 }
 
-async fn all_extents(conn: &mut PgConnection, file: FileId, window: &Window) -> Result<Vec<Extent>, Failure> {
-    const ALL: &str = concat!(
-        "SELECT ",
-        extent_columns!(),
-        " FROM file_segments e JOIN segments s ON s.id = e.segment_id
-        WHERE e.file_id = $1 AND e.object_offset < $3 AND e.object_offset + e.length > $2
-        ORDER BY e.position"
-    );
-    let rows =
-        sqlx::query(ALL).bind(file.as_uuid()).bind(window.start).bind(window.end).fetch_all(conn).await?;
-    rows.iter().map(extent).collect()
+fn first(row: &PgRow) -> Result<First, Failure> {
+    let count = row.try_get("n")?;
+    let extents =
+        if count == 1 { vec![Extent { stripes: stripes(row)?, ..extent(row)? }] } else { Vec::new() };
+    Ok(First { object: read::object(row)?, extents, count })
 }
 
 fn extent(row: &PgRow) -> Result<Extent, Failure> {

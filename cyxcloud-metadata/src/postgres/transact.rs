@@ -280,6 +280,19 @@ pub(super) fn database(doing: &'static str, source: sqlx::Error) -> Error {
     Error::Database { doing, source: Box::new(source) }
 }
 
+/// What happened to one statement, for others that it was also for.
+pub(super) fn retold(source: &impl std::fmt::Display) -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::other(source.to_string()))
+}
+
+/// What became of a statement, for others that it was also for: available later, or not.
+pub(super) fn alike(doing: &'static str, error: &Error) -> Error {
+    match error {
+        Error::Unavailable { source, .. } => unavailable(doing, retold(source)),
+        other => database(doing, retold(other)),
+    }
+}
+
 /// The name of the constraint that was violated.
 fn constraint(error: &sqlx::Error) -> Option<&str> {
     error.as_database_error().and_then(|error| error.constraint())

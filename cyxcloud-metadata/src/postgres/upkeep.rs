@@ -80,7 +80,7 @@ async fn intend(
     let sql = format!(
         "WITH relaxed AS MATERIALIZED (SELECT set_config('synchronous_commit', 'off', true)),
         asked AS MATERIALIZED (
-            SELECT a.* FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::bytea[], $5::bigint[], $6::bigint[])
+            SELECT a.* FROM unnest((SELECT $1::uuid[]), $2::uuid[], $3::uuid[], $4::bytea[], $5::bigint[], $6::bigint[])
                 a (id, owner_id, bucket_id, key, lease, reserved)
             CROSS JOIN LATERAL (SELECT FROM buckets WHERE id = a.bucket_id OFFSET 0) b
             WHERE {admit}),
