@@ -123,6 +123,11 @@ pub struct Config {
     #[arg(long, env = "STORAGE_RESERVED_BYTES")]
     pub storage_reserved_bytes: Option<ByteCount>,
 
+    /// Read chunks by way of the system's page cache: costs CPU, and saves a slow disk from reading twice what is asked
+    /// for often, where there is memory to spare.
+    #[arg(long, env = "STORAGE_PAGE_CACHE")]
+    pub storage_page_cache: bool,
+
     /// The gateway's gRPC address, such as http://gateway:50052.
     #[arg(long, env = "CENTRAL_SERVER_ADDR", default_value = "")]
     pub central_server_addr: String,
@@ -215,6 +220,7 @@ impl Default for Config {
             storage_path: PathBuf::from("/data/storage"),
             storage_capacity_gb: ByteCount::gib(100),
             storage_reserved_bytes: None,
+            storage_page_cache: false,
             central_server_addr: String::new(),
             heartbeat_interval_secs: None,
             maintenance: false,

@@ -213,7 +213,11 @@ fn port(listener: &TcpListener) -> Result<u16, Error> {
 }
 
 async fn open(config: &Config) -> Result<Arc<dyn ChunkStore>, Error> {
-    let rocks = RocksConfig { dir: config.storage_path.clone(), allocatable: config.account().allocatable() };
+    let rocks = RocksConfig {
+        dir: config.storage_path.clone(),
+        allocatable: config.account().allocatable(),
+        page_cache: config.storage_page_cache,
+    };
     let path = config.storage_path.display().to_string();
     let opened = tokio::task::spawn_blocking(move || RocksStore::open(&rocks)).await;
     let opened = opened.unwrap_or(Err(store::Error::Closed));

@@ -77,6 +77,7 @@ class Bench:
 
     def measure(self, what: str, unit: str, jobs: list[tuple]) -> Row:
         usage = Usage(self.groups)
+        usage.settle()  # so that nothing is charged with what went before it
         results = run_workers(jobs, usage.start)
         cpu, peak = usage.end()
         seconds = max(r.ended for r in results) - min(r.started for r in results)

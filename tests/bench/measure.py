@@ -69,6 +69,16 @@ class Usage:
     def __init__(self, groups: dict[str, list[int]]):
         self.groups = groups
 
+    def settle(self, share: float = 0.1, seconds: float = 30):
+        """Waits until the servers have ended what they do in the background: half a second at less than this share of a core."""
+        give_up, before = time.monotonic() + seconds, sum(self.cpu().values())
+        while self.groups and time.monotonic() < give_up:
+            time.sleep(0.5)
+            now = sum(self.cpu().values())
+            if now - before < 0.5 * share:
+                return
+            before = now
+
     def start(self):
         for pids in self.groups.values():
             for pid in pids:

@@ -7,7 +7,11 @@ use super::super::conformance;
 use super::*;
 
 fn open_at(dir: &Path, allocatable: ByteCount) -> RocksStore {
-    RocksStore::open(&RocksConfig { dir: dir.to_owned(), allocatable }).expect("store opens")
+    RocksStore::open(&config(dir, allocatable)).expect("store opens")
+}
+
+fn config(dir: &Path, allocatable: ByteCount) -> RocksConfig {
+    RocksConfig { dir: dir.to_owned(), allocatable, page_cache: false }
 }
 
 fn open(allocatable: ByteCount) -> (RocksStore, tempfile::TempDir) {
@@ -138,7 +142,7 @@ fn a_torn_record_that_nobody_was_told_of_is_no_loss() {
 #[test]
 fn a_data_directory_serves_one_node_at_a_time() {
     let (store, dir) = open(ByteCount::gib(1));
-    let config = RocksConfig { dir: dir.path().to_owned(), allocatable: ByteCount::gib(1) };
+    let config = config(dir.path(), ByteCount::gib(1));
     let error = RocksStore::open(&config).expect_err("in use");
     assert!(format!("{:?}", error).contains("in use by another node"));
     drop(store);
@@ -292,7 +296,7 @@ fn a_data_directory_from_before_there_was_trash_opens() {
     let (id, generation) = put(&store, 1);
     drop(store);
     {
-        let db = open_db(dir.path(), ByteCount::gib(1)).expect("closed before");
+        let db = open_db(&config(dir.path(), ByteCount::gib(1))).expect("closed before");
         let account = db.get(ACCOUNT).expect("readable").expect("there");
         db.put(ACCOUNT, &account[..44]).expect("written");
     }
@@ -318,12 +322,12 @@ fn a_format_taken_up_stays_and_one_to_come_is_refused() {
         assert_eq!((stored_at(old), stored_at(new)), (None, Some(AT)));
     }
     {
-        let db = open_db(dir.path(), ByteCount::gib(1)).expect("closed before");
+        let db = open_db(&config(dir.path(), ByteCount::gib(1))).expect("closed before");
         let mut account = db.get(ACCOUNT).expect("readable").expect("there");
         account[3] = 3;
         db.put(ACCOUNT, &account).expect("written");
     }
-    let config = RocksConfig { dir: dir.path().to_owned(), allocatable: ByteCount::gib(1) };
+    let config = config(dir.path(), ByteCount::gib(1));
     let refused = RocksStore::open(&config).expect_err("it is of a format to come");
     let why = std::error::Error::source(&refused).expect("says why").to_string();
     assert!(why.contains("has format 3 and this build reads formats 1 to 2"), "{why}");
