@@ -112,6 +112,14 @@ mod tests {
         }
     }
 
+    /// By when the table of RELIABILITY has it disqualified.
+    #[test]
+    fn who_lost_a_twentieth_is_suspended_in_time() {
+        let suspended =
+            (0..100).filter(|&seed| audits_until(Standing::Suspended, 0.05, 369, seed).is_some()).count();
+        assert!(suspended >= 95, "{suspended} of 100");
+    }
+
     #[test]
     fn one_lost_shard_in_a_hundred_is_forgiven() {
         const A_YEAR: usize = 96 * 365;

@@ -1,6 +1,8 @@
 //! Right proofs are believed, and no changed one.
 
 use proptest::prelude::*;
+use rand::rngs::StdRng;
+use rand::{Rng as _, RngExt as _, SeedableRng as _};
 
 use super::*;
 
@@ -126,4 +128,75 @@ proptest! {
             prop_assert_eq!(&got[0], &bytes[moved.start as usize..moved.end as usize]);
         }
     }
+}
+
+/// What a node could send in place of a proof: 100,000 of them, ten kinds.
+#[test]
+fn none_of_a_hundred_thousand_forgeries_is_accepted() {
+    const FORGERIES: usize = 100_000;
+    const CHUNKS: usize = 50;
+    let mut rng = StdRng::seed_from_u64(1);
+    let mut tried = 0;
+    for _ in 0..CHUNKS {
+        let len = rng.random_range(2 * 16_384..8 * 16_384);
+        let mut bytes = vec![0; len];
+        rng.fill(&mut bytes[..]);
+        let other: Vec<u8> = bytes.iter().map(|byte| byte ^ 0x55).collect();
+        let (id, len) = (ChunkId::of(&bytes), len as u64);
+        let group = |rng: &mut StdRng| {
+            let start = rng.random_range(0..len.div_ceil(16_384)) * 16_384;
+            start..(start + 16_384).min(len)
+        };
+        for _ in 0..FORGERIES / CHUNKS / 10 {
+            let (slice, elsewhere) = loop {
+                let (one, two) = (group(&mut rng), group(&mut rng));
+                if one != two {
+                    break (one, two);
+                }
+            };
+            let (asked, elsewhere) = (std::slice::from_ref(&slice), std::slice::from_ref(&elsewhere));
+            let proof = prove(&bytes, asked).expect("lies within");
+            assert_eq!(
+                verify(&id, len, asked, &proof).expect("verifies")[0],
+                bytes[slice.start as usize..slice.end as usize]
+            );
+            let leaf = (slice.end - slice.start) as usize;
+            // Hashes of siblings stand before the leaf.
+            let siblings = proof.len() - leaf;
+            let changed = |from: usize, to: usize, rng: &mut StdRng| {
+                let mut proof = proof.clone();
+                proof[rng.random_range(from..to)] ^= rng.random_range(1..=255u8);
+                proof
+            };
+            let swapped = {
+                let mut proof = proof.clone();
+                let (left, right) = proof[..64].split_at_mut(32);
+                left.swap_with_slice(right);
+                proof
+            };
+            let shorter = &bytes[..len as usize - 1];
+            let forgeries = [
+                // Of another chunk; of another place, as answered earlier; of the chunk without its last byte.
+                prove(&other, asked).expect("lies within"),
+                prove(&bytes, elsewhere).expect("lies within"),
+                prove(shorter, std::slice::from_ref(&(slice.start..slice.end.min(len - 1))))
+                    .unwrap_or_default(),
+                // A sibling, a byte of the leaf, two siblings the wrong way round.
+                changed(0, siblings, &mut rng),
+                changed(siblings, proof.len(), &mut rng),
+                swapped,
+                // Cut off, drawn out, nothing, noise.
+                proof[..rng.random_range(0..proof.len())].to_vec(),
+                [&proof[..], &[0]].concat(),
+                Vec::new(),
+                (0..proof.len()).map(|_| rng.random()).collect(),
+            ];
+            for (kind, forgery) in forgeries.iter().enumerate() {
+                tried += 1;
+                let answer = verify(&id, len, asked, forgery).err();
+                assert_eq!(answer, Some(ProofError::Wrong), "kind {kind} at {slice:?} of {len}");
+            }
+        }
+    }
+    assert_eq!(tried, FORGERIES);
 }

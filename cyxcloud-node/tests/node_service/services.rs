@@ -4,13 +4,16 @@ use bytes::Bytes;
 use cyxcloud_core::receipt::Receipt;
 use cyxcloud_core::{ByteCount, ChunkId, proof};
 use cyxcloud_node::identity::Identity;
+use cyxcloud_proto::node::chunk_service_client::ChunkServiceClient;
 use cyxcloud_proto::node::delete_chunk_response::Outcome;
 use cyxcloud_proto::node::verify_chunk_response::State;
 use cyxcloud_proto::node::{
     DeleteChunkRequest, GetChunkRequest, HasChunkRequest, ListChunksRequest, ReplicateChunkRequest, Slice,
     StoreChunkRequest, VerifyChunkRequest,
 };
+use tokio::net::{TcpListener, TcpStream};
 use tonic::Code;
+use tonic::transport::Channel;
 
 use crate::cluster::{Node, config, id, noise, rot};
 
@@ -285,5 +288,36 @@ async fn requests_in_flight_are_answered_before_the_node_ends() {
     for id in acknowledged {
         node.get(id).await.expect("acknowledged is durable");
     }
+    node.stop().await.expect("a clean end");
+}
+
+/// What an auditor asks for, of the largest chunk that a standard stripe makes.
+#[tokio::test]
+async fn an_audit_moves_less_than_twenty_kilobytes() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let node = Node::alone(dir.path()).await;
+    let bytes = noise(11, 420_000);
+    node.store(&bytes).await.expect("stored");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let between = listener.local_addr().expect("bound");
+    let address = node.grpc.trim_start_matches("http://").to_owned();
+    let counted = tokio::spawn(async move {
+        let (mut caller, _) = listener.accept().await.expect("a caller");
+        let mut callee = TcpStream::connect(address).await.expect("the node");
+        tokio::io::copy_bidirectional(&mut caller, &mut callee).await.expect("both end")
+    });
+    {
+        let channel = Channel::from_shared(format!("http://{between}")).expect("an address");
+        let mut client = ChunkServiceClient::new(channel.connect().await.expect("listens"));
+        let slice = Slice { offset: 16 * 16_384, length: 16_384 };
+        let request = GetChunkRequest { chunk_id: id(&bytes), slices: vec![slice], token: Bytes::new() };
+        let proof = client.get_chunk(request).await.expect("proven").into_inner().proof;
+        let slice = 16 * 16_384..17 * 16_384;
+        proof::verify(&ChunkId::of(&bytes), 420_000, &[slice], &proof).expect("a proof");
+    }
+    // The connection ends with its client.
+    let (asked, answered) = counted.await.expect("no panic");
+    assert!(asked > 0 && answered > 16_384, "{asked} and {answered} bytes");
+    assert!(asked + answered < 20_000, "{asked} and {answered} bytes");
     node.stop().await.expect("a clean end");
 }
