@@ -5,7 +5,7 @@
 //! Whoever serves this has authenticated the request; here only administrators pass. Not here: what is done in the background (the rebalancer).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::extract::{Path, Query, State};
@@ -41,27 +41,31 @@ fn administrator(caller: Caller) -> Result<Principal, Problem> {
     Err(Problem::new(StatusCode::FORBIDDEN, "not-admin", "Administrators only", detail))
 }
 
-/// Part of a status: what it is, or that it could not be had.
-struct Parts(Vec<String>);
+/// The parts of a status that could not be had. Those of one status are asked for at once.
+#[derive(Default)]
+struct Parts(Mutex<Vec<String>>);
 
 impl Parts {
-    async fn take<T>(&mut self, name: &str, part: impl Future<Output = MetadataResult<T>>) -> Option<T> {
-        match tokio::time::timeout(PART_TIMEOUT, part).await {
-            Ok(Ok(value)) => Some(value),
+    async fn take<T>(&self, name: &str, part: impl Future<Output = MetadataResult<T>>) -> Option<T> {
+        let problem = match tokio::time::timeout(PART_TIMEOUT, part).await {
+            Ok(Ok(value)) => return Some(value),
             Ok(Err(error)) => {
                 tracing::warn!(
                     part = name,
                     error = &error as &dyn std::error::Error,
                     "a status is incomplete"
                 );
-                self.0.push(format!("{name}: {error}"));
-                None
+                format!("{name}: {error}")
             }
-            Err(_) => {
-                self.0.push(format!("{name}: no answer within {} s", PART_TIMEOUT.as_secs()));
-                None
-            }
-        }
+            Err(_) => format!("{name}: no answer within {} s", PART_TIMEOUT.as_secs()),
+        };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(problem);
+        None
+    }
+
+    /// What could not be had, and why.
+    fn problems(self) -> Vec<String> {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -149,15 +153,17 @@ async fn gc_body(metadata: &dyn MetadataStore) -> MetadataResult<GcBody> {
 
 pub(crate) async fn status(State(metadata): Metadata, caller: Caller) -> Result<impl IntoResponse, Problem> {
     administrator(caller)?;
-    let mut parts = Parts(Vec::new());
-    let nodes = parts.take("nodes", metadata.nodes()).await;
-    let repairs = parts.take("repairs", metadata.repair_queue()).await;
-    let gc = parts.take("gc", gc_body(&*metadata)).await;
+    let parts = Parts::default();
+    let (nodes, repairs, gc) = tokio::join!(
+        parts.take("nodes", metadata.nodes()),
+        parts.take("repairs", metadata.repair_queue()),
+        parts.take("gc", gc_body(&*metadata)),
+    );
     Ok(Json(StatusBody {
         nodes: nodes.map(|nodes| NodeCounts::of(&nodes)),
         repairs: repairs.map(RepairsBody::from),
         gc,
-        problems: parts.0,
+        problems: parts.problems(),
     }))
 }
 
@@ -244,14 +250,15 @@ impl NodeBody {
 
 pub(crate) async fn nodes(State(metadata): Metadata, caller: Caller) -> Result<impl IntoResponse, Problem> {
     administrator(caller)?;
-    let mut parts = Parts(Vec::new());
-    let nodes = parts.take("nodes", metadata.nodes()).await;
-    let upkeep = parts.take("upkeep", metadata.nodes_upkeep()).await.unwrap_or_default();
+    let parts = Parts::default();
+    let (nodes, upkeep) =
+        tokio::join!(parts.take("nodes", metadata.nodes()), parts.take("upkeep", metadata.nodes_upkeep()),);
+    let upkeep = upkeep.unwrap_or_default();
     let upkeep: BTreeMap<NodeId, NodeUpkeep> = upkeep.into_iter().map(|node| (node.node, node)).collect();
     let nodes = nodes.map(|nodes| {
         nodes.into_iter().map(|node| NodeBody::of(node.clone(), upkeep.get(&node.id))).collect()
     });
-    Ok(Json(NodesBody { nodes, problems: parts.0 }))
+    Ok(Json(NodesBody { nodes, problems: parts.problems() }))
 }
 
 #[derive(Serialize)]
@@ -262,9 +269,9 @@ struct RepairsStatus {
 
 pub(crate) async fn repairs(State(metadata): Metadata, caller: Caller) -> Result<impl IntoResponse, Problem> {
     administrator(caller)?;
-    let mut parts = Parts(Vec::new());
+    let parts = Parts::default();
     let repairs = parts.take("repairs", metadata.repair_queue()).await.map(RepairsBody::from);
-    Ok(Json(RepairsStatus { repairs, problems: parts.0 }))
+    Ok(Json(RepairsStatus { repairs, problems: parts.problems() }))
 }
 
 #[derive(Serialize)]
@@ -275,9 +282,9 @@ struct GcStatus {
 
 pub(crate) async fn gc(State(metadata): Metadata, caller: Caller) -> Result<impl IntoResponse, Problem> {
     administrator(caller)?;
-    let mut parts = Parts(Vec::new());
+    let parts = Parts::default();
     let gc = parts.take("gc", gc_body(&*metadata)).await;
-    Ok(Json(GcStatus { gc, problems: parts.0 }))
+    Ok(Json(GcStatus { gc, problems: parts.problems() }))
 }
 
 #[derive(Deserialize)]
@@ -332,12 +339,12 @@ pub(crate) async fn audits(
     Query(query): Query<AuditsQuery>,
 ) -> Result<impl IntoResponse, Problem> {
     administrator(caller)?;
-    let mut parts = Parts(Vec::new());
+    let parts = Parts::default();
     let node = query.node.map(NodeId::from_uuid);
     let limit = query.limit.unwrap_or(100).clamp(1, EVENTS_MAX);
     let audits = parts.take("audits", metadata.audit_events(node, limit)).await;
     let audits = audits.map(|audits| audits.into_iter().map(AuditBody::from).collect());
-    Ok(Json(AuditsBody { audits, problems: parts.0 }))
+    Ok(Json(AuditsBody { audits, problems: parts.problems() }))
 }
 
 fn refused(error: MetadataError) -> Problem {

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use rand::rngs::StdRng;
-use rand::{Rng as _, RngExt as _, SeedableRng as _};
+use rand::{RngExt as _, SeedableRng as _};
 
 use super::*;
 
