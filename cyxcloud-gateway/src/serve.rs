@@ -20,6 +20,7 @@ use hyper_util::server::conn::auto;
 use ipnet::IpNet;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,7 +29,7 @@ use tracing::{debug, warn};
 use crate::auth::{Authenticator, Mount};
 use crate::ephemeral::Ephemeral;
 use crate::identity::routes::ClientAddress;
-use crate::incoming::{Patience, Watched, watch};
+use crate::incoming::{self, Patience, Watched};
 use crate::s3::S3Service;
 
 /// A client has this long for the head of a request, also on a connection kept alive.
@@ -149,7 +150,7 @@ impl App {
         let expects_continue = request.headers().contains_key(header::EXPECT);
         let keeps_order = request.version() <= Version::HTTP_11;
         let (head, body) = request.into_parts();
-        let (body, watched) = watch(body, Patience::default());
+        let (body, watched) = incoming::watch(body, Patience::default());
         let mut response = self.answer(Request::from_parts(head, body)).await;
         if keeps_order && !watched.is_over(expects_continue).await {
             response.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
@@ -311,8 +312,11 @@ async fn connection(
         .max_header_list_size(HEAD_BYTES_MAX as u32)
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(10));
+    // Which version is spoken is waited for without a time-out: whoever has not asked by then is not waited for either.
+    let (asked, first) = watch::channel(false);
     let service = hyper::service::service_fn(|request| {
         let app = app.clone();
+        asked.send_replace(true);
         async move { Ok::<_, Infallible>(app.handle(request, peer).await) }
     });
     // A client that takes nothing for so long gives back what its answer holds.
@@ -320,8 +324,15 @@ async fn connection(
     stream.set_write_timeout(Some(STALL_TIMEOUT));
     let serving = builder.serve_connection(TokioIo::new(Box::pin(stream)), service);
     let mut serving = std::pin::pin!(serving);
+    let unasked = async {
+        tokio::time::sleep(HEADER_TIMEOUT).await;
+        if *first.borrow() {
+            std::future::pending().await
+        }
+    };
     tokio::select! {
         result = serving.as_mut() => return result,
+        () = unasked => return Err("no request came in time".into()),
         () = stop.cancelled() => serving.as_mut().graceful_shutdown(),
     }
     serving.await

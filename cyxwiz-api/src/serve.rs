@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use std::net::SocketAddr;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -94,7 +94,10 @@ async fn connection(
         .max_header_list_size(HEAD_BYTES_MAX as u32)
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(10));
+    // Which version is spoken is waited for without a time-out: whoever has not asked by then is not waited for either.
+    let (asked, first) = watch::channel(false);
     let service = hyper::service::service_fn(|mut request: Request<Incoming>| {
+        asked.send_replace(true);
         request.extensions_mut().insert(ConnectInfo(peer));
         let router = router.clone();
         async move { Ok::<_, Infallible>(answer(router, request).await) }
@@ -103,8 +106,15 @@ async fn connection(
     stream.set_write_timeout(Some(STALL_TIMEOUT));
     let serving = builder.serve_connection(TokioIo::new(Box::pin(stream)), service);
     let mut serving = std::pin::pin!(serving);
+    let unasked = async {
+        tokio::time::sleep(HEADER_TIMEOUT).await;
+        if *first.borrow() {
+            std::future::pending().await
+        }
+    };
     tokio::select! {
         result = serving.as_mut() => return result,
+        () = unasked => return Err("no request came in time".into()),
         () = stop.cancelled() => serving.as_mut().graceful_shutdown(),
     }
     serving.await
