@@ -14,6 +14,10 @@ use crate::node::NodeStatus;
 use crate::placement::{Candidate, Rest, tolerance};
 use crate::{ByteCount, Geometry, NodeId, ShardIndex, Timestamp};
 
+/// Processor use, in percent, up to which a node has something to spare for repairs.
+const SPARE_CPU: u8 = 50;
+/// What repairs are left of their budget where nothing is spare: they must not stand still.
+const LEAST_PART: f64 = 0.1;
 /// Nodes that may vanish together without suspicion, however small the cluster is.
 const BRAKE_NODES: usize = 2;
 /// The same as a share of the cluster: one in so many.
@@ -334,6 +338,13 @@ pub fn brake(nodes: usize, away_since: &[Timestamp], window: Duration) -> bool {
         let together = last + 1 - first;
         together > BRAKE_NODES && together * BRAKE_SHARE > nodes
     })
+}
+
+/// The part of its budget that repair may use of a node whose processors are busy with so many percent: all up to
+/// [`SPARE_CPU`], then less, evenly, down to [`LEAST_PART`]. Whoever waits for an answer comes first.
+pub fn part_of_budget(cpu_usage: u8) -> f64 {
+    let busy = f64::from(cpu_usage.min(100).saturating_sub(SPARE_CPU)) / f64::from(100 - SPARE_CPU);
+    1.0 - busy * (1.0 - LEAST_PART)
 }
 
 /// Shards that are not held, or the copies that are wanted beyond those held.

@@ -615,6 +615,8 @@ pub struct Node {
     pub read_only: bool,
     /// Held back from new data after a proven fault.
     pub quarantined: bool,
+    /// Processor use of its machine at the last heartbeat, in percent.
+    pub cpu_usage: u8,
 }
 
 /// A registration, after the gateway has checked it.

@@ -286,6 +286,11 @@ fn fingerprint(parts: &[(u32, String)]) -> String {
     ChunkId::of(list.as_bytes()).to_string()
 }
 
+/// What nodes report, as a whole number of percent; what is none becomes 0.
+pub(crate) fn percent(reported: f64) -> u8 {
+    reported.clamp(0.0, 100.0).round() as u8
+}
+
 #[cfg(test)]
 mod tests {
     use cyxcloud_core::{Generation, SegmentId};

@@ -39,6 +39,18 @@ impl Cluster {
         self.nodes.get(&node).map_or(Presence::Lost, |node| facts(node).presence())
     }
 
+    /// Mean processor use of the nodes that are here, in percent.
+    pub(crate) fn cpu_usage(&self) -> u8 {
+        let here: Vec<u64> = self
+            .nodes
+            .values()
+            .filter(|node| facts(node).presence() == Presence::Here)
+            .map(|node| u64::from(node.cpu_usage))
+            .collect();
+        let mean = here.iter().sum::<u64>() / (here.len() as u64).max(1);
+        u8::try_from(mean).unwrap_or(100)
+    }
+
     /// What a stripe needs, and when.
     pub(crate) fn judge(&self, state: &StripeState, delay: Duration) -> (Plan, Urgency) {
         let locations: Vec<_> =

@@ -85,6 +85,12 @@ pub struct Tuning {
     /// Bytes per second that repairs may move, over all nodes; 0 is no limit
     #[arg(long, env = "REPAIR_BYTES_PER_SEC", value_name = "SIZE", default_value = "50MB")]
     pub repair_bytes_per_sec: ByteCount,
+    /// Bytes per second that repairs may store on any one node; 0 is no limit
+    ///
+    /// Of this and of the former less is used where processors are more than half busy, down to a tenth. What
+    /// survives no further loss waits for neither.
+    #[arg(long, env = "REPAIR_NODE_BYTES_PER_SEC", value_name = "SIZE", default_value = "10MB")]
+    pub repair_node_bytes_per_sec: ByteCount,
     /// How long a claimed repair may go without a sign of life before another instance takes it
     #[arg(long, env = "REPAIR_LEASE_SECS", value_name = "SECONDS", default_value_t = 60, value_parser = value_parser!(u64).range(1..))]
     pub repair_lease_secs: u64,

@@ -24,6 +24,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
+use cyxcloud_core::NodeId;
 use cyxcloud_core::seal::MasterKey;
 use cyxcloud_dataplane::DataPlane;
 use cyxcloud_metadata::MetadataStore;
@@ -37,7 +38,7 @@ pub use rebuild::{Rebuild, RebuildError, Report, rebuild_locations};
 
 use cluster::Watch;
 use metrics::Metrics;
-use throttle::Throttle;
+use throttle::{Throttle, Throttles};
 
 /// Longest pause between two looks at what waits for its time.
 const TICK_MAX: Duration = Duration::from_secs(10);
@@ -95,6 +96,7 @@ struct Context {
     watch: Watch,
     tuning: Tuning,
     repair_budget: Throttle,
+    node_budgets: Throttles<NodeId>,
     metrics: Metrics,
 }
 
@@ -125,6 +127,7 @@ pub async fn run(
     let ctx = Arc::new(Context {
         watch: Watch::new(metadata.clone(), plane.clone(), window),
         repair_budget: Throttle::new(tuning.repair_bytes_per_sec.get()),
+        node_budgets: Throttles::new(tuning.repair_node_bytes_per_sec.get()),
         metrics: metrics.clone(),
         metadata,
         plane,

@@ -1,6 +1,6 @@
 //! What the rebalancer counts, for Prometheus; all named `cyxcloud_rebalancer_*`.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{Counter, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 /// Counters and gauges.
 #[derive(Clone, Debug)]
@@ -14,6 +14,7 @@ pub(crate) struct Metrics {
     /// Shards made by repairs, by `how`.
     pub(crate) shards: IntCounterVec,
     pub(crate) repair_bytes: IntCounter,
+    pub(crate) repair_waited: Counter,
     /// Repairs by what they wait for.
     pub(crate) queue: IntGaugeVec,
     pub(crate) oldest_due_secs: IntGauge,
@@ -41,6 +42,10 @@ impl Metrics {
             repairs: make.counters("repairs_total", "Repairs by how they ended", "outcome")?,
             shards: make.counters("repaired_shards_total", "Shards made, copied or rebuilt", "how")?,
             repair_bytes: make.counter("repair_bytes_total", "Bytes moved by repairs")?,
+            repair_waited: make.shown(Counter::with_opts(Maker::opts(
+                "repair_waited_seconds_total",
+                "Time that repairs waited for their budgets",
+            ))?)?,
             queue: make.gauges("repair_jobs", "Repairs by state", "state")?,
             oldest_due_secs: make
                 .gauge("repair_oldest_due_seconds", "Age of the oldest repair that is due")?,

@@ -4,7 +4,7 @@
 //! really added. A worker that is overtaken records nothing; what it stored becomes an orphan.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cyxcloud_core::crash_point;
 use cyxcloud_core::placement::tolerance;
@@ -13,11 +13,12 @@ use cyxcloud_core::seal::OwnerSecret;
 use cyxcloud_dataplane::{RepairError, Repaired, repair_cost};
 use cyxcloud_metadata::Error as MetadataError;
 use cyxcloud_metadata::upkeep::model::{RepairDone, RepairJob, StripeState};
+use futures::future::join_all;
 use tokio::task::{JoinError, JoinSet};
 use tracing::{debug, info, warn};
 
 use crate::Context;
-use crate::cluster;
+use crate::cluster::{self, Cluster};
 
 /// How often the queue is looked at when nothing is due.
 const IDLE: Duration = Duration::from_millis(500);
@@ -138,7 +139,7 @@ async fn carry_out(ctx: &Context, job: &RepairJob) -> Result<RepairDone, Failure
     let cluster = ctx.watch.cluster().await?;
     let (plan, urgency) = cluster.judge(&state, ctx.repair_delay());
     match urgency {
-        Urgency::Now { .. } => make(ctx, &state, &plan).await,
+        Urgency::Now { priority } => make(ctx, &cluster, &state, &plan, priority > 0).await,
         Urgency::Whole => Ok(RepairDone { tolerance: plan.health.lasting, ..RepairDone::default() }),
         Urgency::After { delay, .. } => Ok(RepairDone {
             again_after: Some(delay),
@@ -153,12 +154,33 @@ async fn carry_out(ctx: &Context, job: &RepairJob) -> Result<RepairDone, Failure
     }
 }
 
-async fn make(ctx: &Context, state: &StripeState, plan: &Plan) -> Result<RepairDone, Failure> {
+/// Waits until what this repair moves fits into the budgets, of which busy nodes leave less.
+async fn yield_to_others(ctx: &Context, cluster: &Cluster, state: &StripeState, plan: &Plan, cost: u64) {
+    let began = Instant::now();
+    let longest = state.shards.iter().map(|(_, size)| size.get()).max().unwrap_or(0);
+    let nodes = plan.additions.iter().map(|(_, node)| async {
+        let part = repair::part_of_budget(cluster.nodes.get(node).map_or(0, |node| node.cpu_usage));
+        ctx.node_budgets.of(*node).take_of(part, longest).await;
+    });
+    let all = ctx.repair_budget.take_of(repair::part_of_budget(cluster.cpu_usage()), cost);
+    tokio::join!(join_all(nodes), all);
+    ctx.metrics.repair_waited.inc_by(began.elapsed().as_secs_f64());
+}
+
+async fn make(
+    ctx: &Context,
+    cluster: &Cluster,
+    state: &StripeState,
+    plan: &Plan,
+    can_wait: bool,
+) -> Result<RepairDone, Failure> {
     let mut made = Repaired::default();
     if !plan.additions.is_empty() {
         let secret = secret(ctx, state).await?;
         let cost = repair_cost(state, &plan.additions).get();
-        ctx.repair_budget.take(cost).await;
+        if can_wait {
+            yield_to_others(ctx, cluster, state, plan, cost).await;
+        }
         made = ctx.plane.repair(state, &secret, &plan.additions).await?;
         ctx.metrics.repair_bytes.inc_by(cost);
         ctx.metrics.shards.with_label_values(&["copied"]).inc_by(made.copied as u64);

@@ -73,6 +73,7 @@ impl Builder {
                 ("REPAIR_DELAY_SECS", "1"),
                 ("REPAIR_LEASE_SECS", "1"),
                 ("REPAIR_BYTES_PER_SEC", "0"),
+                ("REPAIR_NODE_BYTES_PER_SEC", "0"),
                 ("GC_GRACE_SECS", "2"),
                 ("RECONCILE_INTERVAL_SECS", "5"),
                 ("AUDIT_INTERVAL_SECS", "5"),

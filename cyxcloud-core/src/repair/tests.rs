@@ -586,3 +586,10 @@ proptest! {
         prop_assert_eq!(scene.step(&mut rng(seed ^ 1))?, 0, "the second plan is not empty");
     }
 }
+
+#[test]
+fn repair_yields_to_who_waits_and_never_stands_still() {
+    let parts = [0, 50, 75, 100, 255].map(|cpu| (part_of_budget(cpu) * 1000.0).round());
+    assert_eq!(parts, [1000.0, 1000.0, 550.0, 100.0, 100.0]);
+    assert!((1..=100).all(|cpu| part_of_budget(cpu) <= part_of_budget(cpu - 1)));
+}

@@ -102,6 +102,7 @@ pub async fn heartbeats_tell_who_is_known(store: &dyn MetadataStore) {
     let first = node(store, ids[0]).await.expect("known");
     assert_eq!((first.storage_used, first.storage_available), (ByteCount::bytes(1), ByteCount::bytes(999)));
     assert_eq!((first.maintenance, first.read_only, first.status), (true, false, Online));
+    assert_eq!(first.cpu_usage, 13);
     assert!(first.last_heartbeat >= before.last_heartbeat);
     assert_eq!(first.status_changed_at, before.status_changed_at);
     let second = node(store, ids[1]).await.expect("known");

@@ -46,6 +46,7 @@ fn node(row: &PgRow) -> Result<Node, Failure> {
         maintenance: row.try_get("maintenance")?,
         read_only: row.try_get("read_only")?,
         quarantined: row.try_get("quarantined")?,
+        cpu_usage: rows::percent(row.try_get("cpu_usage")?),
     })
 }
 

@@ -16,12 +16,12 @@ use super::row::{self, AUDIT_RECORD, all, exists, int, one, run};
 use super::{repairs, scans};
 use crate::error::Error;
 use crate::model::{BadLocation, Fault, Heard, Node, NodeHeartbeat, NodeStep, RegisterNode};
-use crate::rows::corrupt;
+use crate::rows::{corrupt, percent};
 use crate::upkeep::model::{NodeUpkeep, ScanReason, StripeRef};
 
 const NODE: &str = "id, public_key, peer_id, label, name, grpc_address, metrics_address, incarnation, storage_total,
     storage_reserved, storage_used, storage_available, status, status_changed_at, last_heartbeat, first_offline_at,
-    failure_count, region, operator, subnet, version, wire_version, maintenance, read_only, quarantined";
+    failure_count, region, operator, subnet, version, wire_version, maintenance, read_only, quarantined, cpu_usage";
 
 fn node(row: &Row<'_>) -> Done<Node> {
     Ok(Node {
@@ -50,6 +50,7 @@ fn node(row: &Row<'_>) -> Done<Node> {
         maintenance: row.get(22)?,
         read_only: row.get(23)?,
         quarantined: row.get(24)?,
+        cpu_usage: percent(row.get(25)?),
     })
 }
 

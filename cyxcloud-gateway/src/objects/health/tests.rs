@@ -39,6 +39,7 @@ fn node(n: u8, status: NodeStatus) -> (NodeId, Node) {
         maintenance: false,
         read_only: false,
         quarantined: false,
+        cpu_usage: 0,
     };
     (node.id, node)
 }
