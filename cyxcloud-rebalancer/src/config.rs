@@ -91,7 +91,8 @@ pub struct Tuning {
     /// survives no further loss waits for neither.
     #[arg(long, env = "REPAIR_NODE_BYTES_PER_SEC", value_name = "SIZE", default_value = "10MB")]
     pub repair_node_bytes_per_sec: ByteCount,
-    /// How long a claimed repair may go without a sign of life before another instance takes it
+    /// How long a claimed repair may go without a sign of life before another instance takes it; claimed deletes, of which there
+    /// is none, are left alone for twice as long
     #[arg(long, env = "REPAIR_LEASE_SECS", value_name = "SECONDS", default_value_t = 60, value_parser = value_parser!(u64).range(1..))]
     pub repair_lease_secs: u64,
     /// More than a tenth of the nodes (and more than two) going away within this time is not believed
@@ -186,6 +187,12 @@ impl Tuning {
 
     pub(crate) fn repair_lease(&self) -> Duration {
         Duration::from_secs(self.repair_lease_secs)
+    }
+
+    /// Claimed deletes are sent at once. Whoever takes longer shares them with another, and a chunk is deleted twice, which is
+    /// harmless: a delete names a generation.
+    pub(crate) fn delete_lease(&self) -> Duration {
+        self.repair_lease() * 2
     }
 
     pub(crate) fn gc_grace(&self) -> Duration {

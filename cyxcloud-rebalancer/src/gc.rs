@@ -20,8 +20,6 @@ const BATCH: usize = 1_000;
 /// Deletes claimed at a time, and sent at the same time.
 const DELETES: usize = 512;
 const DELETES_AT_ONCE: usize = 32;
-/// How long claimed deletes are left to whoever claimed them.
-const DELETE_LEASE: Duration = Duration::from_secs(120);
 /// Pause before a delete is tried again, doubled each time up to the longest.
 const RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(3600));
 
@@ -98,7 +96,7 @@ async fn round(ctx: &Context) -> Result<Option<GcHalt>> {
 
 /// Deletes what may go from nodes; answers how many were claimed.
 async fn delete(ctx: &Context) -> Result<usize> {
-    let claimed = ctx.metadata.claim_deletes(DELETES, DELETE_LEASE).await?;
+    let claimed = ctx.metadata.claim_deletes(DELETES, ctx.tuning.delete_lease()).await?;
     let count = claimed.len();
     let outcomes: Vec<(i64, DeleteOutcome)> = futures::stream::iter(claimed)
         .map(async |delete| (delete.id, delete_one(ctx, &delete).await))
