@@ -68,10 +68,25 @@ const fn same(a: &[u8], b: &[u8]) -> bool {
     n == a.len() && n == b.len()
 }
 
-/// How far a process is told to be off the time: `CYXCLOUD_FAULT_CLOCK_OFFSET_SECS`. For wall clocks only.
-pub fn clock_offset_millis() -> i64 {
-    let secs = value("CLOCK_OFFSET_SECS").and_then(|secs| secs.parse::<i64>().ok());
-    secs.unwrap_or(0).saturating_mul(1000)
+/// What a process takes for the time when it is `millis` (Unix time): off by `CYXCLOUD_FAULT_CLOCK_OFFSET_SECS`, and in each
+/// second by another offset of at most `CYXCLOUD_FAULT_CLOCK_JUMPS_SECS`. For wall clocks only.
+pub fn wall_clock(millis: i64) -> i64 {
+    let secs = |name| value(name).and_then(|secs| secs.parse::<i64>().ok()).unwrap_or(0);
+    let off =
+        secs("CLOCK_OFFSET_SECS").saturating_add(jump(millis.div_euclid(1000), secs("CLOCK_JUMPS_SECS")));
+    millis.saturating_add(off.saturating_mul(1000))
+}
+
+/// An offset for this second, from `-most` to `most`.
+const fn jump(second: i64, most: i64) -> i64 {
+    let Some(width) = most.checked_mul(2) else { return 0 };
+    if width <= 0 {
+        return 0;
+    }
+    // Neighbours get offsets that have nothing to do with each other (the finalizer of SplitMix64).
+    let mixed = (second as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    ((mixed ^ (mixed >> 27)) % (width as u64 + 1)) as i64 - most
 }
 
 /// Whether `CYXCLOUD_FAULT_<name>` is `1`; `name` is spelled as in the variable: `UNSYNCED`.
@@ -105,6 +120,19 @@ macro_rules! crash_point {
     ($name:literal) => {
         const { assert!($crate::faults::is_crash_point($name), "faults::CRASH_POINTS does not name it") }
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::jump;
+
+    #[test]
+    fn a_clock_jumps_both_ways_and_never_too_far() {
+        let jumps: Vec<i64> = (1_800_000_000..1_800_000_100).map(|second| jump(second, 600)).collect();
+        assert!(jumps.iter().all(|jump| jump.abs() <= 600));
+        assert!(jumps.iter().any(|jump| *jump < -300) && jumps.iter().any(|jump| *jump > 300), "{jumps:?}");
+        assert_eq!(jump(1_800_000_000, 0), 0);
+    }
 }
 
 #[cfg(feature = "faults")]

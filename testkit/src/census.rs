@@ -102,18 +102,15 @@ pub async fn located(cluster: &Cluster) -> Result<BTreeMap<String, BTreeSet<Chun
 /// Reads every located chunk and lists every inventory; a chunk that is not where it should be, or wrong, is a broken promise.
 pub async fn take(cluster: &Cluster) -> Result<Census> {
     spread(cluster).await?;
+    let mut census = Census { unnamed: unnamed(cluster).await?, chunks: 0 };
     let mut located = located(cluster).await?;
-    let mut census = Census::default();
     for node in &cluster.nodes {
         let named = located.remove(node.name()).unwrap_or_default();
-        if named.is_empty() && !node.process.running() {
+        if named.is_empty() {
             continue;
         }
-        let client = connect(node).await?;
-        let held = inventory(client.clone()).await?;
-        census.unnamed.extend(held.difference(&named).map(|id| format!("{}: {id}", node.name())));
         census.chunks += named.len() as u64;
-        let client = Arc::new(client);
+        let client = Arc::new(connect(node).await?);
         let mut reads = futures::stream::iter(named)
             .map(|id| {
                 let client = client.clone();
@@ -131,6 +128,20 @@ pub async fn take(cluster: &Cluster) -> Result<Census> {
         None => Ok(census),
         Some(name) => Err(Error::broken(format!("locations name {name}, which is none of ours"))),
     }
+}
+
+/// What nodes that run hold and no location names, as `node: chunk`.
+pub async fn unnamed(cluster: &Cluster) -> Result<Vec<String>> {
+    let located = located(cluster).await?;
+    let mut unnamed = Vec::new();
+    for node in cluster.nodes.iter().filter(|node| node.process.running()) {
+        let mut held = inventory(connect(node).await?).await?;
+        for named in located.get(node.name()).into_iter().flatten() {
+            held.remove(named);
+        }
+        unnamed.extend(held.into_iter().map(|id| format!("{}: {id}", node.name())));
+    }
+    Ok(unnamed)
 }
 
 /// Every stripe survives, where it is now, the loss of as many nodes as it is recorded to. How many all of them survive; `None`
@@ -164,8 +175,10 @@ pub async fn spread(cluster: &Cluster) -> Result<Option<u8>> {
             .collect();
         let now = tolerance(geometry, &held);
         let Some(now) = now.filter(|now| *now >= promised) else {
+            let (trusted, nodes) = (cluster.trusted().await?.len(), cluster.nodes.len());
             return Err(Error::broken(format!(
-                "stripe {stripe} survives the loss of {now:?} nodes where it is; {promised} were promised"
+                "stripe {stripe} survives the loss of {now:?} nodes where it is; {promised} were promised, and {trusted} of \
+                 {nodes} nodes may be given new chunks"
             )));
         };
         all = Some(all.map_or(now, |all| all.min(now)));

@@ -19,6 +19,9 @@ use crate::s3::{Credentials, S3};
 /// How long anything that should happen soon may take on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
 
+/// How long what nothing refers to is kept, unless told otherwise.
+pub const GC_GRACE_SECS: &str = "2";
+
 /// What nodes keep their data on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Storage {
@@ -74,7 +77,7 @@ impl Builder {
                 ("REPAIR_LEASE_SECS", "1"),
                 ("REPAIR_BYTES_PER_SEC", "0"),
                 ("REPAIR_NODE_BYTES_PER_SEC", "0"),
-                ("GC_GRACE_SECS", "2"),
+                ("GC_GRACE_SECS", GC_GRACE_SECS),
                 ("RECONCILE_INTERVAL_SECS", "5"),
                 ("AUDIT_INTERVAL_SECS", "5"),
                 ("AUDIT_TIMEOUT_SECS", "2"),
@@ -417,6 +420,14 @@ impl Cluster {
             self.online().await.is_ok_and(|online| online == count).then_some(())
         })
         .await
+    }
+
+    /// Which nodes may be given new chunks: online, and not held back after failed audits.
+    pub async fn trusted(&self) -> Result<Vec<usize>> {
+        let sql = "SELECT label FROM nodes WHERE status = 'online' AND NOT quarantined";
+        let names = self.database.texts(sql).await?;
+        let named = |index: &usize| names.iter().any(|name| name == self.nodes[*index].name());
+        Ok((0..self.nodes.len()).filter(named).collect())
     }
 
     /// Waits until an object that needs nodes can be stored through this gateway, whose view of them may be a second old.

@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, Row};
 
 use crate::error::{Doing, Error, Result};
 use crate::eventually;
-use crate::process::{Env, Process, call, free_ports, text};
+use crate::process::{Env, Process, call, free_ports, script, text};
 
 /// The metadata of one cluster, as the harness looks at it.
 #[derive(Clone, Debug)]
@@ -188,6 +188,24 @@ impl OwnPostgres {
             let _ = kill_process(pid, Signal::KILL);
         }
         self.process.kill();
+    }
+}
+
+impl OwnPostgres {
+    /// Loses all that it had (which is kept beside), and begins again with what `script/restore` makes of a base backup and a
+    /// copy of the log, as it was at `until`.
+    pub async fn restore(&self, base: &Path, wal: &Path, until: &str) -> Result<()> {
+        self.kill();
+        std::fs::rename(&self.data, self.data.with_extension("lost")).doing("put the lost data aside")?;
+        // The server runs as another user than we do.
+        let parent = wal.parent().unwrap_or(wal);
+        call("chmod", &["a+x", &text(parent)])?;
+        call("chmod", &["-R", "a+rX", &text(wal)])?;
+        let (base, wal, to) = (text(base), text(wal), text(&self.data));
+        let arguments = ["postgres", "--from", &base, "--wal", &wal, "--until", until, "--to", &to];
+        let user = ["--user", "cyxcloud"];
+        call(&script("restore"), &[&arguments[..], &user].concat())?;
+        self.start().await
     }
 }
 

@@ -230,6 +230,11 @@ pub fn call(program: &str, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
 
+/// One of the repository's scripts, as a program.
+pub fn script(name: &str) -> String {
+    format!("{}/../script/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
 /// A path as an argument.
 pub fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()

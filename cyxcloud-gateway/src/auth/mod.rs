@@ -355,8 +355,7 @@ impl Authenticator {
 
 /// By this machine's clock.
 pub(crate) fn now() -> Timestamp {
-    let millis = chrono::Utc::now().timestamp_millis();
-    Timestamp::from_unix_millis(millis.saturating_add(faults::clock_offset_millis()))
+    Timestamp::from_unix_millis(faults::wall_clock(chrono::Utc::now().timestamp_millis()))
 }
 
 /// The payload hash as it stands in the canonical request.

@@ -268,7 +268,7 @@ fn check_registration(wanted: &wire::RegisterNodeRequest) -> Result<([u8; 32], U
         .map_err(|_| Status::invalid_argument("signature is not 64 bytes"))?;
     verify_signature(&public_key, &message, signature)
         .map_err(|_| Status::permission_denied("the signature does not prove possession of public_key"))?;
-    let now_ms = chrono::Utc::now().timestamp_millis().saturating_add(faults::clock_offset_millis());
+    let now_ms = faults::wall_clock(chrono::Utc::now().timestamp_millis());
     if now_ms.abs_diff(wanted.signed_at_ms) > SIGNATURE_AGE_MAX.as_millis() as u64 {
         return Err(Status::permission_denied("the signature is older than an hour; set the node's clock"));
     }

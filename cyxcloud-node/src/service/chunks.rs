@@ -265,5 +265,5 @@ fn ranges(slices: &[Slice]) -> Result<Vec<Range<u64>>, Status> {
 pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let millis = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
-    Timestamp::from_unix_millis(millis.saturating_add(cyxcloud_core::faults::clock_offset_millis()))
+    Timestamp::from_unix_millis(cyxcloud_core::faults::wall_clock(millis))
 }

@@ -22,15 +22,21 @@ mod s20_gc_race;
 mod s21_orphans;
 mod s22_multipart;
 mod s23_postgres_crash;
+mod s25_metadata_restore;
 mod s27_clocks;
 mod s28_rebalancers;
 mod s31_rude;
+mod witness;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+
+use crate::cluster::Cluster;
 use crate::disk::require_mounts;
 use crate::error::Result;
 use crate::run::Run;
@@ -56,10 +62,21 @@ pub const ALL: &[Scenario] = &[
     s21_orphans::SCENARIO,
     s22_multipart::SCENARIO,
     s23_postgres_crash::SCENARIO,
+    s25_metadata_restore::SCENARIO,
     s27_clocks::SCENARIO,
     s28_rebalancers::SCENARIO,
     s31_rude::SCENARIO,
 ];
+
+/// From so many nodes up, shards of 10+4 survive the loss of any two.
+const ENOUGH_FOR_TWO: usize = 7;
+
+/// One of the nodes that may be given new chunks, by chance, if the others are enough without it. `None`: too many are held
+/// back after failed audits, and what another one lost would have to be made on too few to survive what was promised.
+async fn one_of_enough(cluster: &Cluster, chance: &mut StdRng) -> Result<Option<usize>> {
+    let trusted = cluster.trusted().await?;
+    Ok(trusted.choose(chance).copied().filter(|_| trusted.len() > ENOUGH_FOR_TWO))
+}
 
 /// What runs while a scenario does.
 pub type Running = Pin<Box<dyn Future<Output = Result<()>>>>;

@@ -1,64 +1,82 @@
-//! 27: the clocks of nodes and gateways are wrong. Within a quarter of an hour nobody notices; beyond, signatures are refused
-//! and nothing else happens: whatever is kept or deleted goes by the database's clock.
+//! 27: the clocks of nodes and gateways are wrong, and jump each second. Within a quarter of an hour nobody notices; beyond,
+//! signatures are refused and nothing else happens: whatever is claimed, kept or deleted goes by the database's clock.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
 
-use super::{Needs, Quick, Running, Scenario};
+use super::{Needs, Quick, Running, Scenario, witness};
 use crate::cluster::Cluster;
 use crate::error::{Error, Result};
 use crate::load::{self, Load};
+use crate::process::Process;
 use crate::run::Run;
 
 pub(super) const SCENARIO: Scenario = Scenario {
     number: 27,
     name: "clocks",
-    about: "the clocks of nodes are up to 50 min off, that of a gateway 10 min, and then an hour",
+    about: "clocks of nodes are up to 50 min off, or jump so far each second, those of gateways 10 min, and then an hour",
     needs: Needs::Nothing,
     duration: Duration::from_secs(60),
-    quick: Quick::LeftOut("it has not held often enough yet to be relied on"),
+    quick: Quick::For(Duration::from_secs(10)),
     controls: &[],
     run: |run| -> Running { Box::pin(clocks(run)) },
 };
 
 const BUCKET: &str = "clocks";
-const OFFSET: &str = "CYXCLOUD_FAULT_CLOCK_OFFSET_SECS";
+/// A node signs its registration, which may be an hour old.
+const NODE_SECS: i32 = 3_000;
+/// A request's signature may be a quarter of an hour old.
+const GATEWAY_SECS: i32 = 600;
 const SOON: Duration = Duration::from_secs(60);
+/// How long clocks jump in each round, under load.
+const JUMPING: Duration = Duration::from_secs(6);
+
+/// What is wrong with a clock.
+#[derive(Clone, Copy, Debug)]
+enum Wrong {
+    /// So many seconds off.
+    Off(i32),
+    /// In each second another offset, of so many seconds at most.
+    Jumps(i32),
+}
 
 async fn clocks(run: Arc<Run>) -> Result<()> {
     // The first gateway's clock is right, the second one's is not.
     let cluster = run.cluster().gateways(2).start().await?;
     let clients = run.clients(&cluster, BUCKET).await?;
+    witness::watch(&cluster.database).await?;
     let load = Load { workers: 3, ..Load::default() }.small();
     let mut chance = run.chance(1);
     let began = Instant::now();
     loop {
         let workers = load::start(&run, &clients[..1], &load);
         let index = chance.random_range(0..cluster.nodes.len());
-        let off: i32 = chance.random_range(-3_000..3_000);
-        let node = &cluster.nodes[index].process;
-        run.history.note("clock", (&node.name, off));
-        node.kill();
-        node.set_env(OFFSET, Some(&off.to_string()));
-        cluster.restart_node(index).await?;
-        let off: i32 = chance.random_range(-600..600);
-        set_clock(&cluster, off).await?;
+        set_node(&run, &cluster, index, Wrong::Off(chance.random_range(-NODE_SECS..NODE_SECS))).await?;
+        set_gateway(&run, &cluster, Wrong::Off(chance.random_range(-GATEWAY_SECS..GATEWAY_SECS))).await?;
         cluster.wait_writable(1, SOON).await?;
         clients[1].put("skewed", &format!("skewed{}", run.fresh()), 300_000).await;
         clients[1].get("skewed").await;
         let far = if chance.random() { 3_600 } else { -3_600 };
-        set_clock(&cluster, far).await?;
+        set_gateway(&run, &cluster, Wrong::Off(far)).await?;
         match clients[1].s3().delete(BUCKET, "skewed").await {
             Err(refused) if refused.code == "RequestTimeTooSkewed" => run.count("refused for its time", 1),
             answer => return Err(Error::broken(format!("a gateway an hour off answered {answer:?}"))),
         }
         clients[0].get("skewed").await;
+        set_gateway(&run, &cluster, Wrong::Jumps(GATEWAY_SECS)).await?;
+        cluster.wait_writable(1, SOON).await?;
+        workers.join(&run).await?;
+        let workers = load::start(&run, &clients, &load);
+        let index = chance.random_range(0..cluster.nodes.len());
+        set_node(&run, &cluster, index, Wrong::Jumps(NODE_SECS)).await?;
+        run.pause(JUMPING).await;
         workers.join(&run).await?;
         run.go_on();
         run.check_always(&cluster).await?;
-        run.count("clock set", 2);
+        witness::check(&cluster.database).await?;
+        run.count("clock set", 5);
         if began.elapsed() >= run.duration {
             break;
         }
@@ -68,14 +86,35 @@ async fn clocks(run: Arc<Run>) -> Result<()> {
         return Err(Error::broken("something was condemned in the future"));
     }
     run.judge(&cluster, &clients[0], BUCKET).await?;
+    witness::check(&cluster.database).await?;
+    run.figure("segments collected", witness::collected(&cluster.database).await?);
     cluster.finish().await
 }
 
-/// Starts the second gateway with its clock so many seconds off.
-async fn set_clock(cluster: &Cluster, off: i32) -> Result<()> {
+/// What a process gets to know of its clock at its next start.
+fn tell(run: &Run, process: &Process, wrong: Wrong) {
+    let (off, jumps) = match wrong {
+        Wrong::Off(secs) => (secs, 0),
+        Wrong::Jumps(secs) => (0, secs),
+    };
+    run.history.note("clock", (&process.name, off, jumps));
+    process.set_env("CYXCLOUD_FAULT_CLOCK_OFFSET_SECS", Some(&off.to_string()));
+    process.set_env("CYXCLOUD_FAULT_CLOCK_JUMPS_SECS", Some(&jumps.to_string()));
+}
+
+/// Kills a node and starts it with this clock.
+async fn set_node(run: &Run, cluster: &Cluster, index: usize, wrong: Wrong) -> Result<()> {
+    let node = &cluster.nodes[index].process;
+    node.kill();
+    tell(run, node, wrong);
+    cluster.restart_node(index).await
+}
+
+/// Stops the second gateway and starts it with this clock.
+async fn set_gateway(run: &Run, cluster: &Cluster, wrong: Wrong) -> Result<()> {
     let gateway = &cluster.gateways[1];
     gateway.process.stop().await?;
-    gateway.process.set_env(OFFSET, Some(&off.to_string()));
+    tell(run, &gateway.process, wrong);
     gateway.process.start()?;
     cluster.answers(&gateway.process, &format!("{}/health", gateway.url)).await
 }

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 
-use super::{Control, Needs, Quick, Running, Scenario};
+use super::{Control, Needs, Quick, Running, Scenario, witness};
 use crate::MIB;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::load::{self, Load};
 use crate::run::Run;
 
@@ -32,29 +32,12 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 const BUCKET: &str = "fenced";
 
-/// The database itself writes down when claims of repairs begin and end.
-const WITNESS: &str = "
-    CREATE TABLE torture_claims (at BIGINT GENERATED ALWAYS AS IDENTITY, job UUID NOT NULL, ended BOOLEAN NOT NULL);
-    CREATE FUNCTION torture_claim() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        IF NEW.fence > OLD.fence THEN
-            INSERT INTO torture_claims (job, ended) VALUES (NEW.id, FALSE);
-        ELSIF OLD.status = 'in_progress' AND NEW.status <> 'in_progress' THEN
-            INSERT INTO torture_claims (job, ended) VALUES (NEW.id, TRUE);
-        END IF;
-        RETURN NULL;
-    END $$;
-    CREATE TRIGGER torture_claim AFTER UPDATE ON repair_jobs FOR EACH ROW EXECUTE FUNCTION torture_claim();";
-/// Ends of a claim that had ended before.
-const STALE: &str = "SELECT count(*) FROM (
-    SELECT ended AND lag(ended, 1, FALSE) OVER (PARTITION BY job ORDER BY at) AS again FROM torture_claims) c
-    WHERE again";
-
 async fn rebalancers(run: Arc<Run>) -> Result<()> {
     // Repairs take their time, so that whoever falls asleep has some in hand.
     let cluster =
         run.cluster().nodes(8).rebalancers(3).rebalancer_env("REPAIR_BYTES_PER_SEC", "4MB").start().await?;
     let client = run.clients(&cluster, BUCKET).await?.remove(0);
-    cluster.database.execute_all(WITNESS).await?;
+    witness::watch(&cluster.database).await?;
     let mut chance = run.chance(1);
     for number in 0..30 {
         let key = format!("k{number}");
@@ -77,12 +60,12 @@ async fn rebalancers(run: Arc<Run>) -> Result<()> {
         }
         cluster.restart_node(index).await?;
         run.check_always(&cluster).await?;
-        let stale = cluster.database.number(STALE).await?;
-        if stale > 0 {
-            run.broken(format!("{stale} repairs were recorded by somebody whose claim had ended"));
+        if let Err(Error::Broken(what)) = witness::check(&cluster.database).await {
+            run.broken(what);
         }
     }
     workers.join(&run).await?;
+    witness::check(&cluster.database).await?;
     let done = cluster.database.number("SELECT count(*) FROM repair_jobs WHERE status = 'completed'").await?;
     run.figure("jobs done", done.unsigned_abs());
     run.judge(&cluster, &client, BUCKET).await?;
