@@ -34,7 +34,7 @@ struct Options {
     /// One line of JSON per run is appended here; what stands there as held is not run again
     #[arg(long, value_name = "FILE")]
     results: Option<PathBuf>,
-    /// Run the negative controls instead: builds that do it wrong, each of which must be found out
+    /// Run the negative controls instead: programs that do it wrong, each of which must be found out; with --quick, each once
     #[arg(long)]
     controls: bool,
     /// Only what fits into script/test, for a short time each
@@ -186,6 +186,9 @@ fn tasks(
     wanted: bool,
     tally: &mut Tally,
 ) -> Vec<Task> {
+    if options.controls && scenario.controls.is_empty() {
+        return Vec::new();
+    }
     let duration = match (options.minutes, options.quick, scenario.quick) {
         (Some(minutes), ..) => Duration::from_secs_f64(minutes.max(0.0) * 60.0),
         (None, true, Quick::For(duration)) => duration,
@@ -196,16 +199,29 @@ fn tasks(
         }
         (None, ..) => scenario.duration,
     };
+    // A control's run ends when it is found out: it may take as long as there is.
+    let duration = if options.controls { duration.max(scenario.duration) } else { duration };
     if let Err(error) = scenario.possible() {
         println!("{}: left out: {error}", scenario.title());
-        tally.skipped += 1;
+        // What could not be tried was not found out. script/test goes on without what needs root.
+        *(if options.controls && !options.quick { &mut tally.failed } else { &mut tally.skipped }) += 1;
         return Vec::new();
     }
     let task = Task { scenario, seed, duration, control: None };
     match options.controls {
         false => vec![task],
-        true => scenario.controls.iter().map(|control| Task { control: Some(control), ..task }).collect(),
+        true => {
+            let controls = scenario.controls.iter();
+            let wanted = controls.filter(|control| !options.quick || is_first(scenario, control));
+            wanted.map(|control| Task { control: Some(control), ..task }).collect()
+        }
     }
+}
+
+/// Whether no scenario before this one has the same control.
+fn is_first(scenario: &Scenario, control: &Control) -> bool {
+    let has = |other: &&Scenario| other.controls.iter().any(|each| each.name == control.name);
+    ALL.iter().find(has).is_some_and(|first| first.number == scenario.number)
 }
 
 fn control_of(task: &Task) -> String {
