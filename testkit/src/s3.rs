@@ -161,6 +161,8 @@ impl S3 {
     /// Of the gateway at `url` (`http://host:port`).
     pub fn new(url: &str, credentials: &Credentials) -> Result<Self> {
         let http = reqwest::Client::builder()
+            // Gateways cut connections on which nothing is asked for 10 s; one that is just then used again is no answer.
+            .pool_idle_timeout(Duration::from_secs(5))
             .tls_certs_only([])
             .connect_timeout(Duration::from_secs(5))
             .redirect(reqwest::redirect::Policy::none())
