@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use crate::error::{Doing, Error, Result};
 use crate::process::{call, text};
@@ -14,6 +15,8 @@ use crate::process::{call, text};
 /// `_IOR('X', 125, u32)`, with the flag "don't even flush the journal".
 const EXT4_SHUTDOWN: u32 = 0x8004_587d;
 const NO_LOG_FLUSH: u32 = 2;
+/// Times that a disk is mounted until it is not as it was cut off.
+const REMOUNTS_MAX: u32 = 50;
 
 /// What a disk is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +57,19 @@ impl Disk {
         match self.kind {
             Kind::Ext4(_) => {
                 let options = "loop,errors=remount-ro";
-                call("mount", &["-o", options, &text(&self.image), &text(&self.at)]).map(drop)
+                for _ in 0..REMOUNTS_MAX {
+                    call("mount", &["-o", options, &text(&self.image), &text(&self.at)])?;
+                    if !self.is_cut_off() {
+                        return Ok(());
+                    }
+                    // Whoever still looks at a file system keeps it, and a mount then finds it as it was cut off.
+                    self.unmount()?;
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                Err(Error::failed(
+                    format!("mount {}", text(&self.image)),
+                    "somebody keeps it as it was cut off",
+                ))
             }
             Kind::Tmpfs(bytes) => {
                 call("mount", &["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs", &text(&self.at)])
@@ -66,6 +81,12 @@ impl Disk {
     /// Takes it away; whoever uses it must have ended.
     pub fn unmount(&self) -> Result<()> {
         call("umount", &[&text(&self.at)]).map(drop)
+    }
+
+    fn is_cut_off(&self) -> bool {
+        let probe = self.at.join("probe");
+        let tried = File::create(&probe).and_then(|_| std::fs::remove_file(&probe));
+        tried.is_err_and(|error| error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()))
     }
 
     /// From now on every write fails with EIO, and nothing of what was not synced is ever on the disk. Reads of what is in
