@@ -124,6 +124,9 @@ pub trait Upkeep: Send + Sync {
         again_after: Duration,
         judge: &Judge<'_>,
     ) -> Result<()>;
+    /// Lets a node that is held back take new chunks again if nothing of what it holds is believed in and it was not audited for
+    /// `quiet`: it has nothing left to prove itself by. Whether it did.
+    async fn forgive_empty(&self, node: NodeId, quiet: Duration) -> Result<bool>;
     /// Contained audits whose time has come, claimed for `lease`.
     async fn claim_contained(&self, limit: usize, lease: Duration) -> Result<Vec<Contained>>;
     /// The latest events, newest first; of one node if given.

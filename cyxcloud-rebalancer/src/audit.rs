@@ -27,7 +27,9 @@ const AT_ONCE: usize = 32;
 const LATE_MAX: u32 = 3;
 /// After a failure a node is asked so many times as often, until it is trusted again.
 const BURST: u32 = 25;
-/// A failure weighs less than this once a hundred proofs have come after it: the node may take new chunks again.
+/// Proofs after which a failure is forgiven.
+const PROOFS: u32 = 100;
+/// A failure weighs less than this once [`PROOFS`] have come after it: the node may take new chunks again.
 const FORGIVEN: f64 = 0.61;
 
 /// One question.
@@ -104,7 +106,14 @@ async fn due(ctx: &Context, interval: Duration) -> Result<Vec<Question>> {
             continue;
         }
         let from = ChunkId::from_bytes(rand::random());
-        let Some(location) = ctx.metadata.sample_location(node.node, from).await? else { continue };
+        let Some(location) = ctx.metadata.sample_location(node.node, from).await? else {
+            // All it had was made elsewhere. It comes back, to be asked for what it is given then, after the time that
+            // its proofs would have taken.
+            if node.quarantined && ctx.metadata.forgive_empty(node.node, interval / BURST * PROOFS).await? {
+                info!(node = %node.node, "a node that has nothing left to prove takes new chunks again");
+            }
+            continue;
+        };
         let slice = audit::pick_slice(location.size, &mut rand::rng());
         questions.push(Question { node: node.node, at: location.at, size: location.size, slice, late: 0 });
     }

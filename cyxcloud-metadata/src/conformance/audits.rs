@@ -181,6 +181,25 @@ pub async fn a_node_is_judged_by_its_audits(store: &dyn MetadataStore) {
     rounds(&[]).await;
 }
 
+/// Not at once, and not while it holds what it can be asked for.
+pub async fn who_has_nothing_left_to_prove_is_let_back(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 6).await;
+    let segment = stored(store, place, "k", 1, &nodes[..5]).await;
+    let failed = |node: usize| event(nodes[node], cursor(&segment, 0, 1), AuditOutcome::Lost);
+    let forgive = async |node: usize, quiet| store.forgive_empty(nodes[node], quiet).await.expect("asked");
+    let held_back = async |node: usize| upkeep(store, nodes[node]).await.quarantined;
+    assert!(!forgive(5, Duration::ZERO).await, "was never held back");
+    store.record_audits(&[failed(5), failed(2)], LONG, &judge).await.expect("record audits");
+    assert!(held_back(5).await && held_back(2).await);
+    assert!(!forgive(5, LONG).await, "too early");
+    assert!(!forgive(2, Duration::ZERO).await, "has what to prove itself by");
+    assert!(held_back(5).await && held_back(2).await);
+    assert!(forgive(5, Duration::ZERO).await);
+    assert!(!held_back(5).await && held_back(2).await);
+    assert!(!forgive(5, Duration::ZERO).await, "is back already");
+}
+
 /// Nobody is judged by it, and nothing is marked; it is kept.
 pub async fn who_cannot_be_reached_is_not_judged(store: &dyn MetadataStore) {
     let place = place(store).await;

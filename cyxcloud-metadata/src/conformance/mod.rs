@@ -75,6 +75,7 @@ macro_rules! conformance_suite {
             audits::an_audit_is_kept_and_marks_its_location,
             audits::a_late_answer_is_asked_for_again,
             audits::a_node_is_judged_by_its_audits,
+            audits::who_has_nothing_left_to_prove_is_let_back,
             audits::who_cannot_be_reached_is_not_judged,
             audits::a_sample_is_stored_and_live,
             audits::old_audits_are_purged_and_records_stay,

@@ -193,6 +193,22 @@ async fn keep_in(
     queue_lost(conn, lost, "audit failed").await
 }
 
+impl PostgresStore {
+    pub(super) async fn forgive(&self, node: NodeId, quiet: Duration) -> Result<bool> {
+        const FORGIVE: &str = "UPDATE nodes SET quarantined = FALSE
+            WHERE id = $1 AND quarantined AND last_audit <= now() - $2 * interval '1 millisecond'
+                AND NOT EXISTS (SELECT FROM chunk_locations WHERE node_id = $1 AND status = 'stored' OFFSET 0)";
+        transact::single(&self.pool, "let a node take new chunks again", |conn, _| {
+            Box::pin(async move {
+                let done =
+                    sqlx::query(FORGIVE).bind(node.as_uuid()).bind(read::millis(quiet)).execute(conn).await?;
+                Ok(done.rows_affected() > 0)
+            })
+        })
+        .await
+    }
+}
+
 /// Carries every event into its node's record, one after another. A node that was removed has none.
 async fn judge_nodes(
     conn: &mut PgConnection,

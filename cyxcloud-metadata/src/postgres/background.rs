@@ -149,6 +149,10 @@ impl Upkeep for PostgresStore {
         self.sample(node, chunk).await
     }
 
+    async fn forgive_empty(&self, node: NodeId, quiet: Duration) -> Result<bool> {
+        self.forgive(node, quiet).await
+    }
+
     async fn record_audits(
         &self,
         events: &[AuditEvent],

@@ -90,6 +90,15 @@ pub(super) fn record(
     Ok(true)
 }
 
+/// Whether the node was held back, and is no more.
+pub(super) fn forgive(db: &Connection, node: NodeId, quiet: Duration) -> Done<bool> {
+    const FORGIVE: &str =
+        "UPDATE nodes SET quarantined = 0 WHERE id = ?1 AND quarantined AND last_audit <= ?2
+        AND NOT EXISTS (SELECT 1 FROM chunk_locations WHERE node_id = ?1 AND status = 'stored')";
+    let since = row::now().unix_millis().saturating_sub(int(quiet.as_millis() as u64));
+    Ok(run(db, FORGIVE, params![node.as_uuid(), since])? > 0)
+}
+
 fn keep(db: &Connection, event: &AuditEvent, now: i64) -> Done<()> {
     const KEEP: &str =
         "INSERT INTO audit_events (round, node_id, chunk_id, segment_id, stripe_index, shard_index,

@@ -169,6 +169,11 @@ impl Upkeep for SqliteStore {
         self.engine.read("pick what to audit", move |db| inventory::sample(db, node, chunk)).await
     }
 
+    async fn forgive_empty(&self, node: NodeId, quiet: Duration) -> Result<bool> {
+        const DOING: &str = "let a node take new chunks again";
+        self.engine.write(DOING, move |db| audits::forgive(db, node, quiet)).await
+    }
+
     async fn record_audits(
         &self,
         events: &[AuditEvent],
