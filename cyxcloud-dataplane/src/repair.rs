@@ -72,10 +72,9 @@ pub enum Audited {
 
 /// Bytes that a repair of this stripe moves: to here, and to the nodes.
 pub fn repair_cost(stripe: &StripeState, additions: &[(ShardIndex, NodeId)]) -> ByteCount {
-    let longest = stripe.shards.iter().map(|(_, size)| size.get()).max().unwrap_or(0);
     let distinct: BTreeSet<ShardIndex> = additions.iter().map(|(shard, _)| *shard).collect();
     let fetched = distinct.len().max(if distinct.is_empty() { 0 } else { stripe.geometry.data() });
-    ByteCount::bytes(longest.saturating_mul((fetched + additions.len()) as u64))
+    ByteCount::bytes(stripe.chunk_len().get().saturating_mul((fetched + additions.len()) as u64))
 }
 
 impl DataPlane {

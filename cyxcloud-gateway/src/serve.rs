@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -20,7 +21,6 @@ use hyper_util::server::conn::auto;
 use ipnet::IpNet;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -313,10 +313,10 @@ async fn connection(
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(10));
     // Which version is spoken is waited for without a time-out: whoever has not asked by then is not waited for either.
-    let (asked, first) = watch::channel(false);
+    let asked = AtomicBool::new(false);
     let service = hyper::service::service_fn(|request| {
         let app = app.clone();
-        asked.send_replace(true);
+        asked.store(true, Ordering::Relaxed);
         async move { Ok::<_, Infallible>(app.handle(request, peer).await) }
     });
     // A client that takes nothing for so long gives back what its answer holds.
@@ -326,7 +326,7 @@ async fn connection(
     let mut serving = std::pin::pin!(serving);
     let unasked = async {
         tokio::time::sleep(HEADER_TIMEOUT).await;
-        if *first.borrow() {
+        if asked.load(Ordering::Relaxed) {
             std::future::pending().await
         }
     };

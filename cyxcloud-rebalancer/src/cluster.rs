@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use cyxcloud_core::placement::Candidate;
 use cyxcloud_core::repair::{self, NodeFacts, Plan, Presence, RepairPolicy, Stripe, Urgency};
-use cyxcloud_core::{ByteCount, NodeId, Timestamp};
+use cyxcloud_core::{NodeId, Timestamp};
 use cyxcloud_dataplane::DataPlane;
 use cyxcloud_metadata::MetadataStore;
 use cyxcloud_metadata::model::Node;
@@ -22,6 +22,8 @@ pub(crate) struct Cluster {
     pub(crate) candidates: Vec<Candidate>,
     /// More nodes vanished together than is believable.
     pub(crate) braked: bool,
+    /// Mean processor use of the nodes that are here, in percent.
+    pub(crate) cpu_usage: u8,
     /// By the database's clock.
     pub(crate) now: Timestamp,
 }
@@ -31,24 +33,14 @@ impl Cluster {
         let away: Vec<Timestamp> =
             nodes.iter().filter(|node| facts(node).presence() == Presence::Away).map(away_since).collect();
         let braked = repair::brake(nodes.len(), &away, window);
-        Self { nodes: nodes.into_iter().map(|node| (node.id, node)).collect(), candidates, braked, now }
+        let cpu_usage = mean_cpu_usage(nodes.iter().filter(|node| facts(node).presence() == Presence::Here));
+        let nodes = nodes.into_iter().map(|node| (node.id, node)).collect();
+        Self { nodes, candidates, braked, cpu_usage, now }
     }
 
     /// How much a node's copies count.
     pub(crate) fn presence(&self, node: NodeId) -> Presence {
         self.nodes.get(&node).map_or(Presence::Lost, |node| facts(node).presence())
-    }
-
-    /// Mean processor use of the nodes that are here, in percent.
-    pub(crate) fn cpu_usage(&self) -> u8 {
-        let here: Vec<u64> = self
-            .nodes
-            .values()
-            .filter(|node| facts(node).presence() == Presence::Here)
-            .map(|node| u64::from(node.cpu_usage))
-            .collect();
-        let mean = here.iter().sum::<u64>() / (here.len() as u64).max(1);
-        u8::try_from(mean).unwrap_or(100)
     }
 
     /// What a stripe needs, and when.
@@ -74,7 +66,7 @@ pub(crate) fn stripe<'a>(
     Stripe {
         geometry: state.geometry,
         target_tolerance: state.target_tolerance,
-        chunk_len: state.shards.iter().map(|(_, size)| *size).max().unwrap_or(ByteCount::ZERO),
+        chunk_len: state.chunk_len(),
         locations,
     }
 }
@@ -86,6 +78,13 @@ fn facts(node: &Node) -> NodeFacts {
         maintenance: node.maintenance,
         quarantined: node.quarantined,
     }
+}
+
+/// In percent; 0 of none.
+fn mean_cpu_usage<'a>(nodes: impl Iterator<Item = &'a Node>) -> u8 {
+    let (sum, count) =
+        nodes.fold((0u64, 0u64), |(sum, count), node| (sum + u64::from(node.cpu_usage), count + 1));
+    u8::try_from(sum / count.max(1)).unwrap_or(100)
 }
 
 fn away_since(node: &Node) -> Timestamp {

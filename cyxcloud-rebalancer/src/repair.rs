@@ -157,12 +157,12 @@ async fn carry_out(ctx: &Context, job: &RepairJob) -> Result<RepairDone, Failure
 /// Waits until what this repair moves fits into the budgets, of which busy nodes leave less.
 async fn yield_to_others(ctx: &Context, cluster: &Cluster, state: &StripeState, plan: &Plan, cost: u64) {
     let began = Instant::now();
-    let longest = state.shards.iter().map(|(_, size)| size.get()).max().unwrap_or(0);
+    let chunk = state.chunk_len().get();
     let nodes = plan.additions.iter().map(|(_, node)| async {
         let part = repair::part_of_budget(cluster.nodes.get(node).map_or(0, |node| node.cpu_usage));
-        ctx.node_budgets.of(*node).take_of(part, longest).await;
+        ctx.node_budgets.of(*node).take_of(part, chunk).await;
     });
-    let all = ctx.repair_budget.take_of(repair::part_of_budget(cluster.cpu_usage()), cost);
+    let all = ctx.repair_budget.take_of(repair::part_of_budget(cluster.cpu_usage), cost);
     tokio::join!(join_all(nodes), all);
     ctx.metrics.repair_waited.inc_by(began.elapsed().as_secs_f64());
 }

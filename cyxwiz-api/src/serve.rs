@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -16,7 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use std::net::SocketAddr;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -95,9 +96,9 @@ async fn connection(
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(10));
     // Which version is spoken is waited for without a time-out: whoever has not asked by then is not waited for either.
-    let (asked, first) = watch::channel(false);
+    let asked = AtomicBool::new(false);
     let service = hyper::service::service_fn(|mut request: Request<Incoming>| {
-        asked.send_replace(true);
+        asked.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(ConnectInfo(peer));
         let router = router.clone();
         async move { Ok::<_, Infallible>(answer(router, request).await) }
@@ -108,7 +109,7 @@ async fn connection(
     let mut serving = std::pin::pin!(serving);
     let unasked = async {
         tokio::time::sleep(HEADER_TIMEOUT).await;
-        if *first.borrow() {
+        if asked.load(Ordering::Relaxed) {
             std::future::pending().await
         }
     };

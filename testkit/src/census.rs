@@ -102,8 +102,8 @@ pub async fn located(cluster: &Cluster) -> Result<BTreeMap<String, BTreeSet<Chun
 /// Reads every located chunk and lists every inventory; a chunk that is not where it should be, or wrong, is a broken promise.
 pub async fn take(cluster: &Cluster) -> Result<Census> {
     spread(cluster).await?;
-    let mut census = Census { unnamed: unnamed(cluster).await?, chunks: 0 };
     let mut located = located(cluster).await?;
+    let mut census = Census { unnamed: beyond(cluster, &located).await?, chunks: 0 };
     for node in &cluster.nodes {
         let named = located.remove(node.name()).unwrap_or_default();
         if named.is_empty() {
@@ -132,7 +132,10 @@ pub async fn take(cluster: &Cluster) -> Result<Census> {
 
 /// What nodes that run hold and no location names, as `node: chunk`.
 pub async fn unnamed(cluster: &Cluster) -> Result<Vec<String>> {
-    let located = located(cluster).await?;
+    beyond(cluster, &located(cluster).await?).await
+}
+
+async fn beyond(cluster: &Cluster, located: &BTreeMap<String, BTreeSet<ChunkId>>) -> Result<Vec<String>> {
     let mut unnamed = Vec::new();
     for node in cluster.nodes.iter().filter(|node| node.process.running()) {
         let mut held = inventory(connect(node).await?).await?;

@@ -189,9 +189,7 @@ impl OwnPostgres {
         }
         self.process.kill();
     }
-}
 
-impl OwnPostgres {
     /// Loses all that it had (which is kept beside), and begins again with what `script/restore` makes of a base backup and a
     /// copy of the log, as it was at `until`.
     pub async fn restore(&self, base: &Path, wal: &Path, until: &str) -> Result<()> {

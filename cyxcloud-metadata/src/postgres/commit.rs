@@ -321,8 +321,7 @@ impl PostgresStore {
         if !goes_together(commit) {
             return commit_alone(&self.pool, commit).await;
         }
-        let answer = self.commits.ask(Arc::new(commit.clone())).await;
-        answer.unwrap_or_else(|| Err(transact::database(COMMITTING, sqlx::Error::WorkerCrashed)))
+        self.commits.answer(COMMITTING, Arc::new(commit.clone())).await
     }
 }
 

@@ -17,6 +17,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
+use super::transact;
+use crate::error::Result;
+
 /// Batches under way at the same time: one waits for the disk while another is worked on.
 const UNDER_WAY_MAX: usize = 2;
 /// Pieces of work in a batch.
@@ -73,6 +76,14 @@ impl<T: Send + 'static, R: Send + 'static> Gather<T, R> {
             tokio::spawn(turn.work_off());
         }
         answered.await.ok()
+    }
+}
+
+impl<T: Send + 'static, R: Send + 'static> Gather<T, Result<R>> {
+    /// Does a piece of work that may fail, as whoever does it may come to a sudden end.
+    pub(super) async fn answer(&self, doing: &'static str, work: T) -> Result<R> {
+        let answer = self.ask(work).await;
+        answer.unwrap_or_else(|| Err(transact::database(doing, sqlx::Error::WorkerCrashed)))
     }
 }
 

@@ -162,10 +162,9 @@ impl PostgresStore {
     ) -> Result<Option<ObjectLayout>> {
         let window = Window::of(range);
         loop {
-            let answer = self.layouts.ask(Lookup { bucket, key: key.clone(), window }).await;
-            let answer =
-                answer.unwrap_or_else(|| Err(transact::database(LOOKING_UP, sqlx::Error::WorkerCrashed)));
-            let Some(First { object, mut extents, count }) = answer? else { return Ok(None) };
+            let lookup = Lookup { bucket, key: key.clone(), window };
+            let found = self.layouts.answer(LOOKING_UP, lookup).await?;
+            let Some(First { object, mut extents, count }) = found else { return Ok(None) };
             if count > 1 {
                 extents = self.all_extents(object.file, &window).await?;
                 if extents.is_empty() {

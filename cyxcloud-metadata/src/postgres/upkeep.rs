@@ -117,8 +117,7 @@ async fn freed(conn: &mut PgConnection, upload: &NewUpload) -> Result<ByteCount,
 
 impl PostgresStore {
     pub(super) async fn intend(&self, upload: &NewUpload) -> Result<()> {
-        let answer = self.intents.ask(upload.clone()).await;
-        answer.unwrap_or_else(|| Err(transact::database(BEGINNING, sqlx::Error::WorkerCrashed)))
+        self.intents.answer(BEGINNING, upload.clone()).await
     }
 
     pub(super) async fn renew(&self, id: UploadId, lease: Duration) -> Result<()> {

@@ -101,6 +101,13 @@ pub struct StripeState {
     pub locations: Vec<LocationState>,
 }
 
+impl StripeState {
+    /// Length of its longest chunk; zero if it has none.
+    pub fn chunk_len(&self) -> ByteCount {
+        self.shards.iter().map(|(_, size)| *size).max().unwrap_or(ByteCount::ZERO)
+    }
+}
+
 /// A stripe to be looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewRepair {
