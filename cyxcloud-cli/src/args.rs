@@ -12,6 +12,10 @@ pub(crate) struct Args {
     #[arg(long, global = true, value_name = "URL", env = "CYXCLOUD_GATEWAY")]
     pub(crate) gateway: Option<String>,
 
+    /// Certificates (PEM) of the authorities to trust for https, instead of the system's
+    #[arg(long, visible_alias = "ca", global = true, value_name = "FILE", env = "TLS_CA")]
+    pub(crate) tls_ca: Option<PathBuf>,
+
     /// Config file path [default: ~/.cyxcloud/config.toml]
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) config: Option<PathBuf>,
@@ -58,7 +62,8 @@ pub(crate) struct Login {
     #[arg(long, value_name = "PATH", group = "who")]
     pub(crate) new_wallet: Option<PathBuf>,
 
-    /// Log in with this email address and a password, which is asked for unless CYXCLOUD_PASSWORD is set
+    /// Log in with this email address and a password, which is asked for unless CYXCLOUD_PASSWORD or
+    /// CYXCLOUD_PASSWORD_FILE is set
     #[arg(long, value_name = "EMAIL", group = "who")]
     pub(crate) email: Option<String>,
 

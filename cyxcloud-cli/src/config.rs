@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
+use cyxcloud_core::secret::{SecretError, Strength};
 use cyxcloud_core::sigv4::Signer;
 use reqwest::Url;
 use serde::Deserialize;
@@ -38,6 +39,8 @@ pub(crate) enum Error {
     Expired { path: PathBuf, at: String },
     #[error("no bucket; name one with --bucket, or set bucket under [defaults] in {}", path.display())]
     NoBucket { path: PathBuf },
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     #[error("{0}")]
     Usage(String),
 }
@@ -56,6 +59,7 @@ struct File {
 struct GatewayTable {
     url: Option<String>,
     region: Option<String>,
+    tls_ca: Option<PathBuf>,
 }
 
 #[derive(Default, Deserialize)]
@@ -120,6 +124,8 @@ impl fmt::Debug for Token {
 pub(crate) struct Config {
     /// The gateway's URL, without a slash at its end.
     pub(crate) gateway: Url,
+    /// Authorities that servers' certificates may come from; the system's if there is none.
+    pub(crate) tls_ca: Option<PathBuf>,
     credentials: Option<Credentials>,
     default_bucket: Option<String>,
     /// The config file, whether there is one or not.
@@ -133,8 +139,9 @@ impl Config {
         let explicit = args.config.is_some() && !matches!(args.command, Command::Login(_));
         let path = args.config.clone().unwrap_or_else(default_path);
         let file = read(&path, explicit)?;
-        let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        Self::resolve(args.gateway.clone(), path, file, env)
+        let given = args.tls_ca.clone().filter(|path| !path.as_os_str().is_empty());
+        let tls_ca = given.or_else(|| file.gateway.tls_ca.clone());
+        Ok(Self { tls_ca, ..Self::resolve(args.gateway.clone(), path, file, variable)? })
     }
 
     fn resolve(
@@ -148,6 +155,7 @@ impl Config {
         let region = env("CYXCLOUD_REGION").or(file.gateway.region).unwrap_or_else(|| REGION.to_owned());
         Ok(Self {
             gateway: parse_url(&url)?,
+            tls_ca: None,
             credentials: credentials(file.auth, env, region, &path)?,
             default_bucket: file.defaults.bucket,
             path,
@@ -250,6 +258,22 @@ pub(crate) fn parse_url(text: &str) -> Result<Url, Error> {
     Ok(url)
 }
 
+/// A secret of the environment: the variable, or the file that the variable with `_FILE` added names.
+pub(crate) fn secret(
+    name: &'static str,
+    env: impl Fn(&str) -> Option<String>,
+) -> Result<Option<String>, SecretError> {
+    let (value, file) = (env(name), env(&format!("{name}_FILE")).map(PathBuf::from));
+    let read = |path: &Path| std::fs::read_to_string(path);
+    // It belongs to a server, which has judged it.
+    cyxcloud_core::secret::obtain(name, value.as_deref(), file.as_deref(), Strength::Any, read)
+}
+
+/// What the environment has under a name; an empty variable is as good as none.
+pub(crate) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
 fn credentials(
     auth: AuthTable,
     env: impl Fn(&str) -> Option<String>,
@@ -264,7 +288,7 @@ fn credentials(
             service: "s3".to_owned(),
         }))
     };
-    match (env("CYXCLOUD_ACCESS_KEY"), env("CYXCLOUD_SECRET_KEY")) {
+    match (env("CYXCLOUD_ACCESS_KEY"), secret("CYXCLOUD_SECRET_KEY", &env)?) {
         (Some(access), Some(secret)) => return Ok(signer(access, secret)),
         (Some(_), None) => {
             return Err(Error::HalfCredentials { set: "CYXCLOUD_ACCESS_KEY", unset: "CYXCLOUD_SECRET_KEY" });
@@ -342,6 +366,24 @@ mod tests {
         assert_eq!(config.gateway.as_str(), "http://localhost:8080/");
         assert!(matches!(config.bucket(None), Err(Error::NoBucket { .. })));
         assert!(matches!(config.bucket(Some("NO".into())), Err(Error::Usage(_))));
+    }
+
+    #[test]
+    fn a_secret_key_may_be_in_a_file() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("secret");
+        std::fs::write(&path, "S3cret\n").expect("written");
+        let path = path.to_str().expect("plain path");
+        let file = [("CYXCLOUD_ACCESS_KEY", "A"), ("CYXCLOUD_SECRET_KEY_FILE", path)];
+        let config = resolve(None, "", &file).expect("valid");
+        let Ok(Credentials::Key(signer)) = config.credentials(later()) else { panic!("{config:?}") };
+        assert_eq!(signer.secret_key, "S3cret");
+        let twice = [file[0], file[1], KEYS[1]];
+        assert!(matches!(resolve(None, "", &twice), Err(Error::Secret(_))));
+        let absent = [file[0], ("CYXCLOUD_SECRET_KEY_FILE", "/nonexistent")];
+        let error = anyhow::Error::new(resolve(None, "", &absent).expect_err("not there"));
+        let error = format!("{error:#}");
+        assert!(error.contains("CYXCLOUD_SECRET_KEY_FILE") && error.contains("No such file"), "{error}");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Where a password comes from: standard input if told so, the environment, or a terminal that does not show it.
+//! Where a password comes from: standard input if told so, the environment (or a file that it names), or a terminal
+//! that does not show it.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -6,7 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use tokio_util::sync::CancellationToken;
 
 use crate::client::Error as ClientError;
-use crate::config::Error;
+use crate::config::{Error, secret, variable};
 
 const VARIABLE: &str = "CYXCLOUD_PASSWORD";
 /// Longest password that is read.
@@ -18,9 +19,7 @@ pub(crate) async fn obtain(
     email: &str,
     interrupt: &CancellationToken,
 ) -> anyhow::Result<String> {
-    if !from_stdin
-        && let Some(password) = std::env::var(VARIABLE).ok().filter(|password| !password.is_empty())
-    {
+    if !from_stdin && let Some(password) = secret(VARIABLE, variable).map_err(Error::from)? {
         return Ok(password);
     }
     // Dropped whatever happens: a terminal that stayed silent would be a nuisance.

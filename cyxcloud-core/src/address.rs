@@ -75,6 +75,11 @@ pub fn subnet_of(ip: IpAddr) -> String {
     }
 }
 
+/// Whether the way there leads over networks that anybody may listen on.
+pub fn is_public(ip: IpAddr) -> bool {
+    matches!(class_of(ip.to_canonical()), Class::Public)
+}
+
 enum Class {
     Public,
     Private,
@@ -177,6 +182,13 @@ mod tests {
         ] {
             assert_eq!(check(&strict(), addr), Ok(()), "{addr}");
         }
+    }
+
+    #[test]
+    fn only_public_addresses_are_public() {
+        let public = |ip: &str| is_public(ip.parse().expect("an address"));
+        assert!(public("1.1.1.1") && public("2606:4700::1"));
+        assert!(!public("10.0.0.1") && !public("127.0.0.1") && !public("::1") && !public("169.254.1.1"));
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! What tokens say, and which secrets may sign them: what the gateway and the identity service must agree on.
+//! What tokens say: what the gateway and the identity service must agree on.
 //!
 //! Pure: whoever signs or verifies brings the bytes and a `now`. The signature is checked elsewhere and first;
-//! [`Claims::check`] judges what a right signature stands under. Not here: algorithms, headers, revocation.
+//! [`Claims::check`] judges what a right signature stands under. Not here: algorithms, headers, revocation, which secrets
+//! may sign (`secret`).
 
 use std::time::Duration;
 
@@ -17,10 +18,8 @@ pub const LEEWAY_SECS: u64 = 60;
 pub const TOKEN_MAX: usize = 8 << 10;
 /// For this long a refresh token that was used gets the same answer again; after that its use revokes its family.
 pub const REFRESH_GRACE: Duration = Duration::from_secs(60);
-/// Shortest secret that may sign tokens, in bytes.
-pub const SECRET_MIN: usize = 32;
-/// Secrets that stand in printed examples; nobody may run with one.
-const EXAMPLE_SECRETS: [&str; 4] = ["your-secret-here", "changeme", "secret", "password"];
+/// `aud` of tokens that open nothing but the identity service.
+pub const IDENTITY_AUDIENCE: &str = "cyxwiz-api";
 
 /// What a token is for; claim `typ`. Every door names the kinds that open it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -144,37 +143,6 @@ pub fn key_id(secret: &[u8]) -> String {
     hex::encode(&hmac::sign(&key, b"cyxcloud/jwt/kid/v1").as_ref()[..8])
 }
 
-/// Why a secret may sign nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WeakSecret {
-    /// Anybody knows it.
-    Example,
-    /// Somebody may guess it.
-    Short,
-}
-
-impl WeakSecret {
-    /// The reason, as the end of a sentence.
-    pub const fn reason(self) -> &'static str {
-        match self {
-            Self::Example => "it is the one of the examples",
-            Self::Short => "it has fewer than 32 bytes",
-        }
-    }
-}
-
-/// Refuses secrets that anybody knows or may guess.
-pub fn check_secret(secret: &str) -> Result<(), WeakSecret> {
-    // An example does not become a secret by being repeated.
-    let example = EXAMPLE_SECRETS.iter().any(|example| {
-        !secret.is_empty() && secret.trim().to_ascii_lowercase().replace(example, "").is_empty()
-    });
-    if example {
-        return Err(WeakSecret::Example);
-    }
-    if secret.len() < SECRET_MIN { Err(WeakSecret::Short) } else { Ok(()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,17 +204,5 @@ mod tests {
         assert_eq!(key_id(&secret), key_id(&secret));
         assert_eq!(key_id(&secret).len(), 16);
         assert_ne!(key_id(&secret), key_id(&[b'y'; 32]));
-    }
-
-    #[test]
-    fn weak_secrets_are_refused() {
-        for example in
-            ["your-secret-here", "changeme", "Secret", "your-secret-hereyour-secret-here", " secret "]
-        {
-            assert_eq!(check_secret(example), Err(WeakSecret::Example), "{example}");
-        }
-        assert_eq!(check_secret(""), Err(WeakSecret::Short));
-        assert_eq!(check_secret(&"x".repeat(31)), Err(WeakSecret::Short));
-        assert_eq!(check_secret("0123456789abcdef0123456789abcdef"), Ok(()));
     }
 }

@@ -21,8 +21,11 @@ pub mod repair;
 pub mod reputation;
 pub mod reservation;
 pub mod seal;
+pub mod secret;
 pub mod sigv4;
 pub mod stripe;
+pub mod token;
+pub mod token_keys;
 pub mod units;
 
 pub use geometry::{Geometry, ShardIndex};

@@ -32,7 +32,12 @@ pub struct Candidate {
     pub region: String,
     /// Recently failing: used only where the others are too few.
     pub weight_penalty: bool,
+    /// Known for long enough, and proven. Who is not gets a small part of what is written, unless the others are too few.
+    pub vetted: bool,
 }
+
+/// The part of all locations that goes to nodes that are not vetted, at most, where the vetted ones suffice.
+pub const NEW_SHARE: f64 = 0.05;
 
 /// Where a stripe's shards go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +72,8 @@ pub enum PlacementError {
 ///
 /// Shards are spread evenly over nodes, then as evenly as they go over operators, subnets and regions; among
 /// equals by chance, weighted by free space. From two nodes up the result tolerates at least one loss (unless the
-/// geometry is a single copy), and as many as an even spread over the nodes with room can.
+/// geometry is a single copy), and as many as an even spread over the nodes with room can. Nodes that are new get [`NEW_SHARE`]
+/// of all that is placed, nodes that fail nothing, unless a stripe tolerates more with them than without.
 pub fn place(
     candidates: &[Candidate],
     geometry: Geometry,
@@ -78,19 +84,44 @@ pub fn place(
         return Err(PlacementError::NoNodes);
     }
     let no_room = PlacementError::NoRoom { nodes: candidates.len(), shards: geometry.shards(), shard_len };
-    let everyone: Vec<&Candidate> = candidates.iter().collect();
-    let reliable: Vec<&Candidate> = candidates.iter().filter(|candidate| !candidate.weight_penalty).collect();
-    let first = place_on(&reliable, geometry, shard_len, rng);
-    let enough = first.as_ref().is_some_and(|placement| placement.tolerance >= ACK_TOLERANCE_MAX);
-    // Recently failing nodes only where they make a difference.
-    let second =
-        (!enough && reliable.len() < everyone.len()).then(|| place_on(&everyone, geometry, shard_len, rng));
-    let best = match (first, second.flatten()) {
-        (Some(first), Some(second)) if second.tolerance > first.tolerance => Some(second),
-        (first, second) => first.or(second),
-    };
+    let mut best: Option<Placement> = None;
+    for (nodes, newcomer) in fields(candidates, geometry, rng) {
+        let placement = place_on(&nodes, newcomer, geometry, shard_len, rng);
+        best = match (best, placement) {
+            (Some(best), Some(placement)) if placement.tolerance <= best.tolerance => Some(best),
+            (best, placement) => placement.or(best),
+        };
+        if best.as_ref().is_some_and(|best| best.tolerance >= ACK_TOLERANCE_MAX) {
+            break;
+        }
+    }
     let promised = u8::from(candidates.len() > 1 && geometry.locations() > 1);
     best.filter(|placement| placement.tolerance >= promised).ok_or(no_room)
+}
+
+/// Nodes over which a stripe is spread, and one that is given a single location beside them.
+type Nodes<'a> = (Vec<&'a Candidate>, Option<&'a Candidate>);
+
+/// Over whom a stripe is spread: first the vetted, now and then with one that is new; then all that do not fail; then all. A later
+/// one is tried only where an earlier one tolerates too little.
+fn fields<'a>(candidates: &'a [Candidate], geometry: Geometry, rng: &mut impl Rng) -> Vec<Nodes<'a>> {
+    let everyone: Vec<&Candidate> = candidates.iter().collect();
+    let reliable: Vec<&Candidate> = candidates.iter().filter(|candidate| !candidate.weight_penalty).collect();
+    let (vetted, new): (Vec<_>, Vec<_>) = reliable.iter().copied().partition(|candidate| candidate.vetted);
+    // One location, this often: of all that is placed no more than its share.
+    let chance = (NEW_SHARE * geometry.locations() as f64).min(1.0);
+    let newcomer = if new.is_empty() || !rng.random_bool(chance) {
+        None
+    } else {
+        new.get(rng.random_range(0..new.len())).copied()
+    };
+    let mut fields: Vec<Nodes<'a>> = Vec::with_capacity(3);
+    for (nodes, newcomer) in [(vetted, newcomer), (reliable, None), (everyone, None)] {
+        if fields.last().map_or(0, |(last, _)| last.len()) < nodes.len() {
+            fields.push((nodes, newcomer));
+        }
+    }
+    fields
 }
 
 /// Plans again for shards whose store failed: over the `candidates` that are left, given what `held` holds of the stripe.
@@ -133,6 +164,7 @@ impl Rest<'_> {
         rng: &mut impl Rng,
     ) -> Vec<(ShardIndex, NodeId)> {
         let mut field = Field::new(self.candidates.iter().collect(), self.geometry, self.shard_len, rng);
+        field.wary = true;
         field.hold(self.held);
         field.bar(self.barred);
         for &shard in missing {
@@ -158,21 +190,26 @@ pub fn target_locations(geometry: Geometry, nodes: usize) -> usize {
     }
 }
 
-/// One attempt over exactly these nodes; `None` where there is no room.
+/// One attempt over exactly these nodes, and one location for the `newcomer`; `None` where there is no room.
 fn place_on(
     nodes: &[&Candidate],
+    newcomer: Option<&Candidate>,
     geometry: Geometry,
     shard_len: ByteCount,
     rng: &mut impl Rng,
 ) -> Option<Placement> {
-    let mut field = Field::new(nodes.to_vec(), geometry, shard_len, rng);
+    let all = nodes.iter().copied().chain(newcomer).collect();
+    let mut field = Field::new(all, geometry, shard_len, rng);
     let mut shards: Vec<ShardIndex> = geometry.indices().collect();
     // Whoever is picked first has the most room or a domain of its own; it must not always get the data shards.
     for last in (1..shards.len()).rev() {
         shards.swap(last, rng.random_range(0..=last));
     }
+    if newcomer.is_some() {
+        field.give_one(shards.first().copied(), nodes.len());
+    }
     for shard in shards {
-        for copy in 0..geometry.copies() {
+        for copy in field.holders[shard.get()].len()..geometry.copies() {
             match field.best(|node| field.may_take(node, shard)) {
                 Some(node) => field.assign(shard, node),
                 None if copy > 0 => break,
@@ -199,6 +236,8 @@ struct Field<'a> {
     /// Places in `nodes` that must not be given a shard, though they don't count as its holders.
     barred: Vec<(ShardIndex, usize)>,
     planned: Vec<(ShardIndex, usize)>,
+    /// Whether the new come after the vetted.
+    wary: bool,
 }
 
 struct Slot<'a> {
@@ -245,6 +284,7 @@ impl<'a> Field<'a> {
             holders: vec![Vec::new(); geometry.shards()],
             barred: Vec::new(),
             planned: Vec::new(),
+            wary: false,
         }
     }
 
@@ -298,7 +338,8 @@ impl<'a> Field<'a> {
             let slot = &self.nodes[place];
             let [operator, subnet, region] = slot.domains;
             let shared = [self.domains[0][operator], self.domains[1][subnet], self.domains[2][region]];
-            (slot.load, slot.candidate.weight_penalty, shared)
+            let wary = self.wary && !slot.candidate.vetted;
+            (slot.load, slot.candidate.weight_penalty || wary, shared)
         };
         let (slot_a, slot_b) = (&self.nodes[a], &self.nodes[b]);
         rank(a)
@@ -312,6 +353,14 @@ impl<'a> Field<'a> {
         self.nodes[place].room -= 1;
         self.count(place);
         self.planned.push((shard, place));
+    }
+
+    /// Gives the node at this place this shard, if it has room, and nothing else.
+    fn give_one(&mut self, shard: Option<ShardIndex>, place: usize) {
+        if let Some(shard) = shard.filter(|_| self.nodes[place].room > 0) {
+            self.assign(shard, place);
+        }
+        self.nodes[place].room = 0;
     }
 
     /// Adds second copies until no candidate alone holds more shards than there is parity: the guarantee.

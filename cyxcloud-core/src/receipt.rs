@@ -6,7 +6,6 @@
 use std::fmt;
 
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
-use uuid::Uuid;
 
 use crate::{ByteCount, ChunkId, Generation, Timestamp};
 
@@ -56,12 +55,19 @@ impl fmt::Debug for NodeKey {
     }
 }
 
+/// Whether this can be somebody's key: a point of the curve, and not one of those for which anybody can sign.
+pub fn is_usable_key(public: &[u8; 32]) -> bool {
+    usable_key(public).is_ok()
+}
+
+fn usable_key(public: &[u8; 32]) -> Result<VerifyingKey, ReceiptError> {
+    let key = VerifyingKey::from_bytes(public).map_err(|_| ReceiptError::BadKey)?;
+    if key.is_weak() { Err(ReceiptError::BadKey) } else { Ok(key) }
+}
+
 /// Checks a signature strictly.
 pub fn verify_signature(public: &[u8; 32], message: &[u8], signature: &[u8; 64]) -> Result<(), ReceiptError> {
-    let key = VerifyingKey::from_bytes(public).map_err(|_| ReceiptError::BadKey)?;
-    if key.is_weak() {
-        return Err(ReceiptError::BadKey);
-    }
+    let key = usable_key(public)?;
     key.verify_strict(message, &Signature::from_bytes(signature)).map_err(|_| ReceiptError::BadSignature)
 }
 
@@ -118,33 +124,19 @@ impl Receipt {
     }
 }
 
-/// What a node signs to register: `"cyx/register/v1" || public_key || incarnation || signed_at_ms (i64 BE) || u16 BE length
-/// and bytes of advertise_host || grpc_port (u16 BE) || metrics_port (u16 BE)`.
-///
-/// A host longer than any host name (65,535 bytes) is cut, and so never verifies as what it was.
-pub fn registration_message(
-    public_key: &[u8; 32],
-    incarnation: &Uuid,
-    signed_at: Timestamp,
-    advertise_host: &str,
-    grpc_port: u16,
-    metrics_port: u16,
-) -> Vec<u8> {
-    let host = &advertise_host.as_bytes()[..advertise_host.len().min(usize::from(u16::MAX))];
-    let mut message = Vec::with_capacity(80 + host.len());
-    message.extend_from_slice(b"cyx/register/v1");
-    message.extend_from_slice(public_key);
-    message.extend_from_slice(incarnation.as_bytes());
-    message.extend_from_slice(&signed_at.unix_millis().to_be_bytes());
-    message.extend_from_slice(&(host.len() as u16).to_be_bytes());
-    message.extend_from_slice(host);
-    message.extend_from_slice(&grpc_port.to_be_bytes());
-    message.extend_from_slice(&metrics_port.to_be_bytes());
+/// What a node signs to register in somebody's name: the hash of the operator's access token follows, so that nobody who
+/// saw a registration can send it again with a token of their own. Without a token nothing follows.
+pub fn bound_to_operator(mut message: Vec<u8>, access_token: &str) -> Vec<u8> {
+    if !access_token.is_empty() {
+        message.extend_from_slice(blake3::hash(access_token.as_bytes()).as_bytes());
+    }
     message
 }
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     fn receipt() -> (NodeKey, Receipt) {
@@ -195,13 +187,10 @@ mod tests {
     }
 
     #[test]
-    fn registration_messages_are_as_documented() {
-        let at = Timestamp::from_unix_millis(1);
-        let message = registration_message(&[1; 32], &Uuid::from_bytes([2; 16]), at, "h", 0x0102, 0x0304);
-        let mut want = b"cyx/register/v1".to_vec();
-        want.extend([1; 32]);
-        want.extend([2; 16]);
-        want.extend([0, 0, 0, 0, 0, 0, 0, 1, 0, 1, b'h', 1, 2, 3, 4]);
-        assert_eq!(message, want);
+    fn a_registration_is_bound_to_its_operator() {
+        assert_eq!(bound_to_operator(b"m".to_vec(), ""), b"m");
+        let bound = bound_to_operator(b"m".to_vec(), "t");
+        assert_eq!(bound, [b"m", blake3::hash(b"t").as_bytes().as_slice()].concat());
+        assert_ne!(bound, bound_to_operator(b"m".to_vec(), "u"));
     }
 }

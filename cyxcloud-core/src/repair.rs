@@ -16,6 +16,9 @@ use crate::{ByteCount, Geometry, NodeId, ShardIndex, Timestamp};
 
 /// Processor use, in percent, up to which a node has something to spare for repairs.
 const SPARE_CPU: u8 = 50;
+/// Requests that a node serves at the same time, up to which the same holds, and from which on it has nothing to spare.
+const SPARE_REQUESTS: u64 = 16;
+const BUSY_REQUESTS: u64 = 64;
 /// What repairs are left of their budget where nothing is spare: they must not stand still.
 const LEAST_PART: f64 = 0.1;
 /// Nodes that may vanish together without suspicion, however small the cluster is.
@@ -50,6 +53,16 @@ pub enum Presence {
     Away,
     /// Not heard for so long that its copies count as gone (draining because of absence), or unknown.
     Lost,
+}
+
+impl Presence {
+    /// Whether what it holds can be read: it may be on its way out, but it is heard.
+    pub const fn is_there(self) -> bool {
+        match self {
+            Self::Here | Self::Leaving => true,
+            Self::Away | Self::Lost => false,
+        }
+    }
 }
 
 /// What the database knows of a node, as far as it matters here.
@@ -91,6 +104,24 @@ pub struct Stripe<'a> {
     pub chunk_len: ByteCount,
     /// Every row that names one of its shards; no (shard, node) twice.
     pub locations: &'a [(ShardIndex, NodeId, Belief)],
+}
+
+impl Stripe<'_> {
+    /// With so many copies at least, if it is kept as copies: what was promised of any small object, whatever was recorded of
+    /// this one.
+    #[must_use]
+    pub fn with_copies(self, min: u8) -> Self {
+        let geometry = self.geometry;
+        match Geometry::copied(min) {
+            Ok(wanted)
+                if (geometry.data(), geometry.parity()) == (1, 0) && min as usize > geometry.copies() =>
+            {
+                let target_tolerance = self.target_tolerance.max(min - 1);
+                Self { geometry: wanted, target_tolerance, ..self }
+            }
+            Ok(_) | Err(_) => self,
+        }
+    }
 }
 
 /// Locations by what they are worth, and what they survive.
@@ -232,11 +263,12 @@ pub fn goal(stripe: &Stripe<'_>, health: &Health, candidates: &[Candidate]) -> u
     u8::try_from(best).unwrap_or(u8::MAX).min(stripe.target_tolerance)
 }
 
-/// Shards to be made, each with its node. Empty when the stripe is at its goal.
+/// Shards to be made, each with its node. Empty when the stripe is at its goal. `health` may be what is [`counted_on`].
 ///
 /// Missing shards first, which includes those that lie on leaving nodes only: whoever carries the plan out copies them where
 /// it can and need not rebuild them. Then moves that raise the tolerance to `goal`, planned as copies; the other half of a move
-/// is a removal. What cannot be placed is left out.
+/// is a removal. What cannot be placed is left out. Who spoilt a shard of the stripe is given another one, or the same, only where
+/// the others do not suffice.
 pub fn additions(
     stripe: &Stripe<'_>,
     health: &Health,
@@ -250,13 +282,25 @@ pub fn additions(
         return Vec::new();
     }
     let barred: Vec<_> = health.leaving.iter().chain(&health.away).chain(&health.lost).copied().collect();
-    let rest =
-        Rest { candidates, geometry, shard_len: stripe.chunk_len, held: &health.here, barred: &barred };
-    let found = rest.plan(&missing, false, rng);
-    if geometry.locations() == 1 || geometry.copies() > 1 {
-        return found;
+    let mut planned = |candidates: &[Candidate]| {
+        let rest =
+            Rest { candidates, geometry, shard_len: stripe.chunk_len, held: &health.here, barred: &barred };
+        let found = rest.plan(&missing, false, rng);
+        if geometry.locations() == 1 || geometry.copies() > 1 {
+            return found;
+        }
+        raised(rest, &missing, found, goal, rng)
+    };
+    let spoilt = |node: NodeId| stripe.locations.iter().any(|at| at.1 == node && at.2 == Belief::Corrupt);
+    if !candidates.iter().any(|candidate| spoilt(candidate.node)) {
+        return planned(candidates);
     }
-    raised(rest, &missing, found, goal, rng)
+    let others: Vec<Candidate> = candidates.iter().filter(|at| !spoilt(at.node)).cloned().collect();
+    let plan = planned(&others);
+    let held = joined(&health.here, &plan);
+    let suffices =
+        missing.iter().all(|shard| holds(&plan, *shard)) && tolerance(geometry, &held) >= Some(goal);
+    if suffices { plan } else { planned(candidates) }
 }
 
 /// Locations that may go once `held` (all that counts as here, additions included) stands: rows that are bad and whose shard is
@@ -290,6 +334,25 @@ pub fn forgotten(stripe: &Stripe<'_>, health: &Health, kept: &[Place], goal: u8)
     if whole { health.lost.iter().filter(|row| !kept.contains(row)).copied().collect() } else { Vec::new() }
 }
 
+/// What a plan for the stripe counts on: where it survives further losses those away are left the time to return, whatever
+/// else is amiss, and nothing is made of what they bring back.
+///
+/// Not of a copy beside one that leaves: it may go only once as many are here.
+pub fn counted_on(stripe: &Stripe<'_>, health: &Health) -> Health {
+    let mut counted = health.clone();
+    let leaving_copies = stripe.geometry.data() == 1 && !health.leaving.is_empty();
+    if health.away.is_empty() || health.reachable <= Some(0) || leaving_copies {
+        return counted;
+    }
+    // What can be had from a node that leaves is copied, so that this one can be emptied.
+    let returns = |row: &Place| !holds(&health.leaving, row.0);
+    let (returning, others): (Vec<Place>, Vec<Place>) = health.away.iter().copied().partition(returns);
+    counted.away = others;
+    counted.here.extend(returning);
+    counted.lasting = tolerance(stripe.geometry, &counted.here);
+    counted
+}
+
 /// What a stripe needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -312,7 +375,7 @@ pub fn plan(
 ) -> Plan {
     let health = judge(stripe, presence);
     let goal = goal(stripe, &health, candidates);
-    let additions = additions(stripe, &health, goal, candidates, rng);
+    let additions = additions(stripe, &counted_on(stripe, &health), goal, candidates, rng);
     let removals = all_removals(stripe, &health, &health.here, goal);
     Plan { health, goal, additions, removals }
 }
@@ -340,11 +403,15 @@ pub fn brake(nodes: usize, away_since: &[Timestamp], window: Duration) -> bool {
     })
 }
 
-/// The part of its budget that repair may use of a node whose processors are busy with so many percent: all up to
-/// [`SPARE_CPU`], then less, evenly, down to [`LEAST_PART`]. Whoever waits for an answer comes first.
-pub fn part_of_budget(cpu_usage: u8) -> f64 {
-    let busy = f64::from(cpu_usage.min(100).saturating_sub(SPARE_CPU)) / f64::from(100 - SPARE_CPU);
-    1.0 - busy * (1.0 - LEAST_PART)
+/// The part of its budget that repair may use of a node whose processors are busy with so many percent and that serves so many
+/// requests: all up to [`SPARE_CPU`] and [`SPARE_REQUESTS`], then less, evenly, down to [`LEAST_PART`], by whichever is the
+/// scarcer. Whoever waits for an answer comes first.
+pub fn part_of_budget(cpu_usage: u8, requests: u64) -> f64 {
+    let busy =
+        |used: u64, spare: u64, all: u64| used.min(all).saturating_sub(spare) as f64 / (all - spare) as f64;
+    let processors = busy(cpu_usage.into(), SPARE_CPU.into(), 100);
+    let busiest = processors.max(busy(requests, SPARE_REQUESTS, BUSY_REQUESTS));
+    1.0 - busiest * (1.0 - LEAST_PART)
 }
 
 /// Shards that are not held, or the copies that are wanted beyond those held.

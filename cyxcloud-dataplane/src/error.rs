@@ -21,6 +21,12 @@ pub enum WriteError<E> {
         /// bytes that came, at least
         got: u64,
     },
+    /// The body came too slowly while others waited for the memory that it had.
+    #[error("less than {rate} bytes were received per second while others waited")]
+    Slow {
+        /// bytes per second that would do
+        rate: usize,
+    },
     /// Fewer nodes take new data than the profile's promise needs.
     #[error(transparent)]
     TooFewNodes(#[from] TooFewNodes),
@@ -105,7 +111,9 @@ pub enum NodeError {
     #[error("node {0} is not known")]
     Unknown(NodeId),
     /// The address it registered is not a URL that can be dialled.
-    #[error("the address {address:?} of a node cannot be dialled: it must be http://HOST:PORT")]
+    #[error(
+        "the address {address:?} of a node cannot be dialled: it must be http://HOST:PORT or https://HOST:PORT"
+    )]
     BadAddress {
         /// as registered
         address: String,
@@ -119,9 +127,12 @@ pub enum NodeError {
     /// It does not hold the chunk.
     #[error("the node does not hold the chunk")]
     Missing,
-    /// The bytes or slices it sent, or holds, are not those of the chunk.
+    /// The bytes or slices it sent are not those of the chunk.
     #[error("the node's bytes are not those of the chunk")]
     Corrupt,
+    /// It says that what it holds is not the chunk any more.
+    #[error("the node says that its chunk is corrupt")]
+    Rotten,
     /// Its receipt is not signed by its key, or is for something else.
     #[error("the node's receipt is not valid: {0}")]
     BadReceipt(&'static str),
@@ -145,6 +156,7 @@ impl NodeError {
             Self::Full => "full",
             Self::Missing => "missing",
             Self::Corrupt => "corrupt",
+            Self::Rotten => "rotten",
             Self::BadReceipt(_) => "receipt",
             Self::Status { code: tonic::Code::Unavailable, .. } => "unavailable",
             Self::Status { .. } => "status",
@@ -157,7 +169,7 @@ impl NodeError {
             tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => Self::TimedOut,
             tonic::Code::ResourceExhausted => Self::Full,
             tonic::Code::NotFound => Self::Missing,
-            tonic::Code::DataLoss => Self::Corrupt,
+            tonic::Code::DataLoss => Self::Rotten,
             code => Self::Status { code, message: status.message().chars().take(200).collect() },
         }
     }
@@ -176,4 +188,6 @@ pub(crate) enum DialError {
     Refused(#[from] AddressRefused),
     #[error("could not connect")]
     Connect(#[source] std::io::Error),
+    #[error("no TLS: {0}")]
+    Tls(std::io::Error),
 }

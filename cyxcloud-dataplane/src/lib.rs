@@ -10,12 +10,15 @@ mod buffer;
 mod config;
 mod cpu;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod latency;
 mod metrics;
 mod node;
 mod read;
 mod repair;
 mod report;
+mod rotation;
 mod write;
 
 use std::fmt;
@@ -24,10 +27,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cyxcloud_core::ByteCount;
 use cyxcloud_core::address::AddressPolicy;
 use cyxcloud_core::profile::{Profile, TooFewNodes};
 use cyxcloud_core::seal::{MasterKey, OwnerSecret};
+use cyxcloud_core::{ByteCount, Timestamp};
 use cyxcloud_metadata::MetadataStore;
 use cyxcloud_metadata::model::{Extent, NewSegment};
 use futures::Stream;
@@ -36,7 +39,8 @@ use tracing::warn;
 pub use config::Config;
 pub use error::{NodeError, ReadError, WriteError};
 pub use node::{Deleted, ListedChunk, NodePool};
-pub use repair::{Audited, RepairError, Repaired, repair_cost};
+pub use repair::{Audited, RepairError, Repaired};
+pub use rotation::{RotateError, SigningKey};
 pub use write::{Tap, WriteRequest};
 
 use budget::ByteBudget;
@@ -99,8 +103,18 @@ impl DataPlane {
     /// Looks up the nodes again. To be called at start and every second or so; otherwise reads and writes do it when
     /// the list has grown old.
     pub async fn refresh_nodes(&self) -> cyxcloud_metadata::Result<()> {
-        self.0.pool.update(&self.0.metadata.nodes().await?);
-        Ok(())
+        self.0.look_up().await
+    }
+
+    /// What nodes are to check our servers' tokens by: the public keys that they are, were or will be signed with, newest
+    /// first. None before the nodes were looked up for the first time.
+    pub fn token_keys(&self) -> Vec<[u8; 32]> {
+        self.0.pool.issuer.public_keys()
+    }
+
+    /// The time by the database's clock, once it was asked.
+    pub fn now(&self) -> Option<Timestamp> {
+        self.0.pool.issuer.now()
     }
 
     /// Says whether enough nodes take new data for the profile's promise; to be asked before a body is taken.
@@ -142,6 +156,11 @@ impl DataPlane {
         read::read(self.0.clone(), secret, extents, range)
     }
 
+    /// Whether somebody waits to read because others hold the memory for it.
+    pub fn readers_wait(&self) -> bool {
+        self.0.read_budget.is_wanted()
+    }
+
     /// The nodes' connections, for services that work on single chunks.
     pub fn nodes(&self) -> &NodePool {
         &self.0.pool
@@ -155,6 +174,13 @@ impl fmt::Debug for DataPlane {
 }
 
 impl Plane {
+    /// Looks the nodes up, and makes sure that tokens for them can be signed.
+    async fn look_up(&self) -> cyxcloud_metadata::Result<()> {
+        self.pool.issuer.learn(&*self.metadata, &self.master).await?;
+        self.pool.update(&self.metadata.nodes().await?);
+        Ok(())
+    }
+
     /// The nodes, looked up again if what is known is old. Old is better than nothing.
     async fn fresh_view(&self) -> cyxcloud_metadata::Result<Arc<View>> {
         let fresh = |view: &View| view.taken_at.is_some_and(|at| at.elapsed() < VIEW_AGE_MAX);
@@ -167,17 +193,16 @@ impl Plane {
         if fresh(&view) {
             return Ok(view);
         }
-        match self.metadata.nodes().await {
-            Ok(nodes) => self.pool.update(&nodes),
+        match self.look_up().await {
+            Ok(()) => Ok(self.pool.view()),
             Err(error) if view.taken_at.is_some() => {
                 warn!(
                     error = &error as &dyn std::error::Error,
                     "nodes could not be looked up; going on with those known"
                 );
-                return Ok(view);
+                Ok(view)
             }
-            Err(error) => return Err(error),
+            Err(error) => Err(error),
         }
-        Ok(self.pool.view())
     }
 }

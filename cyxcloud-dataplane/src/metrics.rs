@@ -1,6 +1,6 @@
 //! What the data plane counts, for Prometheus.
 
-use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use tracing::debug;
 
 /// Counters and gauges, all named `cyxcloud_dataplane_*`.
@@ -12,6 +12,7 @@ pub(crate) struct Metrics {
     pub(crate) stores: IntCounter,
     /// Fetches of chunks and slices that were verified.
     pub(crate) fetches: IntCounter,
+    pub(crate) pushes: IntCounter,
     /// Calls to nodes that failed, by `operation` and `reason`.
     pub(crate) failures: IntCounterVec,
     /// Shards asked for, or offered to another node, because one was late; by `operation`.
@@ -22,8 +23,12 @@ pub(crate) struct Metrics {
     pub(crate) corrupt_shards: IntCounter,
     /// Shards that a node did not hold although it should.
     pub(crate) missing_shards: IntCounter,
+    /// Connections refused because another key than the node's answered at its address.
+    pub(crate) other_identities: IntCounter,
     /// Bytes held by requests, `direction` = `write` or `read`.
     pub(crate) budget_in_use: IntGaugeVec,
+    /// Number of the key that tokens for nodes are signed with.
+    pub(crate) signing_key: IntGauge,
 }
 
 impl Metrics {
@@ -39,6 +44,10 @@ impl Metrics {
                 &["direction"],
             ),
             stores: counter(name("stores_total", "Chunks stored and acknowledged by a valid receipt")),
+            pushes: counter(name(
+                "pushes_total",
+                "Chunks that one node sent to another and that were acknowledged",
+            )),
             fetches: counter(name("fetches_total", "Chunks and slices fetched and verified")),
             failures: counters(
                 name("failures_total", "Calls to nodes that failed"),
@@ -54,24 +63,36 @@ impl Metrics {
             )),
             corrupt_shards: counter(name("corrupt_shards_total", "Shards that were not what their id says")),
             missing_shards: counter(name("missing_shards_total", "Shards not held by a node that should")),
+            other_identities: counter(name(
+                "identity_mismatches_total",
+                "Connections refused because who answered was not the node registered there",
+            )),
             budget_in_use: IntGaugeVec::new(name("budget_bytes", "Bytes held by requests"), &["direction"])
                 .expect("names and labels are valid"),
+            signing_key: IntGauge::with_opts(name(
+                "signing_key",
+                "Number of the key that tokens for nodes are signed with",
+            ))
+            .expect("the name is valid"),
         };
         metrics.register(registry);
         metrics
     }
 
     fn register(&self, registry: &Registry) {
-        let all: [Box<dyn prometheus::core::Collector>; 9] = [
+        let all: [Box<dyn prometheus::core::Collector>; 12] = [
             Box::new(self.bytes.clone()),
             Box::new(self.stores.clone()),
             Box::new(self.fetches.clone()),
+            Box::new(self.pushes.clone()),
             Box::new(self.failures.clone()),
             Box::new(self.hedges.clone()),
             Box::new(self.reconstructs.clone()),
             Box::new(self.corrupt_shards.clone()),
             Box::new(self.missing_shards.clone()),
+            Box::new(self.other_identities.clone()),
             Box::new(self.budget_in_use.clone()),
+            Box::new(self.signing_key.clone()),
         ];
         for collector in all {
             if let Err(error) = registry.register(collector) {

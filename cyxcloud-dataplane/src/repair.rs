@@ -1,7 +1,7 @@
 //! Makes shards of a stripe anew on given nodes, and asks nodes to prove what they hold.
 //!
-//! A shard is copied from where a good copy is, otherwise rebuilt from any `data` others; either way it hashes to its recorded id
-//! before it is stored, and what is stored is acknowledged by a verified receipt. A node or shard that fails is left out and
+//! A shard goes from a node that holds it straight to where it is wanted, if the two reach each other; otherwise it is copied by
+//! way of us, or rebuilt from any `data` others. Either way it hashes to its recorded id before it is stored, and what is stored is acknowledged by a verified receipt. A node or shard that fails is left out and
 //! named. Not here: what is to be made, where, and when (`cyxcloud_core::repair`, the rebalancer).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cyxcloud_core::erasure::Codec;
+use cyxcloud_core::receipt::Receipt;
 use cyxcloud_core::seal::{Descriptor, OwnerSecret};
 use cyxcloud_core::{ByteCount, ChunkId, NodeId, ShardIndex, crash_point};
 use cyxcloud_metadata::model::{NewLocation, SegmentInfo, ShardLayout, StripeLayout};
@@ -30,10 +31,23 @@ pub struct Repaired {
     pub added: Vec<(ShardIndex, NewLocation)>,
     /// Not stored, and why.
     pub failed: Vec<(ShardIndex, NodeId, NodeError)>,
+    /// Shards that went from a node that holds them straight to another.
+    pub pushed: usize,
     /// Shards that were copied from a node that holds them.
     pub copied: usize,
     /// Shards that were rebuilt from others.
     pub rebuilt: usize,
+    /// Who gave a chunk for it, once for each.
+    pub sources: Vec<NodeId>,
+    /// Chunks that went from here to nodes, or were to.
+    pub sent: usize,
+}
+
+impl Repaired {
+    /// Bytes that went from nodes, to others or to here, and from here to nodes.
+    pub fn moved(&self, stripe: &StripeState) -> ByteCount {
+        chunks(stripe, self.sources.len() + self.sent)
+    }
 }
 
 /// Why nothing could be made.
@@ -55,6 +69,20 @@ pub enum RepairError {
     Metadata(#[from] cyxcloud_metadata::Error),
 }
 
+impl RepairError {
+    /// Bytes that were moved in vain, as far as is known.
+    pub fn moved(&self, stripe: &StripeState) -> ByteCount {
+        chunks(
+            stripe,
+            match self {
+                Self::Unreadable { have, .. } => *have,
+                Self::Inconsistent(_) => stripe.geometry.data(),
+                Self::Metadata(_) => 0,
+            },
+        )
+    }
+}
+
 /// What a node made of an audit.
 #[derive(Debug)]
 pub enum Audited {
@@ -66,15 +94,20 @@ pub enum Audited {
     Wrong,
     /// It answered too late, or refused.
     Late,
-    /// No connection: says nothing about what it holds.
+    /// No connection, or it says that it cannot serve now.
     Unreachable,
 }
 
-/// Bytes that a repair of this stripe moves: to here, and to the nodes.
-pub fn repair_cost(stripe: &StripeState, additions: &[(ShardIndex, NodeId)]) -> ByteCount {
+/// Memory that a repair of this stripe needs at most: what is fetched, and what goes to the nodes.
+fn memory_of(stripe: &StripeState, additions: &[(ShardIndex, NodeId)]) -> ByteCount {
     let distinct: BTreeSet<ShardIndex> = additions.iter().map(|(shard, _)| *shard).collect();
     let fetched = distinct.len().max(if distinct.is_empty() { 0 } else { stripe.geometry.data() });
-    ByteCount::bytes(stripe.chunk_len().get().saturating_mul((fetched + additions.len()) as u64))
+    chunks(stripe, fetched + additions.len())
+}
+
+/// So many of its chunks.
+fn chunks(stripe: &StripeState, count: usize) -> ByteCount {
+    ByteCount::bytes(stripe.chunk_len().get().saturating_mul(count as u64))
 }
 
 impl DataPlane {
@@ -87,17 +120,44 @@ impl DataPlane {
     ) -> Result<Repaired, RepairError> {
         let plane = &self.0;
         plane.fresh_view().await?;
-        let cost = repair_cost(stripe, additions).as_usize();
+        let cost = memory_of(stripe, additions).as_usize();
         let _memory = plane.read_budget.share(plane.config.per_request, cost).take(cost).await;
-        let wanted: BTreeSet<ShardIndex> = additions.iter().map(|(shard, _)| *shard).collect();
         let mut made = Repaired::default();
-        let shards = gather(plane, stripe, &wanted, &mut made).await?;
+        let layout = layout(stripe);
+        let mut pushes: FuturesUnordered<_> = additions
+            .iter()
+            .map(|&(shard, node)| push(plane, stripe, &layout, secret, shard, node))
+            .collect();
+        while let Some(pushed) = pushes.next().await {
+            if let Some((from, stored)) = pushed {
+                made.sources.push(from);
+                made.added.push(stored);
+            }
+        }
+        drop(pushes);
+        made.pushed = made.added.len();
+        let done = |shard, node| made.added.iter().any(|(at, pushed)| *at == shard && pushed.node == node);
+        let additions: Vec<_> =
+            additions.iter().copied().filter(|&(shard, node)| !done(shard, node)).collect();
+        let wanted: BTreeSet<ShardIndex> = additions.iter().map(|(shard, _)| *shard).collect();
+        let shards = match gather(plane, stripe, &layout, &wanted, &mut made).await {
+            Ok(shards) => shards,
+            // What was pushed is to be recorded all the same.
+            Err(error) if !made.added.is_empty() => {
+                debug!(%error, "only what nodes pushed was made");
+                let lacking = additions.iter().map(|&(shard, node)| (shard, node, NodeError::Missing));
+                made.failed.extend(lacking);
+                return Ok(made);
+            }
+            Err(error) => return Err(error),
+        };
         crash_point!("mover.copied");
         let mut stores: FuturesUnordered<_> = additions
             .iter()
             .filter_map(|&(shard, node)| Some((shard, node, shards.get(&shard)?.clone())))
             .map(|(shard, node, bytes)| store(plane, stripe, secret, shard, node, bytes))
             .collect();
+        made.sent = stores.len();
         while let Some((shard, node, stored)) = stores.next().await {
             match stored {
                 Ok(location) => made.added.push((shard, location)),
@@ -107,20 +167,22 @@ impl DataPlane {
         Ok(made)
     }
 
-    /// Asks a node for a slice of a chunk and checks it against the chunk's id, by the call that ranged reads use.
+    /// Asks a node for a slice of a chunk and checks it against the chunk's id, by the call that ranged reads use. The answer
+    /// must begin within `first_byte` and be there at the `deadline`.
     pub async fn audit(
         &self,
         node: NodeId,
         chunk: ChunkId,
         size: ByteCount,
         slice: Range<u64>,
+        first_byte: Duration,
         deadline: Duration,
     ) -> Audited {
-        let call = self.0.pool.get_slices(node, chunk, size, std::slice::from_ref(&slice));
+        let call = self.0.pool.get_slices_from(node, chunk, size, std::slice::from_ref(&slice), first_byte);
         match tokio::time::timeout(deadline, call).await {
             Ok(Ok(_)) => Audited::Proven,
             Ok(Err(NodeError::Missing)) => Audited::Lost,
-            Ok(Err(NodeError::Corrupt)) => Audited::Wrong,
+            Ok(Err(NodeError::Corrupt | NodeError::Rotten)) => Audited::Wrong,
             Ok(Err(NodeError::Unknown(_) | NodeError::BadAddress { .. })) => Audited::Unreachable,
             Ok(Err(NodeError::Status { code: tonic::Code::Unavailable, .. })) => Audited::Unreachable,
             Ok(Err(
@@ -140,16 +202,19 @@ impl DataPlane {
 async fn gather(
     plane: &Plane,
     stripe: &StripeState,
+    layout: &StripeLayout,
     wanted: &BTreeSet<ShardIndex>,
     made: &mut Repaired,
 ) -> Result<BTreeMap<ShardIndex, Bytes>, RepairError> {
-    let layout = layout(stripe);
     let segment = segment(stripe);
     let mut copies: FuturesUnordered<_> =
-        wanted.iter().map(|&shard| copy(plane, &segment, &layout, shard)).collect();
+        wanted.iter().map(|&shard| copy(plane, &segment, layout, shard)).collect();
     let mut shards = BTreeMap::new();
     while let Some(copied) = copies.next().await {
-        shards.extend(copied);
+        if let Some((from, shard, bytes)) = copied {
+            made.sources.push(from);
+            shards.insert(shard, bytes);
+        }
     }
     made.copied = shards.len();
     let missing: Vec<ShardIndex> =
@@ -158,9 +223,10 @@ async fn gather(
         return Ok(shards);
     }
     let need = stripe.geometry.data();
-    let fetched = fetch::fetch(plane, &segment, &layout, Check::Now)
+    let fetched = fetch::fetch(plane, &segment, layout, Check::Now)
         .await
         .map_err(|have| RepairError::Unreadable { have, need })?;
+    made.sources.extend(fetched.iter().map(|fetched| fetched.node));
     let present: Vec<(ShardIndex, Bytes)> =
         fetched.into_iter().map(|fetched| (fetched.shard, fetched.bytes.into_bytes())).collect();
     let (geometry, len) = (stripe.geometry, present.iter().map(|(_, bytes)| bytes.len()).sum());
@@ -185,17 +251,17 @@ async fn gather(
     Ok(shards)
 }
 
-/// A shard from one of the nodes that hold it, the best first; `None` if none has it.
+/// A shard from one of the nodes that hold it, the best first, and which; `None` if none has it.
 async fn copy(
     plane: &Plane,
     segment: &SegmentInfo,
     layout: &StripeLayout,
     shard: ShardIndex,
-) -> Option<(ShardIndex, Bytes)> {
+) -> Option<(NodeId, ShardIndex, Bytes)> {
     let known = layout.shards.iter().find(|known| known.index == shard)?;
     for node in fetch::nodes_of(plane, known) {
         match plane.pool.fetch(node, known.chunk, known.size.as_usize(), Check::Now).await {
-            Ok(pieces) => return Some((shard, pieces.into_bytes())),
+            Ok(pieces) => return Some((node, shard, pieces.into_bytes())),
             Err(error) => {
                 debug!(%node, %error, "a shard could not be copied from there");
                 fetch::failed(plane, segment, layout.index, shard, node, &error);
@@ -203,6 +269,29 @@ async fn copy(
         }
     }
     None
+}
+
+/// Has a node that holds the shard, the first of these, send it to where it is wanted; `None` if that did not work, for whatever reason: nodes may
+/// not reach each other, and then it goes by way of us.
+async fn push(
+    plane: &Plane,
+    stripe: &StripeState,
+    layout: &StripeLayout,
+    secret: &OwnerSecret,
+    shard: ShardIndex,
+    node: NodeId,
+) -> Option<(NodeId, (ShardIndex, NewLocation))> {
+    let known = layout.shards.iter().find(|known| known.index == shard)?;
+    let from = *fetch::nodes_of(plane, known).first()?;
+    let descriptor = descriptor(plane, stripe, secret, shard);
+    let length = known.size.as_usize();
+    match plane.pool.replicate_chunk((from, node), known.chunk, length, descriptor).await {
+        Ok(receipt) => Some((from, (shard, location(node, &receipt)))),
+        Err(error) => {
+            debug!(%from, to = %node, %error, "a shard did not go from node to node");
+            None
+        }
+    }
 }
 
 async fn store(
@@ -214,6 +303,13 @@ async fn store(
     bytes: Bytes,
 ) -> (ShardIndex, NodeId, Result<NewLocation, NodeError>) {
     let chunk = stripe.shards[shard.get()].0;
+    let sealed = descriptor(plane, stripe, secret, shard);
+    let stored = plane.pool.store_chunk(node, chunk, bytes, sealed).await;
+    (shard, node, stored.map(|receipt| location(node, &receipt)))
+}
+
+/// Where the shard belongs, sealed.
+fn descriptor(plane: &Plane, stripe: &StripeState, secret: &OwnerSecret, shard: ShardIndex) -> Bytes {
     let descriptor = Descriptor {
         owner: stripe.owner,
         segment: stripe.stripe.segment,
@@ -225,14 +321,16 @@ async fn store(
         stripe_size: u32::try_from(stripe.stripe_size.get()).unwrap_or(u32::MAX),
         plain_hash: stripe.plain_hash,
     };
-    let sealed: Bytes = descriptor.seal(&plane.master, secret, rand::random()).into();
-    let stored = plane.pool.store_chunk(node, chunk, bytes, sealed).await.map(|receipt| NewLocation {
+    descriptor.seal(&plane.master, secret, rand::random()).into()
+}
+
+fn location(node: NodeId, receipt: &Receipt) -> NewLocation {
+    NewLocation {
         node,
         generation: receipt.generation,
         receipt_signature: receipt.signature.to_vec(),
         stored_at: receipt.stored_at,
-    });
-    (shard, node, stored)
+    }
 }
 
 /// As the read path knows a stripe; whoever is believed to hold a shard may be asked for it.

@@ -8,25 +8,32 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::response::IntoResponse;
 use axum::{Extension, Json};
 use cyxcloud_core::NodeId;
-use cyxcloud_core::node::{NodeEvent, NodeStatus};
-use cyxcloud_metadata::model::{Node, NodeStep};
+use cyxcloud_core::node::NodeStatus;
+use cyxcloud_metadata::model::Node;
 use cyxcloud_metadata::upkeep::model::{AuditEvent, NodeUpkeep, RepairQueue, ScanReason};
 use cyxcloud_metadata::{Error as MetadataError, MetadataStore, Result as MetadataResult};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::auth::Principal;
-use crate::rest::{Problem, known, rfc3339};
+use crate::ephemeral::Ephemeral;
+use crate::identity::routes::{Asked, asked, parse};
+use crate::nodes::scrub_wanted;
+use crate::problem::{FOR_ADMINISTRATORS, Kind, Problem};
+use crate::rest::{Raw, known, rfc3339};
 
 /// A part of the status that takes longer than this is left out.
 const PART_TIMEOUT: Duration = Duration::from_secs(5);
 /// Audit events shown at most.
 const EVENTS_MAX: usize = 1000;
+
+/// For so long a node that is silent may be told to scrub.
+const SCRUB_ASKED_FOR: Duration = Duration::from_secs(3600);
 
 type Metadata = State<Arc<dyn MetadataStore>>;
 type Caller = Option<Extension<Principal>>;
@@ -37,8 +44,7 @@ fn administrator(caller: Caller) -> Result<Principal, Problem> {
     if caller.admin {
         return Ok(caller);
     }
-    let detail = "this is for administrators; ask one, or use an administrator's credentials";
-    Err(Problem::new(StatusCode::FORBIDDEN, "not-admin", "Administrators only", detail))
+    Err(Problem::new(Kind::NotAdmin, FOR_ADMINISTRATORS))
 }
 
 /// The parts of a status that could not be had. Those of one status are asked for at once.
@@ -69,16 +75,19 @@ impl Parts {
     }
 }
 
-#[derive(Serialize)]
-struct StatusBody {
+/// Nodes, repairs and garbage in numbers; a part that cannot be had is `null` and named under `problems`.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct StatusBody {
     nodes: Option<NodeCounts>,
     repairs: Option<RepairsBody>,
     gc: Option<GcBody>,
     problems: Vec<String>,
 }
 
-#[derive(Serialize)]
-struct NodeCounts {
+/// Nodes in numbers.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct NodeCounts {
+    #[schema(value_type = BTreeMap<String, usize>)]
     by_status: BTreeMap<&'static str, usize>,
     quarantined: usize,
     maintenance: usize,
@@ -105,9 +114,11 @@ impl NodeCounts {
     }
 }
 
-#[derive(Serialize)]
-struct RepairsBody {
+/// The queue of repairs.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct RepairsBody {
     /// Open jobs by the number of node losses that their stripe still survives; -1 is unreadable now.
+    #[schema(value_type = BTreeMap<String, u64>)]
     pending_by_tolerance: BTreeMap<i32, u64>,
     due: u64,
     in_progress: u64,
@@ -129,14 +140,18 @@ impl From<RepairQueue> for RepairsBody {
     }
 }
 
-#[derive(Serialize)]
-struct GcBody {
+/// What waits to be collected.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct GcBody {
     candidates: u64,
     condemned_segments: u64,
     chunk_deletes: u64,
     chunk_deletes_due: u64,
     orphans: u64,
+    /// Why an administrator stopped it.
     frozen: Option<String>,
+    /// Why a brake keeps something from being collected: an administrator must look.
+    halted: Option<String>,
 }
 
 async fn gc_body(metadata: &dyn MetadataStore) -> MetadataResult<GcBody> {
@@ -148,10 +163,11 @@ async fn gc_body(metadata: &dyn MetadataStore) -> MetadataResult<GcBody> {
         chunk_deletes_due: state.deletes_due,
         orphans: state.orphans,
         frozen: state.frozen,
+        halted: state.halted,
     })
 }
 
-pub(crate) async fn status(State(metadata): Metadata, caller: Caller) -> Result<impl IntoResponse, Problem> {
+pub(crate) async fn status(State(metadata): Metadata, caller: Caller) -> Result<Json<StatusBody>, Problem> {
     administrator(caller)?;
     let parts = Parts::default();
     let (nodes, repairs, gc) = tokio::join!(
@@ -167,14 +183,16 @@ pub(crate) async fn status(State(metadata): Metadata, caller: Caller) -> Result<
     }))
 }
 
-#[derive(Serialize)]
-struct NodesBody {
+/// All nodes.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct NodesBody {
     nodes: Option<Vec<NodeBody>>,
     problems: Vec<String>,
 }
 
-#[derive(Serialize)]
-struct NodeBody {
+/// A node.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct NodeBody {
     id: String,
     peer_id: String,
     label: String,
@@ -191,14 +209,16 @@ struct NodeBody {
     maintenance: bool,
     read_only: bool,
     quarantined: bool,
+    vetted: bool,
     storage_total_bytes: u64,
     storage_used_bytes: u64,
     storage_available_bytes: u64,
     upkeep: Option<NodeUpkeepBody>,
 }
 
-#[derive(Serialize)]
-struct NodeUpkeepBody {
+/// What audits and inventories say of a node.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct NodeUpkeepBody {
     audits_proven: u64,
     audits_failed: u64,
     audit_score: Option<f64>,
@@ -240,6 +260,7 @@ impl NodeBody {
             maintenance: node.maintenance,
             read_only: node.read_only,
             quarantined: node.quarantined,
+            vetted: node.vetted,
             storage_total_bytes: node.storage_total.get(),
             storage_used_bytes: node.storage_used.get(),
             storage_available_bytes: node.storage_available.get(),
@@ -248,7 +269,7 @@ impl NodeBody {
     }
 }
 
-pub(crate) async fn nodes(State(metadata): Metadata, caller: Caller) -> Result<impl IntoResponse, Problem> {
+pub(crate) async fn nodes(State(metadata): Metadata, caller: Caller) -> Result<Json<NodesBody>, Problem> {
     administrator(caller)?;
     let parts = Parts::default();
     let (nodes, upkeep) =
@@ -261,48 +282,60 @@ pub(crate) async fn nodes(State(metadata): Metadata, caller: Caller) -> Result<i
     Ok(Json(NodesBody { nodes, problems: parts.problems() }))
 }
 
-#[derive(Serialize)]
-struct RepairsStatus {
+/// The queue of repairs, if it can be had.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct RepairsStatus {
     repairs: Option<RepairsBody>,
     problems: Vec<String>,
 }
 
-pub(crate) async fn repairs(State(metadata): Metadata, caller: Caller) -> Result<impl IntoResponse, Problem> {
+pub(crate) async fn repairs(
+    State(metadata): Metadata,
+    caller: Caller,
+) -> Result<Json<RepairsStatus>, Problem> {
     administrator(caller)?;
     let parts = Parts::default();
     let repairs = parts.take("repairs", metadata.repair_queue()).await.map(RepairsBody::from);
     Ok(Json(RepairsStatus { repairs, problems: parts.problems() }))
 }
 
-#[derive(Serialize)]
-struct GcStatus {
+/// What waits to be collected, if it can be had.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct GcStatus {
     gc: Option<GcBody>,
     problems: Vec<String>,
 }
 
-pub(crate) async fn gc(State(metadata): Metadata, caller: Caller) -> Result<impl IntoResponse, Problem> {
+pub(crate) async fn gc(State(metadata): Metadata, caller: Caller) -> Result<Json<GcStatus>, Problem> {
     administrator(caller)?;
     let parts = Parts::default();
     let gc = parts.take("gc", gc_body(&*metadata)).await;
     Ok(Json(GcStatus { gc, problems: parts.problems() }))
 }
 
-#[derive(Deserialize)]
+/// Which proofs are asked for.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct AuditsQuery {
     /// One node's only.
+    #[param(value_type = Option<String>, format = "uuid")]
     node: Option<Uuid>,
+    /// 1 to 1000; 100 where nothing is said.
     limit: Option<usize>,
 }
 
-#[derive(Serialize)]
-struct AuditsBody {
+/// Proofs of storage, newest first.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct AuditsBody {
     audits: Option<Vec<AuditBody>>,
     problems: Vec<String>,
 }
 
-#[derive(Serialize)]
-struct AuditBody {
+/// A proof of storage, or its failure.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct AuditBody {
     at: String,
+    #[schema(value_type = String, format = "uuid")]
     round: Uuid,
     node: String,
     chunk: String,
@@ -336,9 +369,10 @@ impl From<AuditEvent> for AuditBody {
 pub(crate) async fn audits(
     State(metadata): Metadata,
     caller: Caller,
-    Query(query): Query<AuditsQuery>,
-) -> Result<impl IntoResponse, Problem> {
+    query: Asked<AuditsQuery>,
+) -> Result<Json<AuditsBody>, Problem> {
     administrator(caller)?;
+    let query = asked(query)?;
     let parts = Parts::default();
     let node = query.node.map(NodeId::from_uuid);
     let limit = query.limit.unwrap_or(100).clamp(1, EVENTS_MAX);
@@ -347,31 +381,32 @@ pub(crate) async fn audits(
     Ok(Json(AuditsBody { audits, problems: parts.problems() }))
 }
 
-fn refused(error: MetadataError) -> Problem {
+pub(crate) fn refused(error: MetadataError) -> Problem {
     match error {
         MetadataError::Stale { .. } => {
             let detail = "the node changed state meanwhile; look at it again and repeat";
-            Problem::new(StatusCode::CONFLICT, "stale", "Changed meanwhile", detail)
+            Problem::new(Kind::Stale, detail)
         }
         error => {
             tracing::error!(error = &error as &dyn std::error::Error, "an administrator's command failed");
             let detail = "the metadata store does not answer; try again";
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Not available", detail)
+            Problem::new(Kind::Unavailable, detail)
         }
     }
 }
 
-async fn one_node(metadata: &dyn MetadataStore, id: Uuid) -> Result<Node, Problem> {
-    let id = NodeId::from_uuid(id);
+async fn one_node(metadata: &dyn MetadataStore, id: &str) -> Result<Node, Problem> {
+    let id = id.parse::<Uuid>().ok().map(NodeId::from_uuid);
     let nodes = metadata.nodes().await.map_err(refused)?;
-    nodes.into_iter().find(|node| node.id == id).ok_or_else(|| {
-        let detail = "GET /api/v1/admin/nodes lists the nodes there are";
-        Problem::new(StatusCode::NOT_FOUND, "no-such-node", "No such node", detail)
-    })
+    nodes
+        .into_iter()
+        .find(|node| Some(node.id) == id)
+        .ok_or_else(|| Problem::new(Kind::NoSuchNode, "GET /api/v1/admin/nodes lists the nodes there are"))
 }
 
-#[derive(Serialize)]
-struct Done {
+/// What was done.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Done {
     status: &'static str,
 }
 
@@ -379,33 +414,63 @@ struct Done {
 pub(crate) async fn drain(
     State(metadata): Metadata,
     caller: Caller,
-    Path(id): Path<Uuid>,
-) -> Result<impl IntoResponse, Problem> {
+    Path(id): Path<String>,
+) -> Result<(StatusCode, Json<Done>), Problem> {
     let caller = administrator(caller)?;
-    let node = one_node(&*metadata, id).await?;
-    let to = node.status.next(NodeEvent::DrainAsked).map_err(|error| {
-        Problem::new(StatusCode::CONFLICT, "not-now", "Not in this state", error.to_string())
-    })?;
-    if to != node.status {
-        metadata.step_node(&NodeStep { node: node.id, from: node.status, to }).await.map_err(refused)?;
+    let node = one_node(&*metadata, &id).await?;
+    if metadata.drain_node(node.id, true).await.map_err(refused)? {
         tracing::info!(node = %node.id, by = %caller.owner, "an administrator drains a node");
     }
-    Ok((StatusCode::ACCEPTED, Json(Done { status: to.as_str() })))
+    Ok((StatusCode::ACCEPTED, Json(Done { status: NodeStatus::Draining.as_str() })))
+}
+
+/// Lets a node that drains because somebody asked for it be one of the others again.
+pub(crate) async fn resume(
+    State(metadata): Metadata,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<(StatusCode, Json<Done>), Problem> {
+    let caller = administrator(caller)?;
+    let node = one_node(&*metadata, &id).await?;
+    if !metadata.drain_node(node.id, false).await.map_err(refused)? {
+        let detail = "it does not drain because an administrator asked for it: it may be in service, away, or its operator \
+                      suspended; GET /api/v1/admin/nodes says which";
+        return Err(Problem::new(Kind::NotNow, detail));
+    }
+    tracing::info!(node = %node.id, by = %caller.owner, "an administrator takes a node back into service");
+    Ok((StatusCode::ACCEPTED, Json(Done { status: NodeStatus::Recovering.as_str() })))
+}
+
+/// Has a node read again and check all that it holds, as soon as its next heartbeat comes. May be lost with Redis, or with a node
+/// that is silent for an hour: then it is to be asked for again.
+pub(crate) async fn scrub(
+    State(metadata): Metadata,
+    State(ephemeral): State<Arc<dyn Ephemeral>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<(StatusCode, Json<Done>), Problem> {
+    administrator(caller)?;
+    let node = one_node(&*metadata, &id).await?;
+    let kept = ephemeral.keep(&scrub_wanted(node.id), "", SCRUB_ASKED_FOR).await;
+    kept.map_err(|_| Problem::new(Kind::Unavailable, "Redis does not answer; try again"))?;
+    Ok((StatusCode::ACCEPTED, Json(Done { status: "queued" })))
 }
 
 /// Compares a node's inventory with the database, both ways, soon.
 pub(crate) async fn reconcile(
     State(metadata): Metadata,
     caller: Caller,
-    Path(id): Path<Uuid>,
-) -> Result<impl IntoResponse, Problem> {
+    Path(id): Path<String>,
+) -> Result<(StatusCode, Json<Done>), Problem> {
     administrator(caller)?;
-    let node = one_node(&*metadata, id).await?;
+    let node = one_node(&*metadata, &id).await?;
     metadata.queue_scan(node.id, ScanReason::Periodic).await.map_err(refused)?;
     Ok((StatusCode::ACCEPTED, Json(Done { status: "queued" })))
 }
 
-#[derive(Deserialize, Default)]
+/// Why collection is to stop.
+#[derive(Deserialize, Default, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Freeze {
     reason: Option<String>,
 }
@@ -414,18 +479,18 @@ pub(crate) struct Freeze {
 pub(crate) async fn freeze(
     State(metadata): Metadata,
     caller: Caller,
-    body: Option<Json<Freeze>>,
-) -> Result<impl IntoResponse, Problem> {
+    Raw(body): Raw,
+) -> Result<Json<Done>, Problem> {
     let caller = administrator(caller)?;
-    let reason =
-        body.and_then(|Json(body)| body.reason).unwrap_or_else(|| "an administrator asked".to_owned());
+    let body = if body.is_empty() { Freeze::default() } else { parse(&body)? };
+    let reason = body.reason.unwrap_or_else(|| "an administrator asked".to_owned());
     metadata.freeze_gc(&reason).await.map_err(refused)?;
     tracing::warn!(by = %caller.owner, reason, "garbage collection is frozen");
     Ok(Json(Done { status: "frozen" }))
 }
 
 /// Lets garbage collection go on, after a restore too: from then on what the restored metadata does not know is collected.
-pub(crate) async fn thaw(State(metadata): Metadata, caller: Caller) -> Result<impl IntoResponse, Problem> {
+pub(crate) async fn thaw(State(metadata): Metadata, caller: Caller) -> Result<Json<Done>, Problem> {
     let caller = administrator(caller)?;
     let was = metadata.thaw_gc().await.map_err(refused)?;
     tracing::warn!(by = %caller.owner, was_frozen = was, "garbage collection goes on");

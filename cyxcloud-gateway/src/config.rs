@@ -7,18 +7,26 @@ use std::time::Duration;
 use clap::{ArgAction, Parser};
 use cyxcloud_core::ByteCount;
 use cyxcloud_core::address::AddressPolicy;
-use cyxcloud_core::claims::check_secret;
 use cyxcloud_core::node::LifecycleTimers;
-use cyxcloud_core::seal::{MasterKey, MasterKeyError};
+use cyxcloud_core::seal::MasterKey;
+use cyxcloud_core::secret::{self, SecretError, Strength};
+use cyxcloud_tls::crowd::Crowd;
+use cyxcloud_tls::{ServerKeyArgs, TlsArgs, TlsError};
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
-/// Shortest root secret key, in characters; what S3 clients accept.
-const ROOT_SECRET_MIN: usize = 16;
+use crate::websocket;
+use crate::websocket::origin::{Origin, Origins};
+
+/// Said below `--help`, because flags that carry secrets would show them to everybody on the machine.
+const SECRETS_HELP: &str = "\
+Secrets: JWT_SECRET (shared with the identity service, 32 bytes or more), CYXCLOUD_MASTER_KEY (64 hexadecimal digits; without it \
+nothing stored can be read), CYXCLOUD_ROOT_SECRET_KEY (32 characters or more), DATABASE_URL and REDIS_URL. Each is a variable, \
+or in the file that the variable with _FILE added names (JWT_SECRET_FILE=/run/secrets/jwt).";
 
 /// The CyxCloud gateway: S3 and REST over HTTP, node and data services over gRPC.
 #[derive(Debug, Parser)]
-#[command(name = "cyxcloud-gateway", version, about, max_term_width = 110)]
+#[command(name = "cyxcloud-gateway", version, about, max_term_width = 110, after_help = SECRETS_HELP)]
 pub struct Config {
     /// HTTP listen address: S3, REST, health
     #[arg(long, env = "HTTP_ADDR", value_name = "ADDR", default_value = "0.0.0.0:8080")]
@@ -50,9 +58,17 @@ pub struct Config {
     /// Keep metadata in memory: everything is lost at exit
     #[arg(long)]
     pub memory_only: bool,
-    /// Require nodes to authenticate on gRPC
-    #[arg(long)]
-    pub grpc_auth: bool,
+    /// Require tokens on gRPC: of nodes and programs here, and of everybody on the nodes; on unless --memory-only
+    ///
+    /// Without it whoever reaches a node's port may read and delete what it holds.
+    #[arg(long, env = "GRPC_AUTH", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub grpc_auth: Option<bool>,
+    /// The CyxWiz API, such as http://cyxwiz-api:3002: says what its accounts may store; nodes' operators have accounts there
+    #[arg(long, env = "CYXWIZ_API_URL", value_name = "URL")]
+    pub cyxwiz_api_url: Option<String>,
+    /// How long its answers are believed
+    #[arg(long, env = "CYXWIZ_CACHE_SECS", value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub cyxwiz_cache_secs: u64,
     /// Networks that nodes may be in although they are private, e.g. 10.0.0.0/8,127.0.0.0/8
     #[arg(long, env = "NODE_NETWORKS", value_name = "CIDR,...", value_delimiter = ',')]
     pub node_networks: Vec<IpNet>,
@@ -86,7 +102,7 @@ pub struct Config {
     /// Access key of the root user
     #[arg(long, env = "CYXCLOUD_ROOT_ACCESS_KEY", value_name = "KEY")]
     pub root_access_key: Option<String>,
-    /// Secret key of the root user; at least 16 characters
+    /// Secret key of the root user; at least 32 characters
     #[arg(env = "CYXCLOUD_ROOT_SECRET_KEY", long = "root-secret-key", hide = true, hide_env_values = true)]
     pub root_secret_key: Option<SecretString>,
     /// Region that S3 clients sign for
@@ -113,6 +129,16 @@ pub struct Config {
     /// Proxies whose X-Forwarded-For is believed, e.g. 10.0.0.0/8
     #[arg(long, env = "TRUSTED_PROXIES", value_name = "CIDR,...", value_delimiter = ',')]
     pub trusted_proxies: Vec<IpNet>,
+    /// Open connections to one port from one address (one /64 of IPv6), at most; trusted proxies have no limit
+    #[arg(long, env = "CYXCLOUD_CONNECTIONS_PER_ADDRESS", value_name = "N", default_value_t = 512,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub connections_per_address: u32,
+    /// Web pages that may open WebSockets, beside those of this host, e.g. https://app.example; all with --cors-permissive
+    #[arg(long, env = "WS_ORIGINS", value_name = "ORIGIN,...", value_delimiter = ',')]
+    pub ws_origins: Vec<Origin>,
+    /// Between two pings on a WebSocket; who is silent for two of them is cut off
+    #[arg(long, env = "WS_PING_SECS", value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub ws_ping_secs: u64,
     /// How long lines of the audit log are kept
     #[arg(long, env = "CYXCLOUD_AUDIT_DAYS", value_name = "DAYS", default_value_t = 400)]
     pub audit_days: u32,
@@ -131,7 +157,39 @@ pub struct Config {
 
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub tls: TlsArgs,
+    /// Speak plain text on the gRPC port although there is a certificate: for nodes in a private network
+    #[arg(long, env = "GRPC_PLAINTEXT", help_heading = "TLS")]
+    pub grpc_plaintext: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub server_key: ServerKeyArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub timers: TimerConfig,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub files: SecretFiles,
+}
+
+/// Files that hold secrets instead of the variables; read by [`Config::check`].
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct SecretFiles {
+    /// Instead of DATABASE_URL.
+    #[arg(long, env = "DATABASE_URL_FILE", value_name = "PATH", hide = true)]
+    pub database_url_file: Option<PathBuf>,
+    /// Instead of REDIS_URL.
+    #[arg(long, env = "REDIS_URL_FILE", value_name = "PATH", hide = true)]
+    pub redis_url_file: Option<PathBuf>,
+    /// Instead of JWT_SECRET.
+    #[arg(long, env = "JWT_SECRET_FILE", value_name = "PATH", hide = true)]
+    pub jwt_secret_file: Option<PathBuf>,
+    /// Instead of CYXCLOUD_MASTER_KEY.
+    #[arg(long, env = "CYXCLOUD_MASTER_KEY_FILE", value_name = "PATH", hide = true)]
+    pub master_key_file: Option<PathBuf>,
+    /// Instead of CYXCLOUD_ROOT_SECRET_KEY.
+    #[arg(long, env = "CYXCLOUD_ROOT_SECRET_KEY_FILE", value_name = "PATH", hide = true)]
+    pub root_secret_key_file: Option<PathBuf>,
 }
 
 /// Timers of the nodes' life cycle; each also in seconds, which wins.
@@ -214,28 +272,33 @@ pub enum ConfigError {
     /// There is no chain code in this build.
     #[error("this build has no blockchain support: leave out {0}")]
     NoBlockchain(&'static str),
-    /// Node tokens are not issued by this build.
-    #[error(
-        "this build cannot authenticate nodes: leave out --grpc-auth and keep the gRPC port in a private network"
-    )]
-    NoNodeAuth,
-    /// A secret is missing.
+    /// The CyxWiz API's address is none.
+    #[error("CYXWIZ_API_URL")]
+    Identity(#[from] cyxwiz_client::Error),
+    /// A secret cannot be used.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// Half of the root user's credentials.
     #[error("{0} is required: {1}")]
     Missing(&'static str, &'static str),
-    /// A secret is there and worthless.
+    /// The root user's access key cannot be one.
     #[error("{0} is not usable: {1}")]
-    Weak(&'static str, &'static str),
+    Unusable(&'static str, &'static str),
     /// The timers contradict each other.
     #[error(transparent)]
     Timers(#[from] cyxcloud_core::node::TimersError),
+    /// Half of what TLS needs is missing.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A number is out of range.
     #[error("{0}")]
     Range(String),
 }
 
 impl Config {
-    /// Checks what one field cannot know alone.
-    pub fn check(self) -> Result<Self, ConfigError> {
+    /// Reads secrets from their files, and checks what one field cannot know alone.
+    pub fn check(mut self) -> Result<Self, ConfigError> {
+        self.read_secrets()?;
         self.check_database()?;
         for (given, flag) in [
             (self.enable_blockchain, "--enable-blockchain"),
@@ -246,11 +309,12 @@ impl Config {
                 return Err(ConfigError::NoBlockchain(flag));
             }
         }
-        if self.grpc_auth {
-            return Err(ConfigError::NoNodeAuth);
-        }
         self.check_secrets()?;
+        // What is empty counts as not given: files of many variables leave it so.
+        self.cyxwiz_api_url = self.cyxwiz_api_url.filter(|url| !url.trim().is_empty());
+        self.identity_service()?;
         self.timers.lifecycle().check()?;
+        self.tls.pair()?;
         if self.inline_max > ByteCount::kib(64) {
             return Err(ConfigError::Range("--inline-max is at most 64KiB".to_owned()));
         }
@@ -261,6 +325,11 @@ impl Config {
             return Err(ConfigError::Range("--memory is at least 64MiB".to_owned()));
         }
         Ok(self)
+    }
+
+    /// Whether gRPC takes no call without a token.
+    pub fn requires_node_auth(&self) -> bool {
+        self.grpc_auth.unwrap_or(!self.memory_only)
     }
 
     fn check_database(&self) -> Result<(), ConfigError> {
@@ -274,57 +343,120 @@ impl Config {
         }
     }
 
+    /// Takes secrets from wherever they are; afterwards they are in their own fields.
+    fn read_secrets(&mut self) -> Result<(), SecretError> {
+        let files = std::mem::take(&mut self.files);
+        for (name, value, file, strength) in [
+            ("DATABASE_URL", &mut self.database_url, &files.database_url_file, Strength::Any),
+            ("REDIS_URL", &mut self.redis_url, &files.redis_url_file, Strength::Any),
+            ("JWT_SECRET", &mut self.jwt_secret, &files.jwt_secret_file, Strength::Key),
+            // Its parser is stricter and says more.
+            ("CYXCLOUD_MASTER_KEY", &mut self.master_key, &files.master_key_file, Strength::Any),
+            (
+                "CYXCLOUD_ROOT_SECRET_KEY",
+                &mut self.root_secret_key,
+                &files.root_secret_key_file,
+                Strength::Key,
+            ),
+        ] {
+            let given = value.as_ref().map(|value| value.expose_secret());
+            let read = |path: &std::path::Path| std::fs::read_to_string(path);
+            *value = secret::obtain(name, given, file.as_deref(), strength, read)?.map(SecretString::from);
+        }
+        Ok(())
+    }
+
     fn check_secrets(&self) -> Result<(), ConfigError> {
-        let jwt = self
-            .jwt_secret
-            .as_ref()
-            .ok_or(ConfigError::Missing(
+        if self.jwt_secret.is_none() {
+            return Err(SecretError::Missing(
                 "JWT_SECRET",
-                "set it to at least 32 random bytes, e.g. $(openssl rand -hex 32)",
-            ))?
-            .expose_secret();
-        check_secret(jwt).map_err(|weak| ConfigError::Weak("JWT_SECRET", weak.reason()))?;
+                "at least 32 random bytes, e.g. $(openssl rand -hex 32)",
+            )
+            .into());
+        }
         if self.master_key.is_none() && !self.memory_only {
-            return Err(ConfigError::Missing(
+            return Err(SecretError::Missing(
                 "CYXCLOUD_MASTER_KEY",
-                "set it to 64 random hexadecimal digits, e.g. $(openssl rand -hex 32), and keep a copy in a safe place",
-            ));
+                "64 random hexadecimal digits, e.g. $(openssl rand -hex 32), of which you keep a copy in a safe place",
+            )
+            .into());
         }
         self.master_key()?;
+        self.check_distinct()?;
         match (&self.root_access_key, &self.root_secret_key) {
             (None, None) => Ok(()),
             (Some(id), Some(_)) if id.len() < 3 || !id.bytes().all(|b| b.is_ascii_graphic() && b != b'/') => {
-                Err(ConfigError::Weak(
+                Err(ConfigError::Unusable(
                     "CYXCLOUD_ROOT_ACCESS_KEY",
                     "it needs 3 or more printable characters and no slash",
                 ))
             }
-            (Some(_), Some(secret)) if secret.expose_secret().len() < ROOT_SECRET_MIN => {
-                Err(ConfigError::Weak("CYXCLOUD_ROOT_SECRET_KEY", "it has fewer than 16 characters"))
-            }
             (Some(_), Some(_)) => Ok(()),
-            (Some(_), None) => {
-                Err(ConfigError::Missing("CYXCLOUD_ROOT_SECRET_KEY", "the root access key is set"))
-            }
+            (Some(_), None) => Err(SecretError::Missing(
+                "CYXCLOUD_ROOT_SECRET_KEY",
+                "the root access key is set; e.g. $(openssl rand -hex 20)",
+            )
+            .into()),
             (None, Some(_)) => {
                 Err(ConfigError::Missing("CYXCLOUD_ROOT_ACCESS_KEY", "the root secret key is set"))
             }
         }
     }
 
+    fn check_distinct(&self) -> Result<(), SecretError> {
+        let server_key = self.server_key.text();
+        let ours: Vec<(&'static str, &str)> = [
+            ("JWT_SECRET", &self.jwt_secret),
+            ("CYXCLOUD_MASTER_KEY", &self.master_key),
+            ("CYXCLOUD_ROOT_SECRET_KEY", &self.root_secret_key),
+            ("SERVER_KEY", &server_key),
+        ]
+        .into_iter()
+        .filter_map(|(name, secret)| Some((name, secret.as_ref()?.expose_secret())))
+        .collect();
+        secret::distinct(&ours)?;
+        // Databases may share theirs with each other, but with nothing of ours.
+        for (name, url) in [
+            ("the password in DATABASE_URL", &self.database_url),
+            ("the password in REDIS_URL", &self.redis_url),
+        ] {
+            let Some(password) = url.as_ref().and_then(|url| secret::url_password(url.expose_secret()))
+            else {
+                continue;
+            };
+            secret::distinct(&[&ours[..], &[(name, &password)]].concat())?;
+        }
+        Ok(())
+    }
+
     /// The master key, if one was given.
     pub fn master_key(&self) -> Result<Option<MasterKey>, ConfigError> {
         let Some(text) = &self.master_key else { return Ok(None) };
         let key = text.expose_secret().parse::<MasterKey>();
-        key.map(Some).map_err(|error| {
-            ConfigError::Weak(
-                "CYXCLOUD_MASTER_KEY",
-                match error {
-                    MasterKeyError::NotHex => "it is not 64 hexadecimal digits",
-                    MasterKeyError::NotRandom => "it is not random",
-                },
-            )
-        })
+        Ok(key.map(Some).map_err(|error| SecretError::NoKey("CYXCLOUD_MASTER_KEY", error))?)
+    }
+
+    /// The CyxWiz API, if there is one to ask.
+    pub fn identity_service(&self) -> Result<Option<cyxwiz_client::Client>, ConfigError> {
+        const AGENT: &str = concat!("cyxcloud-gateway/", env!("CARGO_PKG_VERSION"));
+        let client = |url: &String| cyxwiz_client::Client::new(url, AGENT);
+        Ok(self.cyxwiz_api_url.as_ref().map(client).transpose()?)
+    }
+
+    /// Who may connect to one port.
+    pub fn crowd(&self) -> Crowd {
+        Crowd::with_exempt(self.connections_per_address as usize, self.trusted_proxies.clone())
+    }
+
+    /// What is set about WebSockets.
+    pub fn sockets(&self) -> websocket::Config {
+        let origins = Origins { named: self.ws_origins.clone(), any: self.cors_permissive };
+        websocket::Config { origins, ping_every: Duration::from_secs(self.ws_ping_secs) }
+    }
+
+    /// Whether the operators of nodes must be known.
+    pub fn wants_operators(&self) -> bool {
+        self.cyxwiz_api_url.is_some() && self.grpc_auth != Some(false)
     }
 
     /// Which addresses of nodes may be dialled. `own` are our database and cache, never to be dialled for a node.
@@ -352,6 +484,16 @@ mod tests {
     }
 
     #[test]
+    fn operators_must_be_known_where_they_can_be() {
+        let wants = |args: &[&str]| {
+            parse(&[&["--memory-only"], args].concat()).expect("enough to start").wants_operators()
+        };
+        let api = ["--cyxwiz-api-url", "http://cyxwiz-api:3002"];
+        assert!(!wants(&[]) && !wants(&["--grpc-auth"]) && !wants(&["--cyxwiz-api-url", ""]));
+        assert!(wants(&api) && !wants(&[&api[..], &["--grpc-auth=false"]].concat()));
+    }
+
+    #[test]
     fn contradictions_and_weak_secrets_are_refused() {
         let key = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
         for bad in [
@@ -359,14 +501,25 @@ mod tests {
             &["--data-dir", "/tmp/x"],
             &["--data-dir", "/tmp/x", "--database-url", "postgres://x/y", "--master-key", key],
             &["--memory-only", "--enable-blockchain"],
-            &["--memory-only", "--grpc-auth"],
+            &["--memory-only", "--cyxwiz-api-url", "cyxwiz-api:3002"],
+            &["--memory-only", "--cyxwiz-api-url", "http://u:p@cyxwiz-api:3002"],
             &["--memory-only", "--master-key", "abc"],
             &["--memory-only", "--master-key", &"00".repeat(32)],
+            &["--memory-only", "--master-key", key, "--server-key", key],
             &["--memory-only", "--root-access-key", "root"],
             &["--memory-only", "--root-access-key", "root", "--root-secret-key", "short"],
+            &["--memory-only", "--root-access-key", "root", "--root-secret-key", &SECRET[1..]],
+            &["--memory-only", "--root-access-key", "root", "--root-secret-key", SECRET],
+            &["--memory-only", "--root-secret-key", &key[1..]],
+            &["--memory-only", "--redis-url", "redis://:0123456789abcdef0123456789abcdef@h"],
+            &["--memory-only", "--jwt-secret-file", "/dev/null"],
+            &["--memory-only", "--master-key-file", "/dev/null"],
+            &["--memory-only", "--redis-url-file", "/nonexistent"],
             &["--memory-only", "--jwt-secret", "your-secret-here"],
             &["--memory-only", "--node-drain-threshold-secs", "1"],
             &["--memory-only", "--inline-max", "1MiB"],
+            &["--memory-only", "--tls-cert", "cert.pem"],
+            &["--memory-only", "--tls-key", "key.pem"],
         ] {
             let mut args = bad.to_vec();
             let replaces_secret = args.contains(&"--jwt-secret");
@@ -379,6 +532,44 @@ mod tests {
             assert!(result.is_err(), "{bad:?}");
         }
         parse(&["--data-dir", "/tmp/x", "--master-key", key]).expect("enough to start");
+    }
+
+    #[test]
+    fn tokens_are_wanted_unless_all_is_forgotten_at_exit() {
+        let key = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+        let lasting = ["--data-dir", "/tmp/x", "--master-key", key];
+        let wants = |args: &[&str]| parse(args).expect("enough to start").requires_node_auth();
+        assert!(wants(&lasting) && !wants(&["--memory-only"]));
+        assert!(wants(&["--memory-only", "--grpc-auth"]));
+        assert!(!wants(&[&lasting[..], &["--grpc-auth=false"]].concat()));
+    }
+
+    #[test]
+    fn secrets_may_be_in_files() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            path.into_os_string().into_string().expect("plain path")
+        };
+        let key = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+        let root = "abcdefghijklmnopqrstuvwxyz0123456789";
+        let config = parse(&[
+            "--database-url-file",
+            &path("url", "postgres://u:p@h/d\n"),
+            "--master-key-file",
+            &path("key", &format!("{key}\n")),
+            "--root-access-key",
+            "root",
+            "--root-secret-key-file",
+            &path("root", root),
+        ])
+        .expect("all there");
+        let text = |secret: &Option<SecretString>| secret.as_ref().map(|s| s.expose_secret().to_owned());
+        assert_eq!(text(&config.database_url).as_deref(), Some("postgres://u:p@h/d"));
+        assert_eq!(text(&config.master_key).as_deref(), Some(key));
+        assert_eq!(text(&config.root_secret_key).as_deref(), Some(root));
+        config.check().expect("as good the second time");
     }
 
     #[test]

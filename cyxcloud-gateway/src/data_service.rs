@@ -18,6 +18,7 @@ use crate::auth::{Authenticator, Principal};
 use crate::objects::conditions::ReadConditions;
 use crate::objects::range::ByteRange;
 use crate::objects::{BoxError, Error, ObjectService, ReadObject, Select};
+use crate::outgoing::{Messages, Patience};
 
 /// Bytes in one message, unless asked for otherwise.
 const MESSAGE_DEFAULT: usize = 1 << 20;
@@ -40,11 +41,8 @@ impl DataApi {
     }
 
     async fn principal<T>(&self, request: &Request<T>) -> Result<Principal, Status> {
-        let header = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-        let token = header
-            .and_then(|header| header.strip_prefix("Bearer "))
-            .ok_or_else(|| Status::unauthenticated("send `authorization: Bearer <token>`"))?;
-        self.auth.authenticate_token(token).await.map_err(|error| Status::unauthenticated(error.message()))
+        let admitted = self.auth.authenticate_metadata(request.metadata()).await;
+        admitted.map_err(|error| Status::unauthenticated(error.message()))
     }
 }
 
@@ -80,7 +78,10 @@ impl DataService for DataApi {
             });
             std::future::ready(Some(chunk))
         });
-        Ok(Response::new(chunks.boxed()))
+        let objects = self.objects.clone();
+        Ok(Response::new(
+            Messages::watch(chunks.boxed(), Patience::default(), move || objects.readers_wait()).boxed(),
+        ))
     }
 
     async fn get_dataset_info(

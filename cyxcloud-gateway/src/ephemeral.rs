@@ -1,6 +1,7 @@
 //! What may be lost: news that gateways pass each other so that they look at the metadata store sooner than their next
 //! tick, things that are good once and for minutes (nonces, tickets), and counts for rate limits. Losing all of it lets
-//! nobody in and logs nobody out: what is not here is refused.
+//! nobody in and logs nobody out: what is not here is refused. One thing is here because it was used: registrations of nodes,
+//! which are good once as long as this is not lost, and for an hour if it is.
 //!
 //! Two implementations: Redis between several gateways, and this process alone.
 
@@ -19,6 +20,8 @@ use tracing::{debug, warn};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause before a lost subscription is taken up again.
 const RESUBSCRIBE_PAUSE: Duration = Duration::from_secs(1);
+/// What limits are told for.
+const MINUTE: Duration = Duration::from_secs(60);
 /// Values and counts kept in one process, at most; beyond it new ones are refused.
 const KEPT_MAX: usize = 200_000;
 /// News waiting for a slow subscriber, at most; beyond it the oldest are dropped.
@@ -40,6 +43,8 @@ pub enum Topic {
     Nodes,
     /// A key, token or user was revoked or changed: the message is the id of a token or session, or `*` for the rest.
     Credentials,
+    /// Something happened to somebody's buckets, for whoever listens ([`crate::events::relay`]).
+    Events,
 }
 
 impl Topic {
@@ -47,12 +52,24 @@ impl Topic {
         match self {
             Self::Nodes => "cyxcloud.nodes",
             Self::Credentials => "cyxcloud.credentials",
+            Self::Events => "cyxcloud.events",
         }
     }
 }
 
+/// What comes in on a topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Somebody said this.
+    Message(String),
+    /// What is said from about now on is not heard.
+    Lost,
+    /// It is again; what was said meanwhile is lost.
+    Back,
+}
+
 /// News as they come in; ends with the process.
-pub type News = Pin<Box<dyn Stream<Item = String> + Send>>;
+pub type News = Pin<Box<dyn Stream<Item = Heard> + Send>>;
 
 /// Shared state that may be lost at any time.
 #[async_trait]
@@ -63,14 +80,27 @@ pub trait Ephemeral: Send + Sync + std::fmt::Debug {
     async fn ping(&self) -> Result<(), Error>;
     /// Tells all current subscribers of the topic. At most once; nobody may have heard it.
     async fn publish(&self, topic: Topic, message: &str) -> Result<(), Error>;
-    /// News of the topic from now on. Gaps are not reported.
+    /// News of the topic from now on, and between which of them some may be missing.
     async fn subscribe(&self, topic: Topic) -> Result<News, Error>;
     /// Keeps a value under a name for so long.
     async fn keep(&self, name: &str, value: &str, ttl: Duration) -> Result<(), Error>;
+    /// What is kept under a name; it stays.
+    async fn look(&self, name: &str) -> Result<Option<String>, Error>;
     /// Takes what is kept under a name: of all who ask, one gets it.
     async fn take(&self, name: &str) -> Result<Option<String>, Error>;
     /// Counts one more under a name that begins anew after `window`; answers how many there are and how long it lasts.
     async fn count(&self, name: &str, window: Duration) -> Result<(u64, Duration), Error>;
+}
+
+/// Counts one more try of somebody at something; where this minute has had more than `most`, how long it lasts.
+pub async fn over_limit(
+    ephemeral: &dyn Ephemeral,
+    what: &str,
+    who: &str,
+    most: u64,
+) -> Result<Option<Duration>, Error> {
+    let (count, after) = ephemeral.count(&format!("rate:{what}:{who}"), MINUTE).await?;
+    Ok((count > most).then_some(after))
 }
 
 /// In this process only.
@@ -128,7 +158,11 @@ impl Ephemeral for InProcess {
     async fn subscribe(&self, topic: Topic) -> Result<News, Error> {
         let news = tokio_stream::wrappers::BroadcastStream::new(self.sender.subscribe());
         Ok(Box::pin(news.filter_map(move |item| async move {
-            item.ok().and_then(|(about, message)| (about == topic).then_some(message))
+            match item {
+                Ok((about, message)) => (about == topic).then_some(Heard::Message(message)),
+                // Some were dropped, of whatever topic, and this is the next chance to hear more.
+                Err(_) => Some(Heard::Back),
+            }
         })))
     }
 
@@ -136,6 +170,11 @@ impl Ephemeral for InProcess {
         let kept = Kept { value: value.to_owned(), count: 0, until: Instant::now() + ttl };
         self.kept()?.insert(name.to_owned(), kept);
         Ok(())
+    }
+
+    async fn look(&self, name: &str) -> Result<Option<String>, Error> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(kept.get(name).filter(|kept| kept.until > Instant::now()).map(|kept| kept.value.clone()))
     }
 
     async fn take(&self, name: &str) -> Result<Option<String>, Error> {
@@ -211,10 +250,15 @@ impl Ephemeral for Redis {
                 if let Some(stream) = messages.take() {
                     forward(stream, &sender).await;
                     debug!(channel = topic.channel(), "lost the subscription");
+                    // Fails where nobody listens any more, which ends the loop.
+                    let _ = sender.send(Heard::Lost).await;
                 }
                 tokio::time::sleep(RESUBSCRIBE_PAUSE).await;
                 match listen(&client, topic).await {
-                    Ok(stream) => messages = Some(stream),
+                    Ok(stream) => {
+                        let _ = sender.send(Heard::Back).await;
+                        messages = Some(stream);
+                    }
                     Err(error) => warn!(%error, "redis does not answer; going on without news"),
                 }
             }
@@ -227,6 +271,12 @@ impl Ephemeral for Redis {
         let kept: redis::RedisResult<()> =
             connection.pset_ex(key_of(name), value, u64::try_from(ttl.as_millis()).unwrap_or(1)).await;
         kept.map_err(|source| Error { doing: "keep something in Redis", source: Some(source) })
+    }
+
+    async fn look(&self, name: &str) -> Result<Option<String>, Error> {
+        let mut connection = self.connection.clone();
+        let seen: redis::RedisResult<Option<String>> = connection.get(key_of(name)).await;
+        seen.map_err(|source| Error { doing: "look something up in Redis", source: Some(source) })
     }
 
     async fn take(&self, name: &str) -> Result<Option<String>, Error> {
@@ -273,13 +323,13 @@ async fn listen(client: &redis::Client, topic: Topic) -> Result<Subscription, Er
     Ok((sink, stream))
 }
 
-async fn forward((_sink, mut stream): Subscription, sender: &tokio::sync::mpsc::Sender<String>) {
+async fn forward((_sink, mut stream): Subscription, sender: &tokio::sync::mpsc::Sender<Heard>) {
     loop {
         tokio::select! {
             message = stream.next() => {
                 let Some(message) = message else { return };
-                // Full means that the subscriber is slow; it will read everything anew at the next one.
-                let _ = sender.try_send(message.get_payload().unwrap_or_default());
+                // Waits for a slow subscriber: what Redis then cannot keep for us it cuts off, which is told.
+                let _ = sender.send(Heard::Message(message.get_payload().unwrap_or_default())).await;
             }
             () = sender.closed() => return,
         }
@@ -295,8 +345,9 @@ mod tests {
         let mut news = ephemeral.subscribe(Topic::Nodes).await.expect("subscribes");
         ephemeral.publish(Topic::Nodes, "one").await.expect("publishes");
         ephemeral.publish(Topic::Nodes, "two").await.expect("publishes");
-        assert_eq!(news.next().await.as_deref(), Some("one"));
-        assert_eq!(news.next().await.as_deref(), Some("two"));
+        for said in ["one", "two"] {
+            assert_eq!(news.next().await, Some(Heard::Message(said.to_owned())));
+        }
     }
 
     async fn what_is_kept_is_taken_once(ephemeral: &dyn Ephemeral) {
@@ -304,12 +355,16 @@ mod tests {
         let minute = Duration::from_secs(60);
         assert_eq!(ephemeral.take(&name).await.expect("answers"), None);
         ephemeral.keep(&name, "value", minute).await.expect("keeps");
+        for _ in 0..2 {
+            assert_eq!(ephemeral.look(&name).await.expect("answers").as_deref(), Some("value"));
+        }
         let takers = (0..8).map(|_| ephemeral.take(&name));
         let taken = futures::future::join_all(takers).await;
         let taken: Vec<String> = taken.into_iter().filter_map(|taken| taken.expect("answers")).collect();
         assert_eq!(taken, ["value"]);
         ephemeral.keep(&name, "short", Duration::from_millis(1)).await.expect("keeps");
         tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(ephemeral.look(&name).await.expect("answers"), None);
         assert_eq!(ephemeral.take(&name).await.expect("answers"), None);
         for n in 1..=3 {
             let (count, left) = ephemeral.count(&name, minute).await.expect("counts");

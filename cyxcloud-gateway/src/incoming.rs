@@ -1,5 +1,5 @@
-//! The body of a request as it comes in: cut off when its sender falls silent, and accounted for when the answer is
-//! ready before its end.
+//! The body of a request as it comes in: cut off when its sender falls silent or only drips, and accounted for when the
+//! answer is ready before its end.
 //!
 //! On HTTP/1 what is left of a body stands between its request and the next one. Either it is read to its end, or the
 //! connection ends with the answer, and the answer says so; nothing else keeps requests apart.
@@ -13,13 +13,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 /// How patient a server is with bodies.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// A sender may be silent this long in the middle of a body.
     pub silence: Duration,
+    /// Bytes that must come, on average, for each second that a sender lets us wait beyond `silence`. Time in which we
+    /// take nothing counts for nobody.
+    pub rate: u32,
     /// What is left of a body is read up to here to keep the connection; more is not worth it.
     pub left_bytes: usize,
     /// And no longer than this.
@@ -28,7 +31,12 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { silence: Duration::from_secs(60), left_bytes: 1 << 20, left_time: Duration::from_secs(2) }
+        Self {
+            silence: Duration::from_secs(60),
+            rate: 256,
+            left_bytes: 1 << 20,
+            left_time: Duration::from_secs(2),
+        }
     }
 }
 
@@ -41,6 +49,9 @@ pub enum Error {
     /// Nothing came for a while.
     #[error("nothing was received for {} s", .0.as_secs())]
     Silent(Duration),
+    /// Too little came for too long.
+    #[error("less than {0} bytes were received per second")]
+    Slow(u32),
 }
 
 /// What is known of a body beside whoever reads it.
@@ -56,7 +67,28 @@ pub struct Watched<B> {
     inner: Option<B>,
     seen: Arc<Seen<B>>,
     patience: Patience,
-    silence: Option<Pin<Box<Sleep>>>,
+    waiting: Option<Waiting>,
+    waited: Duration,
+    received: u64,
+}
+
+/// For the sender, now.
+#[derive(Debug)]
+struct Waiting {
+    since: Instant,
+    until: Pin<Box<Sleep>>,
+}
+
+impl Patience {
+    /// How long a sender may be silent now, who sent so much and let us wait so long, and what it is then.
+    fn now(&self, received: u64, waited: Duration) -> (Duration, Error) {
+        let earned =
+            self.silence + Duration::from_millis(received.saturating_mul(1000) / u64::from(self.rate.max(1)));
+        match earned.saturating_sub(waited) {
+            left if left < self.silence => (left, Error::Slow(self.rate)),
+            _ => (self.silence, Error::Silent(self.silence)),
+        }
+    }
 }
 
 /// Tells, once the answer is ready, whether the connection can carry another request.
@@ -69,7 +101,15 @@ pub struct Watch<B> {
 /// Begins to watch a body.
 pub fn watch<B: Body>(body: B, patience: Patience) -> (Watched<B>, Watch<B>) {
     let seen = Arc::new(Seen { ended: AtomicBool::new(body.is_end_stream()), left: Mutex::new(None) });
-    (Watched { inner: Some(body), seen: seen.clone(), patience, silence: None }, Watch { seen, patience })
+    let watched = Watched {
+        inner: Some(body),
+        seen: seen.clone(),
+        patience,
+        waiting: None,
+        waited: Duration::ZERO,
+        received: 0,
+    };
+    (watched, Watch { seen, patience })
 }
 
 impl<B> Body for Watched<B>
@@ -80,24 +120,30 @@ where
     type Data = Bytes;
     type Error = Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = self.get_mut();
+        let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
         match Pin::new(&mut *inner).poll_frame(cx) {
             Poll::Ready(frame) => {
                 if frame.is_none() || inner.is_end_stream() {
-                    self.seen.ended.store(true, Ordering::Release);
+                    this.seen.ended.store(true, Ordering::Release);
                 }
-                self.silence = None;
+                if let Some(Ok(data)) = frame.as_ref().map(|frame| frame.as_ref().map(Frame::data_ref)) {
+                    this.received += data.map_or(0, |data| data.len() as u64);
+                }
+                if let Some(waiting) = this.waiting.take() {
+                    this.waited += waiting.since.elapsed();
+                }
                 Poll::Ready(frame.map(|frame| frame.map_err(|error| Error::Connection(error.into()))))
             }
             Poll::Pending => {
-                let longest = self.patience.silence;
-                let silence = self.silence.get_or_insert_with(|| Box::pin(tokio::time::sleep(longest)));
-                std::task::ready!(silence.as_mut().poll(cx));
-                Poll::Ready(Some(Err(Error::Silent(longest))))
+                let (longest, cut) = this.patience.now(this.received, this.waited);
+                let waiting = this.waiting.get_or_insert_with(|| Waiting {
+                    since: Instant::now(),
+                    until: Box::pin(tokio::time::sleep(longest)),
+                });
+                std::task::ready!(waiting.until.as_mut().poll(cx));
+                Poll::Ready(Some(Err(cut)))
             }
         }
     }
@@ -174,6 +220,7 @@ mod tests {
 
     const SHORT: Patience = Patience {
         silence: Duration::from_millis(20),
+        rate: 256,
         left_bytes: 1 << 10,
         left_time: Duration::from_millis(20),
     };
@@ -217,5 +264,35 @@ mod tests {
         let (silent, _watched) = watch(body(1, 10, false), SHORT);
         let error = silent.collect().await.expect_err("cut off");
         assert!(matches!(error, Error::Silent(_)), "{error}");
+    }
+
+    #[test]
+    fn adv_30_time_is_earned_by_bytes() {
+        let patience = Patience::default();
+        let left = |received, waited| patience.now(received, Duration::from_secs(waited));
+        assert!(matches!(left(0, 0), (left, Error::Silent(_)) if left == patience.silence));
+        assert!(matches!(left(0, 59), (left, Error::Slow(256)) if left == Duration::from_secs(1)));
+        assert!(matches!(left(100, 60), (left, Error::Slow(256)) if left < Duration::from_secs(1)));
+        assert!(matches!(left(100, 61), (Duration::ZERO, Error::Slow(256))));
+        // Much at once pays for many pauses, none of them longer than silence may be.
+        assert!(matches!(left(1 << 20, 600), (left, Error::Silent(_)) if left == patience.silence));
+        assert!(matches!(left(u64::MAX, 600), (left, Error::Silent(_)) if left == patience.silence));
+    }
+
+    /// Pieces of `size` bytes, one each 10 ms, before patience for 300 ms.
+    async fn sent(size: usize) -> Result<usize, Error> {
+        let pieces = futures::stream::iter(0..100).then(move |_| async move {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            Ok::<_, Infallible>(Frame::data(Bytes::from(vec![0; size])))
+        });
+        let patience = Patience { silence: Duration::from_millis(300), ..Patience::default() };
+        let (body, _watched) = watch(StreamBody::new(Box::pin(pieces)), patience);
+        body.collect().await.map(|body| body.to_bytes().len())
+    }
+
+    #[tokio::test]
+    async fn adv_30_a_body_that_only_drips_is_cut_off() {
+        assert!(matches!(sent(1).await, Err(Error::Slow(256))));
+        assert_eq!(sent(1000).await.expect("fast enough"), 100_000);
     }
 }

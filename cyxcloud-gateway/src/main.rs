@@ -1,6 +1,5 @@
 //! `cyxcloud-gateway`: reads its configuration, binds its ports, and runs until it is told to stop.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -8,26 +7,15 @@ use clap::Parser;
 use cyxcloud_gateway::{Config, Listeners, Options, run};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
+/// See docs/decisions/0014-jemalloc.md.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let config = Config::parse();
-    // s3s logs whole requests, signatures among them, and takes mistakes of clients for errors; what failed here is
-    // logged where it is handled.
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let filter = match "s3s=off".parse() {
-        Ok(cap) => filter.add_directive(cap),
-        Err(_) => filter,
-    };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    cyxcloud_telemetry::init("info");
     match start(config).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,119 +1,39 @@
 //! The account's own REST routes: what it stores, and how an object is kept.
 //!
-//! JSON out; errors as problem documents (RFC 9457) with a stable `type`. Whoever serves this has authenticated the
+//! JSON out; errors as problem documents ([`crate::problem`]). Whoever serves this has authenticated the
 //! request and put the `Principal` in its extensions.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::extract::{Path, State};
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Path, Request, State};
+use axum::http::StatusCode;
 use axum::{Extension, Json};
 use chrono::{DateTime, SecondsFormat, Utc};
 use cyxcloud_core::Timestamp;
 use cyxcloud_core::name::{BucketName, ObjectKey};
 use cyxcloud_metadata::model::{Bucket, Usage};
 use serde::Serialize;
+use utoipa::ToSchema;
 
-use crate::auth::{AuthError, Principal};
+use crate::api::BODY_MAX;
+use crate::auth::Principal;
 use crate::objects::{Condition, Error, Kept, Need, ObjectHealth, ObjectService};
+use crate::problem::{Kind, Problem};
 
-/// Prefix of problem types; they name a problem and need not lead anywhere.
-const PROBLEM: &str = "urn:cyxcloud:problem:";
+/// A whole body, if it is none too large.
+pub(crate) struct Raw(pub(crate) Bytes);
 
-/// A problem document.
-#[derive(Debug)]
-pub struct Problem {
-    status: StatusCode,
-    kind: &'static str,
-    title: &'static str,
-    detail: String,
-    retry_after: Option<Duration>,
-}
+impl<S: Send + Sync> FromRequest<S> for Raw {
+    type Rejection = Problem;
 
-#[derive(Serialize)]
-struct ProblemBody<'a> {
-    r#type: String,
-    title: &'a str,
-    status: u16,
-    detail: &'a str,
-}
-
-impl Problem {
-    /// A problem of this kind, which becomes its stable `type`. `detail` says what to do next.
-    pub fn new(
-        status: StatusCode,
-        kind: &'static str,
-        title: &'static str,
-        detail: impl Into<String>,
-    ) -> Self {
-        Self { status, kind, title, detail: detail.into(), retry_after: None }
-    }
-
-    /// Says when to try again.
-    #[must_use]
-    pub fn retry_after(self, after: Duration) -> Self {
-        Self { retry_after: Some(after), ..self }
-    }
-
-    /// Why credentials open nothing.
-    pub fn of_auth(error: &AuthError) -> Self {
-        let detail = error.message();
-        match error.status() {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", "Credentials are needed", detail)
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        Bytes::from_request(request, state).await.map(Self).map_err(|rejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                Problem::new(Kind::TooLarge, format!("a body here has {BODY_MAX} bytes at most"))
             }
-            status if status.is_server_error() => Self::new(status, "unavailable", "Not available", detail),
-            status => Self::new(status, "invalid-credentials", "Invalid credentials", detail),
-        }
-    }
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let body = ProblemBody {
-            r#type: format!("{PROBLEM}{}", self.kind),
-            title: self.title,
-            status: self.status.as_u16(),
-            detail: &self.detail,
-        };
-        let mut response = (self.status, Json(body)).into_response();
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if self.status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        if let Some(after) = self.retry_after {
-            let seconds = HeaderValue::from(after.as_secs().max(1));
-            response.headers_mut().insert(header::RETRY_AFTER, seconds);
-        }
-        response
-    }
-}
-
-impl From<Error> for Problem {
-    fn from(error: Error) -> Self {
-        let detail = error.to_string();
-        match error {
-            Error::NoSuchBucket => {
-                Self::new(StatusCode::NOT_FOUND, "no-such-bucket", "No such bucket", detail)
-            }
-            Error::NoSuchKey => Self::new(StatusCode::NOT_FOUND, "no-such-key", "No such key", detail),
-            Error::AccessDenied | Error::NotAllowed => {
-                Self::new(StatusCode::FORBIDDEN, "access-denied", "Access denied", detail)
-            }
-            Error::Unavailable(_) => {
-                tracing::error!(%error, "a rest request failed");
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Not available", detail)
-            }
-            other => {
-                tracing::error!(error = ?other, "a rest request failed");
-                let detail = "something went wrong on our side; try again";
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "Internal error", detail)
-            }
-        }
+            _ => Problem::new(Kind::InvalidRequest, "the body did not come to its end; send it again"),
+        })
     }
 }
 
@@ -123,7 +43,7 @@ type Objects = State<Arc<ObjectService>>;
 pub(crate) fn known(caller: Caller) -> Result<Principal, Problem> {
     caller.map(|Extension(principal)| principal).ok_or_else(|| {
         let detail = "send a signature (AWS SigV4, service s3) or Authorization: Bearer with an access token";
-        Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", "Credentials are needed", detail)
+        Problem::new(Kind::Unauthenticated, detail)
     })
 }
 
@@ -131,20 +51,24 @@ fn name_of(bucket: &str) -> Result<BucketName, Problem> {
     bucket.parse().map_err(|_| Problem::from(Error::NoSuchBucket))
 }
 
-#[derive(Serialize)]
-struct AccountBody {
+/// What the account stores.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct AccountBody {
     owner_id: String,
     username: Option<String>,
     storage_used_bytes: u64,
     object_count: u64,
+    /// `null` is no limit.
     storage_quota_bytes: Option<u64>,
     buckets: Vec<BucketBody>,
 }
 
-#[derive(Serialize)]
-struct BucketBody {
+/// What a bucket stores.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct BucketBody {
     name: String,
     created_at: String,
+    /// How its objects are placed.
     profile: String,
     storage_used_bytes: u64,
     object_count: u64,
@@ -162,18 +86,23 @@ impl BucketBody {
     }
 }
 
-#[derive(Serialize)]
-struct ToleranceBody {
+/// Node losses that an object survives.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ToleranceBody {
+    /// When it was stored.
     acknowledged: u8,
+    /// When all that was wanted is in place.
     target: u8,
 }
 
-#[derive(Serialize)]
-struct ObjectBody {
+/// How an object is kept.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ObjectBody {
     bucket: String,
     key: String,
     size_bytes: u64,
     etag: String,
+    /// Blake3, in hexadecimal.
     content_hash: String,
     content_type: Option<String>,
     modified_at: String,
@@ -186,8 +115,9 @@ struct ObjectBody {
     health: Option<HealthBody>,
 }
 
-#[derive(Serialize)]
-struct HealthBody {
+/// How much of an object is there.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct HealthBody {
     condition: Condition,
     /// Of the worst stripe, like the next two; `null` where all bytes live in the database.
     shards_present: Option<usize>,
@@ -241,7 +171,7 @@ pub(crate) fn rfc3339(time: Timestamp) -> String {
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-pub(crate) async fn account(State(objects): Objects, caller: Caller) -> Result<impl IntoResponse, Problem> {
+pub(crate) async fn account(State(objects): Objects, caller: Caller) -> Result<Json<AccountBody>, Problem> {
     let caller = known(caller)?;
     let account = objects.account(&caller.caller()).await?;
     Ok(Json(AccountBody {
@@ -258,7 +188,7 @@ pub(crate) async fn bucket(
     State(objects): Objects,
     caller: Caller,
     Path(name): Path<String>,
-) -> Result<impl IntoResponse, Problem> {
+) -> Result<Json<BucketBody>, Problem> {
     let caller = known(caller)?;
     let bucket = objects.bucket(&caller.caller(), &name_of(&name)?, Need::List("")).await?;
     let usage = objects.bucket_usage(&bucket).await?;
@@ -269,7 +199,7 @@ pub(crate) async fn object(
     State(objects): Objects,
     caller: Caller,
     Path((name, key)): Path<(String, String)>,
-) -> Result<impl IntoResponse, Problem> {
+) -> Result<Json<ObjectBody>, Problem> {
     let caller = known(caller)?;
     let key = ObjectKey::new(key).map_err(|_| Problem::from(Error::NoSuchKey))?;
     let bucket = name_of(&name)?;

@@ -13,7 +13,9 @@ use cyxcloud_metadata::sqlite::{SqliteConfig, SqliteStore};
 use cyxcloud_metadata::{Error as MetadataError, MetadataStore};
 use cyxcloud_proto::gateway::data_service_server::DataServiceServer;
 use cyxcloud_proto::gateway::node_service_server::NodeServiceServer;
-use prometheus::Registry;
+use cyxcloud_tls::grpc::{Guests, incoming};
+use cyxcloud_tls::{Acceptor, Protocols, ServerCertificate, ServerKeyError, TlsError};
+use prometheus::{IntCounter, Registry};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -25,14 +27,20 @@ use crate::auth::{Authenticator, JwtConfig, RootCredentials};
 use crate::config::{Config, ConfigError};
 use crate::data_service::DataApi;
 use crate::ephemeral::{Ephemeral, InProcess, Redis};
+use crate::events::Events;
 use crate::identity::challenge::Binding;
 use crate::identity::{self, Identity};
-use crate::nodes::{Monitor, NodeApi};
+use crate::journal::journal;
+use crate::nodes::callback::Caller;
+use crate::nodes::{Monitor, NodeApi, Suspensions};
 use crate::objects::{self, ObjectService, OwnerSecrets};
 use crate::serve::{App, Metrics, serve, serve_metrics};
+use crate::websocket::Sockets;
 
 /// Requests under way at shutdown have this long to finish.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
+/// What was noted for the audit log has this long to be written then.
+const JOURNAL_GRACE: Duration = Duration::from_secs(5);
 /// The root user; everything that root's access key makes belongs to it.
 pub const ROOT_OWNER: OwnerId =
     OwnerId::from_uuid(uuid::Uuid::from_u128(0x6379_7863_6c6f_4000_8000_0000_0000_0001));
@@ -55,6 +63,12 @@ pub enum Error {
     /// The root owner's secret does not unwrap.
     #[error("a stored secret cannot be unwrapped under CYXCLOUD_MASTER_KEY")]
     Seal(#[from] cyxcloud_core::seal::SealError),
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// There is no key to show to nodes.
+    #[error(transparent)]
+    Key(#[from] ServerKeyError),
     /// A metric could not be registered.
     #[error("could not set up metrics")]
     Prometheus(#[from] prometheus::Error),
@@ -175,15 +189,19 @@ pub async fn run(
 ) -> Result<(), Error> {
     let Options { config, metadata } = options;
     let registry = Registry::new();
+    // First, because it is what an operator gets wrong.
+    let secure = Secure::load(&config, &registry)?;
     let master = open_master(&config, &*metadata).await?;
     let ephemeral = open_ephemeral(config.redis_url.as_ref()).await?;
     let root = ensure_root(&config, &*metadata, &master).await?;
     let policy = config.address_policy(own_addresses(&config).await);
+    let key = config.server_key.open(config.data_dir.as_deref().filter(|_| !config.memory_only))?;
     let plane_config = cyxcloud_dataplane::Config {
         memory: config.memory,
         inline_max: config.inline_max,
         small_max: config.small_max,
         consent_to_no_redundancy: config.allow_no_redundancy,
+        key: key.clone(),
         ..cyxcloud_dataplane::Config::default()
     };
     let plane = DataPlane::new(plane_config, metadata.clone(), policy.clone(), master.clone(), &registry);
@@ -192,11 +210,14 @@ pub async fn run(
         issuer: config.jwt_issuer.clone(),
         audience: config.jwt_audience.clone(),
     });
-    let auth = Arc::new(
-        Authenticator::new(metadata.clone(), master.clone(), jwt, config.region.clone(), root)
+    let mut auth =
+        Authenticator::new(metadata.clone(), master.clone(), jwt.clone(), config.region.clone(), root)
             .with_domains(config.domains.clone())
-            .with_newcomer_quota(config.user_quota),
-    );
+            .with_newcomer_quota(config.user_quota);
+    if let (Some(client), Some(jwt)) = (config.identity_service()?, jwt) {
+        auth = auth.with_identity_service(client, jwt, Duration::from_secs(config.cyxwiz_cache_secs));
+    }
+    let auth = Arc::new(auth);
     let objects_config = objects::Config { inline_max: config.inline_max, ..objects::Config::default() };
     let identity = Arc::new(Identity::new(
         metadata.clone(),
@@ -209,46 +230,105 @@ pub async fn run(
         },
     ));
     let secrets = OwnerSecrets::new(metadata.clone(), master);
-    let objects = Arc::new(ObjectService::new(metadata.clone(), plane.clone(), secrets, objects_config));
+    let (events, relay) = match config.redis_url {
+        Some(_) => {
+            let (events, relay) = Events::among_gateways(&registry, ephemeral.clone())?;
+            (events, Some(relay))
+        }
+        None => (Events::new(&registry)?, None),
+    };
+    let objects = ObjectService::new(metadata.clone(), plane.clone(), secrets, objects_config);
+    let objects = Arc::new(objects.with_events(events.clone()));
     let monitor = Monitor::new(
         metadata.clone(),
         plane.clone(),
         ephemeral.clone(),
         config.timers.lifecycle(),
         &registry,
+    )?
+    .with_events(events.clone());
+    let other_identities = IntCounter::new(
+        "cyxcloud_gateway_node_identity_mismatches_total",
+        "Nodes refused because who answered at their address was somebody else",
     )?;
+    registry.register(Box::new(other_identities.clone()))?;
     let nodes = NodeApi::new(
         metadata.clone(),
         ephemeral.clone(),
-        policy,
+        Caller { policy, key, other_identities },
         config.timers.heartbeat_interval(),
         config.node_format,
+        plane.clone(),
+        config.requires_node_auth().then(|| auth.clone()),
+        config.wants_operators().then(|| auth.clone()),
     );
+    let suspensions =
+        config.wants_operators().then(|| Suspensions::new(metadata.clone(), ephemeral.clone(), auth.clone()));
     let data = DataApi::new(objects.clone(), auth.clone());
+    let (journal, scribe) = journal(&registry)?;
+    let sockets = Arc::new(Sockets::new(auth.clone(), events, config.sockets()));
     let app = Arc::new(App {
         auth: auth.clone(),
         s3: crate::s3::service(
             objects.clone(),
-            crate::s3::Options { region: config.region.clone(), cors_permissive: config.cors_permissive },
+            crate::s3::Options {
+                region: config.region.clone(),
+                cors_permissive: config.cors_permissive,
+                journal: Some(journal),
+            },
         ),
-        rest: api::router(Api { objects, metadata: metadata.clone(), identity: identity.clone() }),
+        objects: objects.clone(),
+        rest: api::router(Api {
+            objects,
+            metadata: metadata.clone(),
+            identity: identity.clone(),
+            sockets,
+            ephemeral: ephemeral.clone(),
+        }),
+        identity: identity.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
+        crowd: config.crowd(),
         metadata: metadata.clone(),
         ephemeral,
         domains: config.domains.clone(),
         nodes_min: if config.allow_no_redundancy { 1 } else { 2 },
+        tls: secure.acceptor(Protocols::Http)?,
         metrics: Metrics::new(&registry)?,
     });
+    let grpc_refused = IntCounter::new(
+        "cyxcloud_gateway_grpc_connections_refused_total",
+        "Connections closed at once because their address had as many as it may have",
+    )?;
+    registry.register(Box::new(grpc_refused.clone()))?;
+    let grpc_tls = if config.grpc_plaintext { None } else { secure.acceptor(Protocols::Grpc)? };
 
     let stop = CancellationToken::new();
+    let written = CancellationToken::new();
+    let mut writing = tokio::spawn(scribe.write(metadata.clone(), written.clone()));
     let audit_kept = Duration::from_secs(u64::from(config.audit_days) * 24 * 3600);
     // None of them decides whether the gateway may go on: each is late at worst.
     let chores = tokio::spawn(async move {
-        tokio::join!(auth.record_use(), identity.listen(), purge(&*metadata, audit_kept));
+        tokio::join!(
+            auth.record_use(),
+            identity.listen(),
+            purge(&*metadata, audit_kept),
+            secure.keep_fresh(),
+            async {
+                if let Some(suspensions) = suspensions {
+                    suspensions.run().await;
+                }
+            },
+            async {
+                if let Some(relay) = relay {
+                    relay.run().await;
+                }
+            }
+        );
     });
     let mut monitoring = tokio::spawn(monitor.run());
+    let guests = Guests { crowd: config.crowd(), refused: grpc_refused };
     let mut http = tokio::spawn(serve(app, listeners.http, stop.clone()));
-    let mut grpc = tokio::spawn(serve_grpc(nodes, data, listeners.grpc, stop.clone()));
+    let mut grpc = tokio::spawn(serve_grpc(nodes, data, listeners.grpc, guests, grpc_tls, stop.clone()));
     let metrics =
         listeners.metrics.map(|listener| tokio::spawn(serve_metrics(registry, listener, stop.clone())));
     info!("gateway runs");
@@ -277,9 +357,45 @@ pub async fn run(
     if tokio::time::timeout(SHUTDOWN_GRACE, finish).await.is_err() {
         warn!(grace_secs = SHUTDOWN_GRACE.as_secs(), "requests were still under way and are cut off");
     }
+    // After the requests: the last of them may have noted something.
+    written.cancel();
+    if tokio::time::timeout(JOURNAL_GRACE, &mut writing).await.is_err() {
+        warn!(grace_secs = JOURNAL_GRACE.as_secs(), "the last lines of the audit log may be lost");
+        writing.abort();
+    }
     monitoring.abort();
     chores.abort();
     result
+}
+
+/// The certificate of both ports, if there is one.
+struct Secure {
+    certificate: Option<Arc<ServerCertificate>>,
+    metrics: cyxcloud_tls::Metrics,
+}
+
+impl Secure {
+    fn load(config: &Config, registry: &Registry) -> Result<Self, Error> {
+        let metrics = cyxcloud_tls::Metrics::new(registry)?;
+        Ok(Self { certificate: config.tls.load(&metrics)?, metrics })
+    }
+
+    fn acceptor(&self, protocols: Protocols) -> Result<Option<Acceptor>, TlsError> {
+        let acceptor = |certificate: &Arc<ServerCertificate>| {
+            Acceptor::new(certificate.clone(), protocols, self.metrics.clone())
+        };
+        self.certificate.as_ref().map(acceptor).transpose()
+    }
+
+    async fn keep_fresh(self) {
+        let Some(certificate) = self.certificate else { return };
+        if let Err(error) = certificate.keep_fresh().await {
+            warn!(
+                error = &error as &dyn std::error::Error,
+                "a new certificate will be seen at the next start only"
+            );
+        }
+    }
 }
 
 /// Drops what has expired, now and then.
@@ -307,6 +423,8 @@ async fn serve_grpc(
     nodes: NodeApi,
     data: DataApi,
     listener: TcpListener,
+    guests: Guests,
+    tls: Option<Acceptor>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let failed = |error: tonic::transport::Error| Error::Serve("gRPC", Box::new(error));
@@ -317,12 +435,14 @@ async fn serve_grpc(
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .max_concurrent_streams(Some(128))
+        .http2_max_pending_accept_reset_streams(Some(20))
+        .http2_max_header_list_size(Some(16 << 10))
         .tcp_nodelay(true)
         .add_service(health_service)
         .add_service(NodeServiceServer::new(nodes))
         .add_service(DataServiceServer::new(data))
         .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            incoming(TcpIncoming::from(listener).with_nodelay(Some(true)), guests, tls),
             stop.cancelled_owned(),
         )
         .await

@@ -11,35 +11,51 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
+use axum::response::IntoResponse as _;
 use cyxcloud_core::name::BucketName;
 use cyxcloud_core::node::NodeStatus;
 use cyxcloud_metadata::MetadataStore;
+use cyxcloud_tls::{Acceptor, NetStream};
 use http::{Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use ipnet::IpNet;
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{debug, warn};
 
-use crate::auth::{Authenticator, Mount};
+use crate::api;
+use crate::auth::query::decode;
+use crate::auth::{AuthError, Authenticator, Mount};
 use crate::ephemeral::Ephemeral;
+use crate::identity::Identity;
 use crate::identity::routes::ClientAddress;
 use crate::incoming::{self, Patience, Watched};
+use crate::objects::ObjectService;
+use crate::outgoing::{Answers, STALL_TIMEOUT};
+use crate::problem::{Kind, Problem};
 use crate::s3::S3Service;
+use crate::websocket;
+use cyxcloud_tls::crowd::{Crowd, Place};
 
 /// A client has this long for the head of a request, also on a connection kept alive.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// A client may take nothing of an answer for this long.
-const STALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longest head of a request: S3 keys of 1,024 bytes, each percent-encoded, and generous metadata.
-const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Longest head of a request: an S3 key of 1,024 bytes, each percent-encoded, as target and as source of a copy, 2 KiB of
+/// metadata and a token.
+const HEAD_BYTES_MAX: usize = 16 << 10;
+/// What HTTP/1 reads at once, body or head. A head that is longer than it may be is refused with an answer up to here.
+const READ_BYTES_MAX: usize = 256 << 10;
 /// Requests on one HTTP/2 connection at a time.
 const STREAMS_MAX: u32 = 128;
+/// Requests on one HTTP/2 connection that their sender took back before we looked at them.
+const RESETS_MAX: usize = 20;
 /// Pause after a failed accept, so that a full descriptor table does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// `/ready` answers by then.
@@ -52,10 +68,16 @@ pub struct App {
     pub auth: Arc<Authenticator>,
     /// S3 behind it.
     pub s3: S3Service,
-    /// `/api/v1/...` behind it.
+    /// Tickets, which open a socket.
+    pub identity: Arc<Identity>,
+    /// `/api/v1/...` and `/ws` behind it.
     pub rest: axum::Router,
     /// Peers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Who is connected.
+    pub crowd: Crowd,
+    /// Knows whether readers wait for memory.
+    pub objects: Arc<ObjectService>,
     /// For `/ready`.
     pub metadata: Arc<dyn MetadataStore>,
     /// For `/ready`.
@@ -64,6 +86,8 @@ pub struct App {
     pub domains: Vec<String>,
     /// Nodes that must be online for writes: 2, or 1 if the operator consents to no redundancy.
     pub nodes_min: usize,
+    /// Makes connections secure, where there is a certificate.
+    pub tls: Option<Acceptor>,
     /// Counts.
     pub metrics: Metrics,
 }
@@ -74,6 +98,7 @@ pub struct Metrics {
     requests: IntCounterVec,
     seconds: HistogramVec,
     connections: IntGauge,
+    connections_refused: IntCounter,
 }
 
 impl Metrics {
@@ -97,8 +122,43 @@ impl Metrics {
         let connections = IntGauge::new("cyxcloud_gateway_http_connections", "Open connections")?;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(seconds.clone()))?;
+        let connections_refused = IntCounter::new(
+            "cyxcloud_gateway_http_connections_refused_total",
+            "Connections closed at once because their address had as many as it may have",
+        )?;
         registry.register(Box::new(connections.clone()))?;
-        Ok(Self { requests, seconds, connections })
+        registry.register(Box::new(connections_refused.clone()))?;
+        Ok(Self { requests, seconds, connections, connections_refused })
+    }
+}
+
+/// An open connection: counted, and in its address's place, for as long as anybody holds it. In the extensions of every
+/// request, for whoever takes the connection over.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    /// The server stops: say goodbye.
+    pub(crate) stop: CancellationToken,
+    _open: Arc<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    connections: IntGauge,
+    _place: Place,
+    _awaited: TaskTrackerToken,
+}
+
+impl Held {
+    fn new(app: &App, place: Place, tracker: &TaskTracker, stop: CancellationToken) -> Self {
+        let connections = app.metrics.connections.clone();
+        connections.inc();
+        Self { stop, _open: Arc::new(Open { connections, _place: place, _awaited: tracker.token() }) }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.connections.dec();
     }
 }
 
@@ -109,13 +169,14 @@ enum Door {
     Ready,
     Version,
     Rest,
+    Socket,
     S3Prefix,
     S3Root,
     Nowhere,
 }
 
 impl Door {
-    /// `host` decides first: under a bucket's own host every path is a key.
+    /// Of a decoded path. `host` decides first: under a bucket's own host every path is a key.
     fn of(path: &str, virtual_host: bool) -> Self {
         if virtual_host {
             return Self::S3Root;
@@ -125,6 +186,7 @@ impl Door {
             ("/health", _) => Self::Health,
             ("/ready", _) => Self::Ready,
             ("/version", _) => Self::Version,
+            (websocket::PATH, _) => Self::Socket,
             (_, "s3") if path.starts_with("/s3") => Self::S3Prefix,
             (_, "api") if path.starts_with("/api/v1/") => Self::Rest,
             (_, first) if BucketName::RESERVED.contains(&first) => Self::Nowhere,
@@ -136,6 +198,7 @@ impl Door {
         match self {
             Self::Health | Self::Ready | Self::Version => "status",
             Self::Rest => "rest",
+            Self::Socket => "ws",
             Self::S3Prefix | Self::S3Root => "s3",
             Self::Nowhere => "none",
         }
@@ -161,27 +224,20 @@ impl App {
     async fn answer(&self, request: Request<Watched<Incoming>>) -> Response<Body> {
         let started = Instant::now();
         let method = method_label(request.method());
-        let door = Door::of(request.uri().path(), self.is_virtual_host(&request));
-        let looks = matches!(*request.method(), Method::GET | Method::HEAD);
-        let response = match door {
-            Door::Health | Door::Ready | Door::Version if !looks => {
-                let mut refusal = problem(
-                    StatusCode::METHOD_NOT_ALLOWED,
-                    "method-not-allowed",
-                    "this address answers GET and HEAD only",
-                );
-                refusal.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
-                refusal
-            }
-            Door::Health => plain(StatusCode::OK, "OK"),
-            Door::Ready => self.ready().await,
-            Door::Version => plain(StatusCode::OK, concat!(env!("CARGO_PKG_VERSION"), "\n")),
-            Door::Nowhere => problem(StatusCode::NOT_FOUND, "not-found", "there is nothing at this address"),
-            Door::Rest => self.rest(request).await,
+        let sent = request.uri().path();
+        // The door is that of the path as it will be read; one that cannot be read is refused behind it.
+        let decoded = decode(sent).unwrap_or_else(|_| sent.to_owned());
+        let door = Door::of(&decoded, self.is_virtual_host(&request));
+        let mut response = match door {
+            _ if head_bytes(&request) > HEAD_BYTES_MAX => too_long(door),
+            Door::Rest | Door::Socket => self.rest(request).await,
             Door::S3Prefix => self.s3(request, Mount::Prefix("/s3")).await,
             Door::S3Root => self.s3(request, Mount::Root).await,
+            Door::Health | Door::Ready | Door::Version | Door::Nowhere => match api::path::plain(sent) {
+                Ok(_) => self.public(door, request.method()).await,
+                Err(problem) => problem.into_response(),
+            },
         };
-        let mut response = response;
         let headers = response.headers_mut();
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
         if !headers.contains_key("x-amz-request-id")
@@ -198,6 +254,24 @@ impl App {
         response
     }
 
+    /// What anybody may ask for.
+    async fn public(&self, door: Door, method: &Method) -> Response<Body> {
+        match door {
+            Door::Nowhere | Door::Rest | Door::Socket | Door::S3Prefix | Door::S3Root => {
+                Problem::new(Kind::NotFound, "there is nothing at this address").into_response()
+            }
+            Door::Health | Door::Ready | Door::Version if !matches!(*method, Method::GET | Method::HEAD) => {
+                let detail = "this address answers GET and HEAD only";
+                let mut refusal = Problem::new(Kind::MethodNotAllowed, detail).into_response();
+                refusal.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+                refusal
+            }
+            Door::Health => plain(StatusCode::OK, "OK"),
+            Door::Ready => self.ready().await,
+            Door::Version => plain(StatusCode::OK, concat!(env!("CARGO_PKG_VERSION"), "\n")),
+        }
+    }
+
     fn is_virtual_host(&self, request: &Request<Watched<Incoming>>) -> bool {
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
         let host =
@@ -206,11 +280,15 @@ impl App {
     }
 
     async fn s3(&self, request: Request<Watched<Incoming>>, mount: Mount) -> Response<Body> {
-        self.s3.call_unverified(request, mount, &self.auth).await.map(Body::new)
+        let mut response = self.s3.call_unverified(request, mount, &self.auth).await.map(Body::new);
+        // What somebody stored is shown, if it is a page, without scripts and as of nobody's origin.
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_SECURITY_POLICY, header::HeaderValue::from_static("sandbox"));
+        response
     }
 
     async fn rest(&self, request: Request<Watched<Incoming>>) -> Response<Body> {
-        crate::api::answer(&self.auth, &self.rest, request).await
+        api::answer(&self.auth, &self.identity, &self.rest, request).await
     }
 
     /// 200 when the metadata store answers and there are nodes enough to write to; 503 with the reason otherwise.
@@ -241,11 +319,14 @@ impl App {
     }
 }
 
+fn is_trusted(address: IpAddr, proxies: &[IpNet]) -> bool {
+    proxies.iter().any(|net| net.contains(&address.to_canonical()))
+}
+
 /// Where a request came from: the peer, or, where the peer is a proxy that we trust, the last address in
 /// `X-Forwarded-For` that is not one of ours.
 fn client_address(headers: &http::HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
-    let is_trusted = |address: IpAddr| trusted.iter().any(|net| net.contains(&address.to_canonical()));
-    if !is_trusted(peer) {
+    if !is_trusted(peer, trusted) {
         return peer;
     }
     let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
@@ -255,14 +336,14 @@ fn client_address(headers: &http::HeaderMap, peer: IpAddr, trusted: &[IpNet]) ->
         // What is no address hides whatever is before it.
         let Ok(address) = hop.parse::<IpAddr>() else { break };
         from = address;
-        if !is_trusted(address) {
+        if !is_trusted(address, trusted) {
             break;
         }
     }
     from
 }
 
-/// Accepts connections until `stop`, then lets those open finish what they are answering.
+/// Accepts connections until `stop`, then lets those open finish what they are answering, and sockets say goodbye.
 pub async fn serve(app: Arc<App>, listener: TcpListener, stop: CancellationToken) {
     let tracker = TaskTracker::new();
     loop {
@@ -272,13 +353,17 @@ pub async fn serve(app: Arc<App>, listener: TcpListener, stop: CancellationToken
         };
         match accepted {
             Ok((stream, peer)) => {
-                let (app, stop) = (app.clone(), stop.clone());
-                tracker.spawn(async move {
-                    app.metrics.connections.inc();
-                    if let Err(error) = connection(&app, stream, peer.ip(), stop).await {
+                let Some(place) = app.crowd.enter(peer.ip()) else {
+                    app.metrics.connections_refused.inc();
+                    debug!(%peer, "its address has as many connections as it may have");
+                    continue;
+                };
+                let held = Held::new(&app, place, &tracker, stop.clone());
+                let app = app.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = connection(&app, stream, peer.ip(), held).await {
                         debug!(%peer, %error, "connection ended");
                     }
-                    app.metrics.connections.dec();
                 });
             }
             Err(error) => {
@@ -291,38 +376,51 @@ pub async fn serve(app: Arc<App>, listener: TcpListener, stop: CancellationToken
     tracker.wait().await;
 }
 
-async fn connection(
-    app: &Arc<App>,
-    stream: TcpStream,
-    peer: IpAddr,
-    stop: CancellationToken,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    stream.set_nodelay(true)?;
+/// How HTTP is spoken on a connection.
+pub(crate) fn protocol() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(HEAD_BYTES_MAX.max(256 << 10))
+        .max_buf_size(READ_BYTES_MAX)
         .half_close(false);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
+        .max_pending_accept_reset_streams(RESETS_MAX)
         .max_header_list_size(HEAD_BYTES_MAX as u32)
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(10));
+    builder
+}
+
+async fn connection(
+    app: &Arc<App>,
+    stream: TcpStream,
+    peer: IpAddr,
+    held: Held,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    stream.set_nodelay(true)?;
+    let stream = tokio::select! {
+        opened = NetStream::open(app.tls.as_ref(), stream) => opened?,
+        () = held.stop.cancelled() => return Ok(()),
+    };
+    let builder = protocol();
     // Which version is spoken is waited for without a time-out: whoever has not asked by then is not waited for either.
     let asked = AtomicBool::new(false);
-    let service = hyper::service::service_fn(|request| {
-        let app = app.clone();
+    let answers = Answers::default();
+    let service = hyper::service::service_fn(|mut request: Request<Incoming>| {
+        let (app, answers) = (app.clone(), answers.clone());
+        request.extensions_mut().insert(held.clone());
         asked.store(true, Ordering::Relaxed);
-        async move { Ok::<_, Infallible>(app.handle(request, peer).await) }
+        async move { Ok::<_, Infallible>(app.handle(request, peer).await.map(|body| answers.watch(body))) }
     });
     // A client that takes nothing for so long gives back what its answer holds.
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(STALL_TIMEOUT));
-    let serving = builder.serve_connection(TokioIo::new(Box::pin(stream)), service);
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(Box::pin(stream)), service);
     let mut serving = std::pin::pin!(serving);
     let unasked = async {
         tokio::time::sleep(HEADER_TIMEOUT).await;
@@ -330,12 +428,17 @@ async fn connection(
             std::future::pending().await
         }
     };
+    let mut stalled = std::pin::pin!(answers.stalled(|| app.objects.readers_wait()));
     tokio::select! {
         result = serving.as_mut() => return result,
         () = unasked => return Err("no request came in time".into()),
-        () = stop.cancelled() => serving.as_mut().graceful_shutdown(),
+        () = stalled.as_mut() => return Err("an answer was not taken".into()),
+        () = held.stop.cancelled() => serving.as_mut().graceful_shutdown(),
     }
-    serving.await
+    tokio::select! {
+        result = serving => result,
+        () = stalled => Err("an answer was not taken".into()),
+    }
 }
 
 /// Serves metrics in Prometheus's text format at `/metrics` until `stop`.
@@ -357,15 +460,28 @@ pub async fn serve_metrics(
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
-/// An RFC 9457 problem; `kind` is the stable last part of its type.
-pub fn problem(status: StatusCode, kind: &str, detail: &str) -> Response<Body> {
-    let body = serde_json::json!({
-        "type": format!("urn:cyxcloud:problem:{kind}"),
-        "title": status.canonical_reason().unwrap_or("error"),
-        "status": status.as_u16(),
-        "detail": detail,
-    });
-    with_type(status, "application/problem+json", body.to_string())
+/// Bytes of a request's line and headers, as HTTP/1 writes them.
+fn head_bytes<B>(request: &Request<B>) -> usize {
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    target + headers.sum::<usize>()
+}
+
+/// Refuses a head that is longer than it may be.
+fn too_long(door: Door) -> Response<Body> {
+    let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    let detail = format!("address and headers may have {HEAD_BYTES_MAX} bytes together");
+    match door {
+        Door::S3Prefix | Door::S3Root => {
+            let id = uuid::Uuid::new_v4().simple().to_string();
+            AuthError::new("RequestHeaderSectionTooLarge", status, detail)
+                .to_xml_response(&id)
+                .map(Body::from)
+        }
+        Door::Health | Door::Ready | Door::Version | Door::Rest | Door::Socket | Door::Nowhere => {
+            Problem::new(Kind::HeadTooLong, detail).into_response()
+        }
+    }
 }
 
 fn plain(status: StatusCode, text: impl Into<Body>) -> Response<Body> {
@@ -430,7 +546,9 @@ mod tests {
             ("/s3bucket/key", Door::S3Root),
             ("/api/v1/account", Door::Rest),
             ("/api/v2/account", Door::Nowhere),
-            ("/ws", Door::Nowhere),
+            ("/ws", Door::Socket),
+            ("/ws/", Door::Nowhere),
+            ("/wss/key", Door::S3Root),
             ("/metrics", Door::Nowhere),
             ("/console/index.html", Door::Nowhere),
             ("/", Door::S3Root),

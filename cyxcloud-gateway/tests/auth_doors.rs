@@ -507,6 +507,33 @@ async fn principals_are_who_signed() {
     assert_eq!(Principal { token: None, ..bearer }, user(None, Scheme::Bearer));
 }
 
+/// Whoever knows only a key's id does not learn what became of it, nor makes it look used.
+#[tokio::test]
+async fn what_became_of_a_key_is_not_for_those_who_only_know_its_id() {
+    let door = Door::open().await;
+    let suspended =
+        cyxcloud_metadata::identity::model::PersonChange { suspended: Some(true), ..Default::default() };
+    let refused = async |key: &str| {
+        let request = draft("GET", "/").sign(&signer(key, "a guess"));
+        let error = door.knock(request, Mount::Root).await.expect_err("guessed");
+        (error.code(), error.message().to_owned())
+    };
+    let used = async || {
+        door.auth.record_used().await;
+        door.metadata.api_key(USER_KEY).await.expect("read").expect("is there").last_used_at.is_some()
+    };
+    assert_eq!(refused(USER_KEY).await.0, "SignatureDoesNotMatch");
+    assert!(!used().await);
+    let unknown = refused("AKNOBODY").await;
+    assert_eq!(unknown.0, "InvalidAccessKeyId");
+    assert_eq!((refused(REVOKED_KEY).await, refused(EXPIRED_KEY).await), (unknown.clone(), unknown.clone()));
+    assert_eq!(door.verdict(draft("GET", "/").sign(&user_signer()), Mount::Root).await, "OK");
+    assert!(used().await);
+    door.metadata.change_person(user(), &suspended).await.expect("changed");
+    door.auth.forget_all();
+    assert_eq!(refused(USER_KEY).await, unknown);
+}
+
 #[tokio::test]
 async fn a_revoked_key_is_forgotten() {
     let door = Door::open().await;

@@ -156,8 +156,33 @@ async fn without_a_secret_no_token_opens_anything() {
         "us-east-1".to_owned(),
         None,
     );
-    let error = auth.authenticate_token(&door.token(&door.claims())).await.expect_err("no secret");
+    let mut metadata = tonic::metadata::MetadataMap::new();
+    let bearer = format!("Bearer {}", door.token(&door.claims()));
+    metadata.insert("authorization", bearer.parse().expect("is text"));
+    let error = auth.authenticate_metadata(&metadata).await.expect_err("no secret");
     assert_eq!((error.code(), error.status().as_u16()), ("InvalidToken", 401));
+}
+
+/// It knows of no versions either, so that whoever was suspended or made an administrator logs in there as before.
+#[tokio::test]
+async fn tokens_of_the_identity_service_outlive_changes_of_their_user() {
+    use cyxcloud_metadata::identity::model::PersonChange;
+
+    let door = Door::open().await;
+    let theirs = door.token(&door.claims());
+    let ours = with(&door, "ver", json!(0));
+    let change = async |change: PersonChange| {
+        let user = auth_support::user();
+        door.metadata.change_person(user, &change).await.expect("changed").expect("is there");
+        door.auth.forget_all();
+        (verdict(&door, &theirs).await, verdict(&door, &ours).await)
+    };
+    let suspended = |suspended| PersonChange { suspended: Some(suspended), ..PersonChange::default() };
+    assert_eq!(verdict(&door, &ours).await, "OK");
+    assert_eq!(change(suspended(true)).await, ("InvalidToken", "InvalidToken"));
+    assert_eq!(change(suspended(false)).await, ("OK", "InvalidToken"));
+    let admin = PersonChange { admin: Some(true), ..PersonChange::default() };
+    assert_eq!(change(admin).await, ("OK", "InvalidToken"));
 }
 
 /// The identity service knows its users before the gateway does.

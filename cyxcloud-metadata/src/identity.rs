@@ -31,8 +31,9 @@ pub trait Identity: Send + Sync {
 
     // Log-ins and tokens.
 
-    /// Begins a session: one log-in and all that follows from it.
-    async fn begin_session(&self, session: &NewSession) -> Result<()>;
+    /// Begins a session: one log-in and all that follows from it. False if another one of this id was begun before; begun
+    /// again with the same refresh token, it is the same.
+    async fn begin_session(&self, session: &NewSession) -> Result<bool>;
     /// Exchanges a refresh token. One that was exchanged within `grace` gets the same answer again; one exchanged
     /// before that ends its session.
     async fn rotate_session(&self, rotation: &Rotation, grace: Duration) -> Result<Rotated>;
@@ -64,8 +65,8 @@ pub trait Identity: Send + Sync {
 
     // Who did what.
 
-    /// Writes one line. Lines are never changed.
-    async fn append_audit(&self, entry: &NewAuditEntry) -> Result<()>;
+    /// Writes lines, all or none. Lines are never changed; one of an id that is there already is left out.
+    async fn append_audit(&self, entries: &[NewAuditEntry]) -> Result<()>;
     /// Lines before `before`, newest first, at most `limit`; `owner` limits them to one account.
     async fn audit_log(
         &self,

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cyxcloud_core::name::{BucketName, ObjectKey};
+use cyxcloud_core::token_keys::Rotation;
 use cyxcloud_core::{BucketId, ByteCount, ChunkId, NodeId, OwnerId, SegmentId, Timestamp, UploadId};
 
 pub use error::{Error, Result};
@@ -27,7 +28,7 @@ pub use identity::Identity;
 use model::{
     AccessKey, Assemble, BadLocation, Bucket, CommitObject, CommitPart, CompleteMultipart, Heard,
     ListMultiparts, ListObjects, ListPage, Multipart, MultipartPage, NewUpload, Node, NodeHeartbeat,
-    NodeStep, Object, ObjectLayout, Owner, Part, Precondition, RegisterNode, StripeLayout, Usage,
+    NodeStep, Object, ObjectLayout, Owner, Part, Precondition, RegisterNode, StripeLayout, TokenKey, Usage,
 };
 pub use upkeep::Upkeep;
 
@@ -46,6 +47,14 @@ pub trait MetadataStore: Upkeep + Identity + std::fmt::Debug {
     /// Keeps `value` under `name` unless there is one already; answers with the one kept. For the cluster's own
     /// constants, such as its id and the check value of its master key.
     async fn keep_constant(&self, name: &str, value: &[u8]) -> Result<Vec<u8>>;
+
+    // What tokens for nodes are signed with.
+
+    /// The keys that nodes believe now or will, in order; `first`, as it is wrapped, becomes the first if there is none.
+    async fn token_keys(&self, first: &[u8]) -> Result<Vec<TokenKey>>;
+    /// Adds the next key and ends those before it as the rotation says; none ends later than it would have. What has ended
+    /// is forgotten. `Stale` if `after` is not the newest any more.
+    async fn add_token_key(&self, rotation: &Rotation, wrapped_seed: &[u8]) -> Result<TokenKey>;
 
     // Owners and keys.
 
@@ -142,11 +151,18 @@ pub trait MetadataStore: Upkeep + Identity + std::fmt::Debug {
     /// Carries out one step of a node's life cycle. `Stale` if it is elsewhere by now. Going offline counts a
     /// failure and starts `first_offline_at`; coming online ends it.
     async fn step_node(&self, step: &NodeStep) -> Result<()>;
+    /// Drains the nodes of operators who are suspended, whatever they do otherwise, or has those that drain for that
+    /// reason recover; all others are left as they are. Answers which nodes changed.
+    async fn suspend_nodes(&self, operators: &[String], suspended: bool) -> Result<Vec<NodeId>>;
+    /// Drains a node because an administrator wants it, also one that drains for its absence and would come back; or no longer,
+    /// whereupon it is `recovering`. Whether anything changed: a suspended operator's nodes go on draining.
+    async fn drain_node(&self, node: NodeId, wanted: bool) -> Result<bool>;
     /// Whether a node is believed to hold anything that an object needs (a location of status `stored`).
     async fn holds_chunks(&self, id: NodeId) -> Result<bool>;
     /// Forgets a node and its locations. `Stale` unless it is `draining`.
     async fn remove_node(&self, id: NodeId) -> Result<()>;
-    /// Marks locations lost or corrupt and queues the repair of their stripes. Idempotent.
+    /// Marks locations lost or corrupt and queues the repair of their stripes; of nodes that sent other bytes an audit of the
+    /// whole chunk is due at once, among the contained ones. Idempotent.
     async fn report_bad_locations(&self, bad: &[BadLocation]) -> Result<()>;
 
     /// Marks every location of these chunks on this node corrupt and queues repairs, as the node itself asked;

@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use cyxcloud_core::name::{BucketName, ObjectKey};
 use cyxcloud_core::node::NodeStatus;
+use cyxcloud_core::repair::NodeFacts;
+use cyxcloud_core::token_keys::KeyTimes;
 use cyxcloud_core::{
     BucketId, ByteCount, ChunkId, FileId, Generation, Geometry, NodeId, OwnerId, SegmentId, ShardIndex,
     Timestamp, UploadId,
@@ -46,6 +48,28 @@ pub struct AccessKey {
     pub expires_at: Option<Timestamp>,
     /// Whether it was revoked.
     pub revoked: bool,
+}
+
+/// A key that our servers sign tokens for nodes with: a row of `token_keys`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TokenKey {
+    /// When it is good for what.
+    pub times: KeyTimes,
+    /// Its seed, wrapped under the server's master key.
+    pub wrapped_seed: Vec<u8>,
+    /// By the database's clock.
+    pub created_at: Timestamp,
+}
+
+/// Without the seed, wrapped or not.
+impl std::fmt::Debug for TokenKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { times, created_at, .. } = self;
+        f.debug_struct("TokenKey")
+            .field("times", times)
+            .field("created_at", created_at)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A row of `buckets`.
@@ -391,8 +415,10 @@ pub struct BadLocation {
 pub enum Fault {
     /// The node says it does not hold it.
     Missing,
-    /// The node sent other bytes, or says they rotted.
+    /// The node sent other bytes. It is audited for it at once.
     Corrupt,
+    /// The node says that its bytes rotted.
+    Rotten,
 }
 
 /// What to list.
@@ -615,8 +641,24 @@ pub struct Node {
     pub read_only: bool,
     /// Held back from new data after a proven fault.
     pub quarantined: bool,
+    /// Known and proven for long enough to be given its share of what is written.
+    pub vetted: bool,
     /// Processor use of its machine at the last heartbeat, in percent.
     pub cpu_usage: u8,
+    /// Requests that it served at the last heartbeat.
+    pub active_connections: u64,
+}
+
+impl Node {
+    /// What decides how much its copies count.
+    pub fn facts(&self) -> NodeFacts {
+        NodeFacts {
+            status: self.status,
+            first_offline_at: self.first_offline_at,
+            maintenance: self.maintenance,
+            quarantined: self.quarantined,
+        }
+    }
 }
 
 /// A registration, after the gateway has checked it.

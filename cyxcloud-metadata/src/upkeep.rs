@@ -8,7 +8,7 @@ pub mod model;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cyxcloud_core::{ByteCount, ChunkId, FileId, NodeId, Timestamp};
+use cyxcloud_core::{ByteCount, ChunkId, FileId, NodeId, SegmentId, Timestamp};
 use uuid::Uuid;
 
 use crate::Result;
@@ -53,6 +53,8 @@ pub trait Upkeep: Send + Sync {
     /// Asks for a node to be looked through. One that waits already for the same reason begins anew.
     /// Status changes and new incarnations ask in their own transaction; this is for the rest.
     async fn queue_scan(&self, node: NodeId, reason: ScanReason) -> Result<()>;
+    /// Asks for a node's inventory because its turn has come: a comparison that waits or is in hand goes on as it is.
+    async fn queue_inventory(&self, node: NodeId) -> Result<()>;
     /// Claims at most `limit` scans, each with a new fence. A finished scan is not offered again.
     async fn claim_scans(&self, limit: usize, lease: Duration) -> Result<Vec<NodeScan>>;
     /// Remembers how far a scan got, and extends its lease. `Stale` if the fence moved on.
@@ -71,8 +73,10 @@ pub trait Upkeep: Send + Sync {
     /// Notes that the node's whole inventory has been compared, with the number of locations.
     async fn finish_inventory(&self, node: NodeId, locations: u64) -> Result<()>;
     /// Orphans on a node that were first seen at least `grace` ago with this same generation, that no location names and
-    /// that no upload begun before they were seen can still commit: handed to deletion. Answers how many.
-    async fn condemn_orphans(&self, grace: Duration, limit: usize) -> Result<usize>;
+    /// that no upload begun before they were seen can still commit: handed to deletion. None from a node of which the brake,
+    /// over what it is recorded to hold and its due orphans, says that they are too many; none at all where there are stripes
+    /// and no locations, or while frozen.
+    async fn condemn_orphans(&self, grace: Duration, limit: usize, brake: GcBrake) -> Result<OrphanStep>;
     /// Since when the oldest live upload intent exists.
     async fn oldest_intent(&self) -> Result<Option<Timestamp>>;
 
@@ -93,7 +97,8 @@ pub trait Upkeep: Send + Sync {
         limit: usize,
     ) -> Result<std::result::Result<GcStep, GcHalt>>;
     /// Claims deletes whose time has come: no location names (node, chunk), and no upload and no repair that began at or
-    /// before the entry is under way. An entry that a location names again is dropped. Nothing while frozen.
+    /// before the entry is under way. An entry that a location names again is dropped. Nothing while frozen, and nothing on
+    /// nodes that are offline or drain for their absence.
     async fn claim_deletes(&self, limit: usize, lease: Duration) -> Result<Vec<ChunkDelete>>;
     /// Records what became of claimed deletes.
     async fn finish_deletes(&self, outcomes: &[(i64, DeleteOutcome)]) -> Result<()>;
@@ -101,6 +106,8 @@ pub trait Upkeep: Send + Sync {
     async fn gc_state(&self) -> Result<GcState>;
     /// Stops garbage collection until `thaw_gc`, with a reason for operators.
     async fn freeze_gc(&self, reason: &str) -> Result<()>;
+    /// Notes why a brake holds, for operators; `None`: none does.
+    async fn note_gc_halt(&self, why: Option<&str>) -> Result<()>;
     /// Lets it go on. Answers whether it was frozen.
     async fn thaw_gc(&self) -> Result<bool>;
     /// Purges ended multipart uploads older than `older`; aborts open ones older than `open_for`, if given.
@@ -113,8 +120,19 @@ pub trait Upkeep: Send + Sync {
 
     // Audits.
 
-    /// The node's first location of status `stored` in a live segment at or after `chunk`, wrapping around.
-    async fn sample_location(&self, node: NodeId, chunk: ChunkId) -> Result<Option<NodeLocation>>;
+    /// For each of the places `from` in the order of chunk ids: the node's first location of status `stored` in a live segment
+    /// there or after it, wrapping around. The same one may come more than once.
+    async fn sample_locations(&self, node: NodeId, from: &[ChunkId]) -> Result<Vec<NodeLocation>>;
+    /// Locations of status `stored` that were not proven for so long, of live stripes that wait for repair and tolerate no more
+    /// than `losses` further losses; in order of segments from `from` on. Looks at no more than `limit` stripes and answers no
+    /// more than `limit` locations.
+    async fn at_risk(
+        &self,
+        from: SegmentId,
+        losses: i32,
+        unproven_for: Duration,
+        limit: usize,
+    ) -> Result<Vec<(NodeId, NodeLocation)>>;
     /// Keeps events, marks locations proven (`last_verified`), lost or corrupt (repair queued at once), contains the late
     /// ones until `again_after`, and ends what an `again` event answers. Judges each node's new record by `judge`
     /// (pure; the transaction may run again) and stores it together with its verdict on quarantine.
@@ -127,7 +145,7 @@ pub trait Upkeep: Send + Sync {
     /// Lets a node that is held back take new chunks again if nothing of what it holds is believed in and it was not audited for
     /// `quiet`: it has nothing left to prove itself by. Whether it did.
     async fn forgive_empty(&self, node: NodeId, quiet: Duration) -> Result<bool>;
-    /// Contained audits whose time has come, claimed for `lease`.
+    /// Contained audits whose time has come, claimed for `lease`: what was late, and what a reader was sent wrong.
     async fn claim_contained(&self, limit: usize, lease: Duration) -> Result<Vec<Contained>>;
     /// The latest events, newest first; of one node if given.
     async fn audit_events(&self, node: Option<NodeId>, limit: usize) -> Result<Vec<AuditEvent>>;

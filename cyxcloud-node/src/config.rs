@@ -16,6 +16,7 @@ use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser};
 use cyxcloud_core::ByteCount;
 use cyxcloud_core::address::AddressPolicy;
 use cyxcloud_core::reservation::{SYSTEM_RESERVED, StorageAccount};
+use cyxcloud_core::secret::{self, SecretError, Strength};
 use ipnet::IpNet;
 
 /// Why a node cannot be started as told.
@@ -40,6 +41,9 @@ pub enum ConfigError {
         /// What belongs there.
         what: &'static str,
     },
+    /// A secret cannot be used.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// A value, or two together, make no sense.
     #[error("{0}")]
     Unusable(String),
@@ -128,13 +132,27 @@ pub struct Config {
     #[arg(long, env = "STORAGE_PAGE_CACHE")]
     pub storage_page_cache: bool,
 
-    /// The gateway's gRPC address, such as http://gateway:50052.
+    /// The gateway's gRPC address, such as http://gateway:50052 or https://gateway:50052.
     #[arg(long, env = "CENTRAL_SERVER_ADDR", default_value = "")]
     pub central_server_addr: String,
+
+    /// Speak TLS on the port of the chunk service, with a certificate made from this node's key; gateways know the key and accept no
+    /// other.
+    #[arg(long, env = "NODE_TLS")]
+    pub tls: bool,
+
+    /// Certificates (PEM) of the authorities to trust for an https:// gateway. [default: the system's]
+    #[arg(long, env = "TLS_CA", value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
 
     /// Seconds between heartbeats. [default: what the gateway says, 30]
     #[arg(long, env = "HEARTBEAT_INTERVAL_SECS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub heartbeat_interval_secs: Option<u64>,
+
+    /// Open connections from one address (one /64 of IPv6), at most.
+    #[arg(long, env = "CONNECTIONS_PER_ADDRESS", value_name = "N", default_value_t = 512,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub connections_per_address: u32,
 
     /// Say in heartbeats that a planned pause is on: nothing new is stored here, and absence raises no alarm.
     #[arg(long, env = "MAINTENANCE")]
@@ -190,17 +208,25 @@ pub struct Config {
     #[arg(long, env = "SHUTDOWN_GRACE_SECS", default_value_t = 10)]
     pub shutdown_grace_secs: u64,
 
-    /// CyxWiz API; used once node authentication is on.
+    /// The CyxWiz API at which the node's operator has an account, such as http://cyxwiz-api:3002.
     #[arg(long, env = "CYXWIZ_API_URL")]
     pub cyxwiz_api_url: Option<String>,
 
-    /// Operator's e-mail at the CyxWiz API; used once node authentication is on.
+    /// Operator's e-mail address there.
     #[arg(long, env = "CYXWIZ_EMAIL")]
     pub cyxwiz_email: Option<String>,
 
-    /// Operator's password at the CyxWiz API; used once node authentication is on.
+    /// Operator's password there, or CYXWIZ_PASSWORD_FILE.
     #[arg(long, env = "CYXWIZ_PASSWORD", hide_env_values = true)]
     pub cyxwiz_password: Option<Secret>,
+
+    /// File that holds the operator's password.
+    #[arg(long, env = "CYXWIZ_PASSWORD_FILE", value_name = "PATH", hide = true)]
+    pub cyxwiz_password_file: Option<PathBuf>,
+
+    /// Forget the log-in at the CyxWiz API that the data directory keeps, and end.
+    #[arg(long)]
+    pub logout: bool,
 }
 
 impl Default for Config {
@@ -222,7 +248,10 @@ impl Default for Config {
             storage_reserved_bytes: None,
             storage_page_cache: false,
             central_server_addr: String::new(),
+            tls: false,
+            tls_ca: None,
             heartbeat_interval_secs: None,
+            connections_per_address: 512,
             maintenance: false,
             node_networks: Vec::new(),
             node_loopback: false,
@@ -239,6 +268,8 @@ impl Default for Config {
             cyxwiz_api_url: None,
             cyxwiz_email: None,
             cyxwiz_password: None,
+            cyxwiz_password_file: None,
+            logout: false,
         }
     }
 }
@@ -254,11 +285,30 @@ impl Config {
             };
             args.extend(read_file(path, &Self::command(), given)?);
         }
-        Self::from_arg_matches(&Self::command().try_get_matches_from(&args)?)?.check()
+        let mut config = Self::from_arg_matches(&Self::command().try_get_matches_from(&args)?)?;
+        config.read_password()?;
+        config.check()
+    }
+
+    /// Takes the password from wherever it is; afterwards it is in its own field.
+    fn read_password(&mut self) -> Result<(), SecretError> {
+        const NAME: &str = "CYXWIZ_PASSWORD";
+        let file = self.cyxwiz_password_file.take();
+        let given = self.cyxwiz_password.as_ref().map(|password| password.0.as_str());
+        let read = |path: &Path| std::fs::read_to_string(path);
+        // Whether it is long enough is for the service to say that has the account.
+        let password = secret::obtain(NAME, given, file.as_deref(), Strength::AtLeast(1), read)?;
+        self.cyxwiz_password = password.map(Secret);
+        Ok(())
     }
 
     /// Checks what one value cannot know alone, and what has no default.
     pub fn check(mut self) -> Result<Self, ConfigError> {
+        if self.logout {
+            // Nothing else is looked at.
+            return Ok(self);
+        }
+        self.check_account()?;
         if self.central_server_addr.trim().is_empty() {
             let what = "the gateway's gRPC address, such as http://gateway:50052";
             return Err(ConfigError::Missing { name: "CENTRAL_SERVER_ADDR", what });
@@ -285,6 +335,19 @@ impl Config {
         Ok(self)
     }
 
+    /// An account is at an address. What is empty counts as not given: files of many variables leave them so.
+    fn check_account(&mut self) -> Result<(), ConfigError> {
+        for text in [&mut self.cyxwiz_api_url, &mut self.cyxwiz_email] {
+            *text = text.take().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+        }
+        if self.cyxwiz_api_url.is_none() && self.cyxwiz_email.is_some() {
+            let what =
+                "CYXWIZ_EMAIL is set, and this is where that account is, such as http://cyxwiz-api:3002";
+            return Err(ConfigError::Missing { name: "CYXWIZ_API_URL", what });
+        }
+        Ok(())
+    }
+
     /// The offered space, with nothing used yet.
     pub fn account(&self) -> StorageAccount {
         StorageAccount {
@@ -298,7 +361,8 @@ impl Config {
     pub fn advertised(&self) -> Result<(String, Option<u16>), ConfigError> {
         let Some(text) = &self.advertise_addr else { return Ok((String::new(), None)) };
         let wrong = || ConfigError::Unusable(format!("ADVERTISE_ADDR {text:?} is not a host or host:port"));
-        let bare = text.trim().trim_start_matches("http://").trim_end_matches('/');
+        let bare =
+            text.trim().trim_start_matches("http://").trim_start_matches("https://").trim_end_matches('/');
         if let Ok(ip) = bare.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
             return Ok((ip.to_string(), None));
         }
@@ -461,6 +525,32 @@ mod tests {
         assert_eq!(of("192.0.2.7:50061"), ("192.0.2.7".to_owned(), Some(50061)));
         assert_eq!(of("[2001:db8::1]:50061"), ("2001:db8::1".to_owned(), Some(50061)));
         assert_eq!(of("2001:db8::1"), ("2001:db8::1".to_owned(), None));
+    }
+
+    #[test]
+    fn an_account_has_an_address() {
+        assert!(load(&["--cyxwiz-email", "a@b.c"]).is_err());
+        let config = load(&["--cyxwiz-api-url", "", "--cyxwiz-email", ""]).expect("nothing is set");
+        assert_eq!((config.cyxwiz_api_url, config.cyxwiz_email), (None, None));
+        let forget = Config::load(["cyxcloud-node", "--logout"].map(OsString::from));
+        assert!(forget.expect("needs no gateway").logout);
+    }
+
+    #[test]
+    fn a_password_is_in_one_place() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("password");
+        let file = path.to_str().expect("plain path");
+        let password = |text: &str| {
+            std::fs::write(&path, text).expect("written");
+            load(&["--cyxwiz-password-file", file]).map(|config| config.cyxwiz_password)
+        };
+        assert_eq!(password("correct horse\n").expect("fine"), Some(Secret("correct horse".to_owned())));
+        for bad in ["", "\n", "password", "two\nlines"] {
+            assert!(password(bad).is_err(), "{bad:?}");
+        }
+        let twice = load(&["--cyxwiz-password-file", file, "--cyxwiz-password", "correct horse"]);
+        assert!(twice.expect_err("twice").to_string().contains("CYXWIZ_PASSWORD_FILE"));
     }
 
     #[test]

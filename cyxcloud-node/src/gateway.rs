@@ -5,24 +5,31 @@
 //! The node serves chunks all the while.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cyxcloud_core::ByteCount;
-use cyxcloud_core::receipt::registration_message;
 use cyxcloud_core::reservation::StorageAccount;
-use cyxcloud_proto::WIRE_VERSION;
+use cyxcloud_core::{ByteCount, Timestamp};
 use cyxcloud_proto::convert::chunk_id_bytes;
 use cyxcloud_proto::gateway::node_command::Kind;
 use cyxcloud_proto::gateway::node_service_client::NodeServiceClient;
 use cyxcloud_proto::gateway::{HeartbeatRequest, NodeCommand, RegisterNodeRequest, RegisterNodeResponse};
+use cyxcloud_proto::{GATEWAY_TIME, WIRE_VERSION, signed};
+use cyxcloud_tls::{NetStream, connect};
+use hyper_util::rt::TokioIo;
+use secrecy::ExposeSecret;
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, Uri};
 use tonic::{Code, Status};
 use tracing::{debug, info, warn};
 
+use crate::Error;
+use crate::account::AccessToken;
 use crate::config::Config;
 use crate::corrupt::CorruptChunks;
+use crate::gate::{Gate, Trust};
 use crate::identity::Identity;
 use crate::metrics::Metrics;
 use crate::service::now;
@@ -37,13 +44,22 @@ const HEARTBEAT_DEFAULT: Duration = Duration::from_secs(30);
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 const HEARTBEAT_MAX: Duration = Duration::from_secs(600);
 const RETRY_MIN: Duration = Duration::from_millis(500);
+/// A skew that differs from the one known by less is no news.
+const SKEW_NEWS_MS: u64 = 60_000;
 const RETRY_MAX: Duration = Duration::from_secs(30);
+/// For how long a registration waits for its operator's log-in.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Everything the gateway is told about this node.
 #[derive(Debug)]
 pub(crate) struct Membership {
     pub(crate) config: Config,
     pub(crate) identity: Identity,
+    pub(crate) gate: Arc<Gate>,
+    /// How far the gateway's clock is ahead of ours, as far as it said.
+    pub(crate) skew_ms: AtomicI64,
+    /// Token of the node's operator, where there is an account.
+    pub(crate) access: Option<AccessToken>,
     pub(crate) store: Arc<dyn ChunkStore>,
     pub(crate) corrupt: Arc<CorruptChunks>,
     pub(crate) metrics: Arc<Metrics>,
@@ -56,8 +72,8 @@ pub(crate) struct Membership {
 
 impl Membership {
     /// Keeps the node registered, until it is dropped.
-    pub(crate) async fn keep(self, endpoint: Endpoint) {
-        let mut client = NodeServiceClient::new(endpoint.connect_lazy());
+    pub(crate) async fn keep(mut self, channel: Channel) {
+        let mut client = NodeServiceClient::new(channel);
         loop {
             let answer = self.register(&mut client).await;
             self.metrics.registered.set(1);
@@ -67,15 +83,18 @@ impl Membership {
     }
 
     /// Registers, however long it takes.
-    async fn register(&self, client: &mut NodeServiceClient<Channel>) -> RegisterNodeResponse {
+    async fn register(&mut self, client: &mut NodeServiceClient<Channel>) -> RegisterNodeResponse {
         let mut pause = RETRY_MIN;
         loop {
-            match client.register_node(self.registration()).await {
+            let token = self.operator_token().await;
+            match client.register_node(self.registration(token)).await {
                 Ok(answer) => {
                     let answer = answer.into_inner();
                     self.welcome(&answer);
                     return answer;
                 }
+                // By our clock the signature was too old. Once more by the gateway's; if that does not help, nothing but waiting does.
+                Err(status) if self.learn_time(&status) => continue,
                 Err(status) => {
                     let seconds = pause.as_secs_f64();
                     let (code, why) = (status.code(), status.message());
@@ -87,26 +106,49 @@ impl Membership {
                 }
             }
             // Up to half again, so that nodes which lost one gateway do not return as one.
-            tokio::time::sleep(pause.mul_f64(1.0 + rand::random::<f64>() / 2.0)).await;
+            let paused = tokio::time::sleep(pause.mul_f64(1.0 + rand::random::<f64>() / 2.0));
+            tokio::select! {
+                () = paused => {}
+                // Another token may be what was missing.
+                () = changed(self.access.as_mut()) => {}
+            }
             pause = (pause * 2).min(RETRY_MAX);
         }
     }
 
-    fn registration(&self) -> RegisterNodeRequest {
+    /// Whether the gateway said what time it is, and that is news.
+    fn learn_time(&self, status: &Status) -> bool {
+        let told = status.metadata().get(GATEWAY_TIME).and_then(|value| value.to_str().ok());
+        let Some(told) = told.and_then(|text| text.parse::<i64>().ok()) else { return false };
+        let skew_ms = told.saturating_sub(now().unix_millis());
+        let known = self.skew_ms.swap(skew_ms, Ordering::Relaxed);
+        let news = skew_ms.abs_diff(known) > SKEW_NEWS_MS;
+        if news {
+            warn!(
+                skew_secs = skew_ms / 1000,
+                "this machine's clock differs from the gateway's, which counts"
+            );
+        }
+        news
+    }
+
+    /// The operator's token. A log-in is waited for, but not for long: only the gateway knows whether it wants one.
+    async fn operator_token(&mut self) -> String {
+        let Some(access) = &mut self.access else { return String::new() };
+        // Whoever keeps it may be gone, as the node is in a moment.
+        let _ = tokio::time::timeout(TOKEN_TIMEOUT, access.wait_for(Option::is_some)).await;
+        let token = access.borrow_and_update();
+        token.as_ref().map(|token| token.expose_secret().to_owned()).unwrap_or_default()
+    }
+
+    fn registration(&self, access_token: String) -> RegisterNodeRequest {
         let config = &self.config;
         let account = self.account();
         let incarnation = self.store.incarnation();
         let key = self.identity.key();
-        let signed_at = now();
-        let signed = registration_message(
-            &key.public(),
-            &incarnation,
-            signed_at,
-            &self.host,
-            self.grpc_port,
-            self.metrics_port,
-        );
-        RegisterNodeRequest {
+        let skew_ms = self.skew_ms.load(Ordering::Relaxed);
+        let signed_at = Timestamp::from_unix_millis(now().unix_millis().saturating_add(skew_ms));
+        let mut request = RegisterNodeRequest {
             public_key: Bytes::copy_from_slice(&key.public()),
             peer_id: self.identity.peer_id().to_owned(),
             label: config.node_id.clone().unwrap_or_else(|| self.identity.default_label().to_string()),
@@ -123,10 +165,14 @@ impl Membership {
             format_version: self.store.format(),
             incarnation: Bytes::copy_from_slice(incarnation.as_bytes()),
             signed_at_ms: signed_at.unix_millis(),
-            signature: Bytes::copy_from_slice(&key.sign(&signed)),
+            signature: Bytes::new(),
             storage_reserved: account.reserved.get(),
             has_reserved: config.storage_reserved_bytes.is_some(),
-        }
+            access_token,
+            tls: config.tls,
+        };
+        request.signature = Bytes::copy_from_slice(&key.sign(&signed::registration(&request)));
+        request
     }
 
     fn account(&self) -> StorageAccount {
@@ -144,6 +190,8 @@ impl Membership {
             );
         }
         self.take_up(answer.format_version);
+        let trust = Trust::told(answer.require_tokens, &answer.token_keys);
+        self.gate.told(trust, Timestamp::from_unix_millis(answer.now_ms));
         if self.config.quiet {
             return;
         }
@@ -159,13 +207,18 @@ impl Membership {
         let mut vitals = Vitals::default();
         vitals.look();
         let mut silent = false;
+        let mut token = answer.token.clone();
         let mut timer = tokio::time::interval(self.interval(answer.heartbeat_interval_ms));
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             // The first comes at once: registration and life are two things to the gateway.
             timer.tick().await;
             let corrupt = self.corrupt.next();
-            let request = self.heartbeat(answer, &mut vitals, corrupt.iter().map(chunk_id_bytes).collect());
+            let corrupt_chunks = corrupt.iter().map(chunk_id_bytes).collect();
+            let request = HeartbeatRequest {
+                token: token.clone(),
+                ..self.heartbeat(answer, &mut vitals, corrupt_chunks)
+            };
             match client.heartbeat(request).await {
                 Ok(response) => {
                     self.metrics.heartbeats.with_label_values(&["ok"]).inc();
@@ -176,16 +229,18 @@ impl Membership {
                         info!("the gateway answers again");
                     }
                     self.take_up(response.format_version);
+                    let trust = Trust::told(response.require_tokens, &response.token_keys);
+                    self.gate.told(trust, Timestamp::from_unix_millis(response.now_ms));
+                    if !response.token.is_empty() {
+                        token = response.token;
+                    }
                     if self.obey(&response.commands) {
                         return;
                     }
                 }
                 Err(status) if must_register(&status) => {
                     self.metrics.heartbeats.with_label_values(&["unknown"]).inc();
-                    info!(
-                        why = status.message(),
-                        "the gateway does not know this node and wants a registration"
-                    );
+                    info!(why = status.message(), "the gateway wants a registration");
                     return;
                 }
                 Err(status) => {
@@ -224,7 +279,7 @@ impl Membership {
             read_only: matches!(self.store.condition(), Condition::ReadOnly(_)),
             incarnation: Bytes::copy_from_slice(self.store.incarnation().as_bytes()),
             corrupt_chunks,
-            token: answer.token.clone(),
+            token: String::new(),
         }
     }
 
@@ -254,17 +309,53 @@ impl Membership {
     }
 }
 
-/// What the gateway is dialled by. The address is the operator's, so it is not judged.
-pub(crate) fn endpoint(url: &str) -> Result<Endpoint, tonic::transport::Error> {
-    Ok(Endpoint::from_shared(url.to_owned())?
+/// The way to the gateway. The address is the operator's, so it is not judged; behind https its certificate must come from an
+/// authority that we trust, and we show our own key.
+pub(crate) fn channel(config: &Config, identity: &Identity) -> Result<Channel, Error> {
+    let url = &config.central_server_addr;
+    let wrong = || Error::GatewayAddress { url: url.clone() };
+    let uri: Uri = url.parse().map_err(|_| wrong())?;
+    let tls = match uri.scheme_str() {
+        Some("http") => None,
+        Some("https") => Some(connect::trusting(config.tls_ca.as_deref(), identity.key())?),
+        _ => return Err(wrong()),
+    };
+    let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(wrong)?;
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
+    let endpoint = cyxcloud_tls::grpc::endpoint(uri)
         .connect_timeout(CONNECT_TIMEOUT)
         .timeout(CALL_TIMEOUT)
         .http2_keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(10)))
+        .keep_alive_timeout(Duration::from_secs(10));
+    let connector = tower::service_fn(move |_: Uri| {
+        let (host, tls) = (host.clone(), tls.clone());
+        async move {
+            let stream = TcpStream::connect((host.as_str(), port)).await?;
+            stream.set_nodelay(true)?;
+            let stream = match tls {
+                None => NetStream::Plain(stream),
+                Some(tls) => connect::secure(tls, &host, stream).await?,
+            };
+            Ok::<_, std::io::Error>(TokioIo::new(stream))
+        }
+    });
+    Ok(endpoint.connect_with_connector_lazy(connector))
 }
 
+/// Unknown, or its node token has ended or was signed by a secret that counts no more.
 fn must_register(status: &Status) -> bool {
-    status.code() == Code::NotFound
+    matches!(status.code(), Code::NotFound | Code::Unauthenticated)
+}
+
+/// Waits for another token; for ever where there is none to come.
+async fn changed(access: Option<&mut AccessToken>) {
+    if let Some(access) = access
+        && access.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// Whether waiting alone will not help: somebody must change something first.

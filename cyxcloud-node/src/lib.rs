@@ -4,10 +4,12 @@
 //! What is acknowledged is on disk and synced; what is read was hashed on the way out. A node trusts nobody's address
 //! and is trusted by nobody: gateways check every byte and every receipt.
 
+mod account;
 pub mod allocator;
 pub mod config;
 mod corrupt;
 mod discovery;
+mod gate;
 mod gateway;
 mod http;
 pub mod identity;
@@ -22,11 +24,15 @@ mod vitals;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 use cyxcloud_proto::MESSAGE_BYTES_MAX;
 use cyxcloud_proto::node::chunk_service_server::ChunkServiceServer;
 use cyxcloud_proto::node::data_service_server::DataServiceServer;
+use cyxcloud_tls::crowd::Crowd;
+use cyxcloud_tls::grpc::{Guests, incoming};
+use cyxcloud_tls::{Acceptor, TlsError};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
@@ -34,8 +40,11 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tracing::{info, warn};
 
+use crate::account::Account;
+pub use crate::account::log_out;
 pub use crate::config::Config;
 use crate::corrupt::CorruptChunks;
+use crate::gate::Gate;
 use crate::gateway::Membership;
 use crate::identity::Identity;
 use crate::limit::Limited;
@@ -90,14 +99,14 @@ pub enum Error {
     #[error("could not ask a listener for its address")]
     Listener(#[source] std::io::Error),
     /// The gateway's address is none.
-    #[error("CENTRAL_SERVER_ADDR {url:?} is not a URL such as http://gateway:50052")]
+    #[error("CENTRAL_SERVER_ADDR {url:?} is not a URL such as http://gateway:50052 or https://gateway:50052")]
     GatewayAddress {
         /// As it was given.
         url: String,
-        /// What is wrong with it.
-        #[source]
-        source: tonic::transport::Error,
     },
+    /// What an https gateway is to be trusted by cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The chunk service stopped by itself.
     #[error("the chunk service failed")]
     Serve(#[source] tonic::transport::Error),
@@ -137,26 +146,34 @@ pub async fn run(
     let config = config.check()?;
     let (grpc_port, metrics_port) = (port(&listeners.grpc)?, port(&listeners.metrics)?);
     let (host, advertised_port) = config.advertised()?;
-    let endpoint = gateway::endpoint(&config.central_server_addr)
-        .map_err(|source| Error::GatewayAddress { url: config.central_server_addr.clone(), source })?;
     // The store first: it locks the directory, so that two nodes never make two identities there.
     let store = open(&config).await?;
     let identity = Identity::open(&config.storage_path)?;
+    let (account, access) = Account::open(&config, identity.peer_id())?.unzip();
+    let gateway = gateway::channel(&config, &identity)?;
 
     let metrics = Metrics::new();
     metrics.offer(&config.account());
     let corrupt = Arc::new(CorruptChunks::new(store.quarantined()));
+    let gate =
+        Arc::new(Gate::open(identity.key().public(), &config.storage_path, metrics.tokens_refused.clone()));
     let service = Service::new(
         store.clone(),
         identity.key().clone(),
+        gate.clone(),
         config.policy(),
         !config.trash_period().is_zero(),
         corrupt.clone(),
         metrics.clone(),
     );
     let (stop, stopped) = oneshot::channel();
-    let mut serving = serve(listeners.grpc, service, stopped).await;
-    info!(grpc_port, metrics_port, peer_id = identity.peer_id(), "node serves chunks");
+    let tls = config.tls.then(|| Acceptor::of_identity(identity.key(), metrics.tls.clone()));
+    let guests = Guests {
+        crowd: Crowd::new(config.connections_per_address as usize),
+        refused: metrics.connections_refused.clone(),
+    };
+    let mut serving = serve(listeners.grpc, guests, tls, service, stopped).await;
+    info!(grpc_port, metrics_port, tls = config.tls, peer_id = identity.peer_id(), "node serves chunks");
 
     // All of these end by being dropped.
     let mut tasks = JoinSet::new();
@@ -180,6 +197,9 @@ pub async fn run(
     let membership = Membership {
         config,
         identity,
+        gate,
+        skew_ms: AtomicI64::new(0),
+        access,
         store: store.clone(),
         corrupt,
         metrics,
@@ -188,7 +208,10 @@ pub async fn run(
         grpc_port,
         metrics_port,
     };
-    tasks.spawn(membership.keep(endpoint));
+    tasks.spawn(membership.keep(gateway));
+    if let Some(account) = account {
+        tasks.spawn(account.keep());
+    }
 
     let ended = tokio::select! {
         () = shutdown => Ok(()),
@@ -227,7 +250,13 @@ async fn open(config: &Config) -> Result<Arc<dyn ChunkStore>, Error> {
 type Serving = JoinHandle<Result<(), tonic::transport::Error>>;
 
 /// Starts the gRPC server; it stops accepting, and ends what it has begun, once `stopped` is heard.
-async fn serve(listener: TcpListener, service: Service, stopped: oneshot::Receiver<()>) -> Serving {
+async fn serve(
+    listener: TcpListener,
+    guests: Guests,
+    tls: Option<Acceptor>,
+    service: Service,
+    stopped: oneshot::Receiver<()>,
+) -> Serving {
     let permits = Arc::new(Semaphore::new(REQUESTS_MAX));
     let chunks = ChunkServiceServer::new(service.clone())
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -251,8 +280,9 @@ async fn serve(listener: TcpListener, service: Service, stopped: oneshot::Receiv
         .add_service(Limited::new(Whole::new(chunks, service.clone()), permits.clone()))
         .add_service(Limited::new(data, permits))
         .add_service(health_service);
-    let incoming =
+    let listener =
         TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(Duration::from_secs(60)));
+    let incoming = incoming(listener, guests, tls);
     let stop = async move {
         // Whoever held the other end and is gone wants the end too.
         let _ = stopped.await;

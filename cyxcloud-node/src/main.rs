@@ -1,15 +1,13 @@
 //! The node's process: configuration, log, signals. The node itself is [`cyxcloud_node::run`].
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use cyxcloud_node::config::ConfigError;
 use cyxcloud_node::{Config, Listeners};
-use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     cyxcloud_node::allocator::keep_freed_memory();
@@ -23,12 +21,29 @@ async fn run() -> ExitCode {
         Err(ConfigError::Arguments(error)) => error.exit(),
         Err(error) => return fail(&error.into(), 2),
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    if config.logout {
+        return forget(&config).await;
+    }
+    cyxcloud_telemetry::init("info");
     match serve(config).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, 1),
+    }
+}
+
+/// Forgets the log-in at the CyxWiz API, and says what that was.
+#[allow(clippy::print_stdout, reason = "it is what the operator asked for")]
+async fn forget(config: &Config) -> ExitCode {
+    match cyxcloud_node::log_out(&config.storage_path).await {
+        Ok(forgotten) => {
+            println!("cyxcloud-node: {forgotten}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(
+            &anyhow::Error::new(error)
+                .context(format!("forget the log-in in {}", config.storage_path.display())),
+            1,
+        ),
     }
 }
 

@@ -21,6 +21,8 @@ pub(crate) struct Metrics {
     pub(crate) received: IntCounter,
     pub(crate) sent: IntCounter,
     pub(crate) stored_chunk_bytes: Histogram,
+    pub(crate) tokens_refused: IntCounter,
+    pub(crate) connections_refused: IntCounter,
     pub(crate) heartbeats: IntCounterVec,
     pub(crate) registered: IntGauge,
     pub(crate) corrupt: IntCounter,
@@ -41,6 +43,7 @@ pub(crate) struct Metrics {
     read_only: IntGauge,
     syncs: IntCounter,
     format: IntGauge,
+    pub(crate) tls: cyxcloud_tls::Metrics,
 }
 
 /// Latencies from a cached read to a disk that is in trouble, in seconds.
@@ -91,6 +94,12 @@ impl Metrics {
             received: m.counter("cyxcloud_node_received_bytes_total", "Chunk bytes received."),
             sent: m.counter("cyxcloud_node_sent_bytes_total", "Chunk bytes and proofs sent."),
             stored_chunk_bytes: m.add(Histogram::with_opts(bytes.buckets(BYTES.to_vec()))),
+            tokens_refused: m
+                .counter("cyxcloud_node_tokens_refused_total", "Calls refused for want of a good token."),
+            connections_refused: m.counter(
+                "cyxcloud_node_connections_refused_total",
+                "Connections closed at once because their address had as many as it may have.",
+            ),
             heartbeats: m.counters("cyxcloud_node_heartbeats_total", "Heartbeats sent.", &["result"]),
             registered: m.gauge("cyxcloud_node_registered", "Whether the gateway knows this node."),
             corrupt: m.counter("cyxcloud_node_corrupt_chunks_total", "Chunks found corrupt."),
@@ -113,6 +122,7 @@ impl Metrics {
             syncs: m
                 .counter("cyxcloud_node_store_syncs_total", "Synced writes, each for one or more requests."),
             format: m.gauge("cyxcloud_node_format", "Version of the data directory's format."),
+            tls: cyxcloud_tls::Metrics::new(&m.0).expect("each name is used once"),
             registry: m.0,
         })
     }

@@ -1,14 +1,19 @@
 //! All that a rebalancer can be told. Read once, in `main`; nothing else looks at the environment.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::value_parser;
 use cyxcloud_core::ByteCount;
 use cyxcloud_core::NodeId;
 use cyxcloud_core::address::AddressPolicy;
+use cyxcloud_core::audit;
+use cyxcloud_core::seal::MasterKey;
+use cyxcloud_core::secret::{self, SecretError, Strength};
+use cyxcloud_tls::ServerKeyArgs;
 use ipnet::IpNet;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 /// The rebalancer: repairs, audits, collects.
 #[derive(Debug, clap::Parser)]
@@ -16,18 +21,29 @@ use secrecy::SecretString;
     name = "cyxcloud-rebalancer",
     version,
     about = "Background service of CyxCloud",
-    max_term_width = 110
+    max_term_width = 110,
+    after_help = "Secrets: CYXCLOUD_MASTER_KEY (as the gateway has it), DATABASE_URL and REDIS_URL. Each is a variable, or in the file \
+        that the variable with _FILE added names (CYXCLOUD_MASTER_KEY_FILE=/run/secrets/master-key)."
 )]
 pub struct Config {
-    /// PostgreSQL connection URL
+    /// PostgreSQL connection URL, or DATABASE_URL_FILE
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
-    pub database_url: SecretString,
-    /// Redis connection URL
+    pub database_url: Option<SecretString>,
+    #[allow(missing_docs)]
+    #[arg(long, env = "DATABASE_URL_FILE", value_name = "PATH", hide = true)]
+    pub database_url_file: Option<PathBuf>,
+    /// Redis connection URL, or REDIS_URL_FILE
     #[arg(long, env = "REDIS_URL", value_name = "URL", hide_env_values = true)]
     pub redis_url: Option<SecretString>,
+    #[allow(missing_docs)]
+    #[arg(long, env = "REDIS_URL_FILE", value_name = "PATH", hide = true)]
+    pub redis_url_file: Option<PathBuf>,
     /// Key that owners' secrets are wrapped under, as the gateway has it: 64 hexadecimal digits
     #[arg(env = "CYXCLOUD_MASTER_KEY", long = "master-key", hide = true, hide_env_values = true)]
     pub master_key: Option<SecretString>,
+    #[allow(missing_docs)]
+    #[arg(long, env = "CYXCLOUD_MASTER_KEY_FILE", value_name = "PATH", hide = true)]
+    pub master_key_file: Option<PathBuf>,
     /// Networks that nodes may be in although they are private, e.g. 10.0.0.0/8,127.0.0.0/8
     #[arg(long, env = "NODE_NETWORKS", value_name = "CIDR,...", value_delimiter = ',')]
     pub node_networks: Vec<IpNet>,
@@ -37,6 +53,9 @@ pub struct Config {
     /// Start although PostgreSQL is set up so that acknowledged data can be lost
     #[arg(long)]
     pub i_accept_data_loss: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub server_key: ServerKeyArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -60,6 +79,9 @@ pub enum Command {
         /// Only say what would be recorded
         #[arg(long)]
         dry_run: bool,
+        /// Then take out of the nodes' trash what stripes still lack: what was collected since the metadata's backup was made
+        #[arg(long, conflicts_with = "dry_run")]
+        from_trash: bool,
         /// Only this node's inventory; may be given more than once
         #[arg(long = "node", value_name = "NODE_ID")]
         nodes: Vec<NodeId>,
@@ -76,21 +98,22 @@ pub struct Tuning {
     /// Repairs at the same time
     #[arg(long, env = "REPAIR_PARALLELISM", value_name = "N", default_value_t = 4, value_parser = value_parser!(u32).range(1..=1024))]
     pub repair_parallelism: u32,
-    /// Copies of a small object that operators are promised at least; the buckets' profiles say how many there are
+    /// Copies of a small object at least, where there are nodes for them; more if its bucket's profile says so
     #[arg(long, env = "MIN_REPLICAS", value_name = "N", default_value_t = 3, value_parser = value_parser!(u8).range(1..=20))]
     pub min_replicas: u8,
     /// How long a stripe that survives no further loss waits for a node that is merely away
     #[arg(long, env = "REPAIR_DELAY_SECS", value_name = "SECONDS", default_value_t = 900)]
     pub repair_delay_secs: u64,
-    /// Bytes per second that repairs may move, over all nodes; 0 is no limit
+    /// Bytes per second that this instance's repairs may move, over all nodes; 0 is no limit
     #[arg(long, env = "REPAIR_BYTES_PER_SEC", value_name = "SIZE", default_value = "50MB")]
     pub repair_bytes_per_sec: ByteCount,
-    /// Bytes per second that repairs may store on any one node; 0 is no limit
+    /// Bytes per second that this instance's repairs may store on any one node or read from it; 0 is no limit
     ///
-    /// Of this and of the former less is used where processors are more than half busy, down to a tenth. What
-    /// survives no further loss waits for neither.
-    #[arg(long, env = "REPAIR_NODE_BYTES_PER_SEC", value_name = "SIZE", default_value = "10MB")]
-    pub repair_node_bytes_per_sec: ByteCount,
+    /// Of this and of the former less is used where processors are more than half busy or more than 16 requests are
+    /// being served, down to a tenth. What survives no further loss waits for neither, and is charged to both.
+    /// [default: 10MB, or REPAIR_BYTES_PER_SEC if that is less]
+    #[arg(long, env = "REPAIR_NODE_BYTES_PER_SEC", value_name = "SIZE")]
+    pub repair_node_bytes_per_sec: Option<ByteCount>,
     /// How long a claimed repair may go without a sign of life before another instance takes it; claimed deletes, of which there
     /// is none, are left alone for twice as long
     #[arg(long, env = "REPAIR_LEASE_SECS", value_name = "SECONDS", default_value_t = 60, value_parser = value_parser!(u64).range(1..))]
@@ -108,10 +131,13 @@ pub struct Tuning {
     /// shorter than the age of the oldest metadata backup that must restore
     #[arg(long, env = "GC_GRACE_SECS", value_name = "SECONDS", default_value_t = 604_800)]
     pub gc_grace_secs: u64,
-    /// Collection stops when more than this part of all segments would be condemned
+    /// More than this part of all segments is not condemned, nor of a node's chunks collected as orphans
+    ///
+    /// An operator must look: GET /api/v1/admin/gc says why. Up to 1,000 orphans of a node always go. A node that returns after all
+    /// it held was made elsewhere holds nothing but orphans; 1 lets them go.
     #[arg(long, env = "GC_MAX_FRACTION", value_name = "FRACTION", default_value_t = 0.25)]
     pub gc_max_fraction: f64,
-    /// So many condemned segments never stop it
+    /// So many segments are always condemned
     #[arg(long, env = "GC_BRAKE_FLOOR", value_name = "N", default_value_t = 10_000)]
     pub gc_brake_floor: u64,
     /// How often each node is audited; 0 turns audits off
@@ -120,7 +146,18 @@ pub struct Tuning {
     /// How long a node may take to answer an audit
     #[arg(long, env = "AUDIT_TIMEOUT_SECS", value_name = "SECONDS", default_value_t = 15, value_parser = value_parser!(u64).range(1..))]
     pub audit_timeout_secs: u64,
-    /// When an audit that was answered too late is asked again; the third time it counts as failed
+    /// How long it may take to begin its answer [default: 5, or AUDIT_TIMEOUT_SECS if that is less]
+    #[arg(long, env = "AUDIT_FIRST_BYTE_SECS", value_name = "SECONDS", value_parser = value_parser!(u64).range(1..))]
+    pub audit_first_byte_secs: Option<u64>,
+    /// Within what time every location is proven of a stripe that waits for repair and tolerates no more than two losses; 0 asks
+    /// for these like for others
+    #[arg(long, env = "AUDIT_RISK_SECS", value_name = "SECONDS", default_value_t = 21_600)]
+    pub audit_risk_secs: u64,
+    /// How long a node is new: audited four times as often, and given little of what is written. After it, and 100 proofs, it
+    /// is given its share
+    #[arg(long, env = "VETTING_SECS", value_name = "SECONDS", default_value_t = 604_800)]
+    pub vetting_secs: u64,
+    /// When an audit that was answered too late is asked again: three times, then it counts as failed
     #[arg(long, env = "AUDIT_AGAIN_SECS", value_name = "SECONDS", default_value_t = 21_600)]
     pub audit_again_secs: u64,
     /// Nodes of our own: a round of audits in which one of them fails is thrown away
@@ -162,7 +199,45 @@ pub enum TuningError {
         /// AUDIT_INTERVAL_SECS
         interval: u64,
     },
+    /// An answer would be there before it begins.
+    #[error(
+        "AUDIT_FIRST_BYTE_SECS ({first_byte}) must not be longer than AUDIT_TIMEOUT_SECS ({timeout}): an answer ends after it \
+         begins. Leave the one out, or raise the other"
+    )]
+    AuditFirstByte {
+        /// AUDIT_FIRST_BYTE_SECS
+        first_byte: u64,
+        /// AUDIT_TIMEOUT_SECS
+        timeout: u64,
+    },
+    /// What is at risk could not be proven so often.
+    #[error(
+        "AUDIT_RISK_SECS ({risk}) must not be shorter than the time between two rounds of audits, a {}th of \
+         AUDIT_INTERVAL_SECS ({interval}): raise the one, or lower the other; 0 asks for what is at risk like for the rest",
+        audit::BURST
+    )]
+    AuditRisk {
+        /// AUDIT_RISK_SECS
+        risk: u64,
+        /// AUDIT_INTERVAL_SECS
+        interval: u64,
+    },
+    /// A part of a whole.
+    #[error(
+        "REPAIR_NODE_BYTES_PER_SEC ({node}) must not be more than REPAIR_BYTES_PER_SEC ({all}), which is for all nodes together: \
+         raise the one, or lower the other; 0 sets no limit of its own for a node"
+    )]
+    NodeBytes {
+        /// REPAIR_NODE_BYTES_PER_SEC
+        node: u64,
+        /// REPAIR_BYTES_PER_SEC
+        all: u64,
+    },
 }
+
+/// Of REPAIR_NODE_BYTES_PER_SEC and AUDIT_FIRST_BYTE_SECS, where what they are parts of allows it.
+const NODE_BYTES_PER_SEC: u64 = 10_000_000;
+const FIRST_BYTE_SECS: u64 = 5;
 
 impl Tuning {
     /// Refuses thresholds that contradict each other.
@@ -178,7 +253,38 @@ impl Tuning {
         if interval > 0 && timeout >= interval {
             return Err(TuningError::AuditTimeout { timeout, interval });
         }
+        if let Some(first_byte) = self.audit_first_byte_secs.filter(|first_byte| *first_byte > timeout) {
+            return Err(TuningError::AuditFirstByte { first_byte, timeout });
+        }
+        let (risk, tick) = (self.audit_risk_secs, audit::tick(self.audit_interval()));
+        if interval > 0 && risk > 0 && Duration::from_secs(risk) < tick {
+            return Err(TuningError::AuditRisk { risk, interval });
+        }
+        let (node, all) = (self.repair_node_bytes().get(), self.repair_bytes_per_sec.get());
+        if all > 0 && node > all {
+            return Err(TuningError::NodeBytes { node, all });
+        }
         Ok(())
+    }
+
+    pub(crate) fn audit_interval(&self) -> Duration {
+        Duration::from_secs(self.audit_interval_secs)
+    }
+
+    pub(crate) fn audit_timeout(&self) -> Duration {
+        Duration::from_secs(self.audit_timeout_secs)
+    }
+
+    pub(crate) fn audit_first_byte(&self) -> Duration {
+        self.audit_first_byte_secs
+            .map_or(self.audit_timeout().min(Duration::from_secs(FIRST_BYTE_SECS)), Duration::from_secs)
+    }
+
+    /// 0 is no limit.
+    pub(crate) fn repair_node_bytes(&self) -> ByteCount {
+        let all = Some(self.repair_bytes_per_sec).filter(|all| *all > ByteCount::ZERO);
+        let most = ByteCount::bytes(NODE_BYTES_PER_SEC);
+        self.repair_node_bytes_per_sec.unwrap_or_else(|| all.map_or(most, |all| all.min(most)))
     }
 
     pub(crate) fn scan_interval(&self) -> Duration {
@@ -210,7 +316,49 @@ impl Default for Tuning {
     }
 }
 
+/// The secrets, wherever they came from.
+#[derive(Debug)]
+pub struct Secrets {
+    /// Where PostgreSQL is.
+    pub database_url: SecretString,
+    /// Where Redis is, if there is one.
+    pub redis_url: Option<SecretString>,
+    /// What owners' secrets are wrapped under.
+    pub master_key: MasterKey,
+}
+
 impl Config {
+    /// Reads the secrets and refuses what is none.
+    pub fn secrets(&self) -> Result<Secrets, SecretError> {
+        const KEY: &str = "CYXCLOUD_MASTER_KEY";
+        let obtain = |name, value: &Option<SecretString>, file: &Option<PathBuf>| {
+            let value = value.as_ref().map(|value| value.expose_secret());
+            let read = |path: &std::path::Path| std::fs::read_to_string(path);
+            secret::obtain(name, value, file.as_deref(), Strength::Any, read)
+        };
+        let master_key = obtain(KEY, &self.master_key, &self.master_key_file)?
+            .ok_or(SecretError::Missing(KEY, "the key that the gateway has"))?;
+        let database_url = obtain("DATABASE_URL", &self.database_url, &self.database_url_file)?
+            .ok_or(SecretError::Missing("DATABASE_URL", "postgres://USER:PASSWORD@HOST/DATABASE"))?;
+        let redis_url = obtain("REDIS_URL", &self.redis_url, &self.redis_url_file)?;
+        let server_key = self.server_key.text();
+        let server_key = server_key.as_ref().map(|text| ("SERVER_KEY", text.expose_secret()));
+        for (name, url) in [
+            ("the password in DATABASE_URL", Some(&database_url)),
+            ("the password in REDIS_URL", redis_url.as_ref()),
+        ] {
+            let password = url.and_then(|url| secret::url_password(url)).unwrap_or_default();
+            let all = [(KEY, master_key.as_str()), (name, password.as_str())].into_iter().chain(server_key);
+            secret::distinct(&all.collect::<Vec<_>>())?;
+        }
+        let master_key = master_key.parse().map_err(|error| SecretError::NoKey(KEY, error))?;
+        Ok(Secrets {
+            database_url: database_url.into(),
+            redis_url: redis_url.map(SecretString::from),
+            master_key,
+        })
+    }
+
     /// Which addresses of nodes may be connected to.
     pub fn address_policy(&self, own: Vec<SocketAddr>) -> AddressPolicy {
         let loopback = self.node_networks.iter().any(|network| network.addr().is_loopback());
@@ -230,6 +378,28 @@ mod tests {
     }
 
     #[test]
+    fn secrets_are_there_once_and_differ() {
+        use clap::Parser;
+        let key = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+        let secrets = |args: &[&str]| {
+            let args = [&["cyxcloud-rebalancer"], args].concat();
+            Config::try_parse_from(args).expect("the flags exist").secrets()
+        };
+        let url = ["--database-url", "postgres://u:p@h/d"];
+        let missing = secrets(&url).expect_err("no key").to_string();
+        assert!(missing.contains("CYXCLOUD_MASTER_KEY_FILE"), "{missing}");
+        assert!(matches!(secrets(&["--master-key", key]), Err(SecretError::Missing("DATABASE_URL", _))));
+        let with = |more: &[&str]| secrets(&[&url[..], &["--master-key", key], more].concat());
+        assert!(matches!(with(&["--master-key-file", "/dev/null"]), Err(SecretError::Twice(_))));
+        assert!(matches!(with(&["--redis-url-file", "/dev/null"]), Err(SecretError::Weak("REDIS_URL", _))));
+        let same = format!("redis://:{key}@h");
+        assert!(matches!(with(&["--redis-url", &same]), Err(SecretError::Same("CYXCLOUD_MASTER_KEY", _))));
+        assert!(matches!(with(&["--server-key", key]), Err(SecretError::Same("CYXCLOUD_MASTER_KEY", _))));
+        let good = with(&[]).expect("enough");
+        assert!(!format!("{good:?}").contains("u:p"), "{good:?}");
+    }
+
+    #[test]
     fn contradictions_are_named() {
         let wrong = |change: fn(&mut Tuning)| {
             let mut tuning = Tuning::default();
@@ -239,5 +409,36 @@ mod tests {
         assert!(wrong(|t| t.gc_grace_secs = 100).contains("GC_GRACE_SECS (100)"));
         assert!(wrong(|t| t.audit_timeout_secs = 900).contains("AUDIT_TIMEOUT_SECS (900)"));
         assert!(wrong(|t| t.gc_max_fraction = 1.5).contains("GC_MAX_FRACTION is 1.5"));
+        for (said, message) in [
+            (
+                ["AUDIT_FIRST_BYTE_SECS (16)", "AUDIT_TIMEOUT_SECS (15)"],
+                wrong(|t| t.audit_first_byte_secs = Some(16)),
+            ),
+            (["AUDIT_RISK_SECS (35)", "AUDIT_INTERVAL_SECS (900)"], wrong(|t| t.audit_risk_secs = 35)),
+            (
+                ["REPAIR_NODE_BYTES_PER_SEC (50000001)", "REPAIR_BYTES_PER_SEC (50000000)"],
+                wrong(|t| t.repair_node_bytes_per_sec = Some(ByteCount::bytes(50_000_001))),
+            ),
+        ] {
+            assert!(said.iter().all(|name| message.contains(name)), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_said_contradicts_nothing() {
+        let with = |change: fn(&mut Tuning)| {
+            let mut tuning = Tuning::default();
+            change(&mut tuning);
+            assert_eq!(tuning.check(), Ok(()));
+            (tuning.audit_first_byte().as_secs(), tuning.repair_node_bytes().get())
+        };
+        assert_eq!(with(|_| {}), (5, 10_000_000));
+        assert_eq!(with(|t| t.audit_timeout_secs = 2), (2, 10_000_000));
+        assert_eq!(with(|t| t.audit_first_byte_secs = Some(15)), (15, 10_000_000));
+        assert_eq!(with(|t| t.repair_bytes_per_sec = ByteCount::bytes(4_000_000)), (5, 4_000_000));
+        assert_eq!(with(|t| t.repair_bytes_per_sec = ByteCount::ZERO), (5, 10_000_000));
+        assert_eq!(with(|t| t.repair_node_bytes_per_sec = Some(ByteCount::ZERO)), (5, 0));
+        assert_eq!(with(|t| (t.audit_risk_secs, t.audit_interval_secs) = (35, 0)), (5, 10_000_000));
+        assert_eq!(with(|t| t.audit_risk_secs = 36), (5, 10_000_000));
     }
 }

@@ -3,11 +3,12 @@
 //! Each step looks once more at what the one before decided, in the database and by its clock; a delete names the
 //! generation that was recorded, so that a node keeps whatever was stored since.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use cyxcloud_core::crash_point;
-use cyxcloud_dataplane::Deleted;
+use cyxcloud_core::{NodeId, crash_point};
+use cyxcloud_dataplane::{Deleted, NodeError};
 use cyxcloud_metadata::Result;
 use cyxcloud_metadata::upkeep::model::{ChunkDelete, DeleteOutcome, GcBrake, GcHalt};
 use futures::StreamExt;
@@ -20,6 +21,10 @@ const BATCH: usize = 1_000;
 /// Deletes claimed at a time, and sent at the same time.
 const DELETES: usize = 512;
 const DELETES_AT_ONCE: usize = 32;
+/// How long a round goes on deleting; then the other steps have their turn.
+const DELETING: Duration = Duration::from_secs(60);
+/// So many orphans of a node always go: what cut-off uploads leave, all there is of a small cluster.
+const ORPHANS_FLOOR: u64 = 1_000;
 /// Pause before a delete is tried again, doubled each time up to the longest.
 const RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(3600));
 
@@ -35,7 +40,7 @@ pub(crate) async fn run(ctx: Arc<Context>) {
                 if halt != halted {
                     match &halt {
                         Some(halt) => {
-                            error!(why = ?halt, "collection stands still until an operator has looked")
+                            error!(why = %halt, "not all is collected until an operator has looked")
                         }
                         None => info!("collection goes on"),
                     }
@@ -47,40 +52,13 @@ pub(crate) async fn run(ctx: Arc<Context>) {
     }
 }
 
-/// One round of every step, each for as long as it finds full batches.
+/// One round of every step, each for as long as it finds full batches. What a brake keeps from one does not keep the others
+/// from theirs: what was condemned before goes on, and can become less.
 async fn round(ctx: &Context) -> Result<Option<GcHalt>> {
-    let brake = GcBrake { max_fraction: ctx.tuning.gc_max_fraction, floor: ctx.tuning.gc_brake_floor };
-    let metadata = &ctx.metadata;
-    loop {
-        let step = match metadata.condemn_segments(BATCH, brake).await? {
-            Ok(step) => step,
-            Err(halt) => return Ok(Some(halt)),
-        };
-        ctx.metrics.collected.with_label_values(&["segments_condemned"]).inc_by(step.taken);
-        if step.taken > 0 {
-            crash_point!("gc.condemned");
-        }
-        if (step.looked_at as usize) < BATCH {
-            break;
-        }
-    }
-    loop {
-        let step = match metadata.collect_segments(ctx.tuning.gc_grace(), BATCH).await? {
-            Ok(step) => step,
-            Err(halt) => return Ok(Some(halt)),
-        };
-        ctx.metrics.collected.with_label_values(&["segments_collected"]).inc_by(step.taken);
-        ctx.metrics.collected.with_label_values(&["chunks_handed_over"]).inc_by(step.chunks);
-        if step.taken > 0 {
-            crash_point!("gc.collected");
-        }
-        if (step.looked_at as usize) < BATCH {
-            break;
-        }
-    }
-    while metadata.condemn_orphans(ctx.tuning.gc_grace(), BATCH).await? >= BATCH {}
-    while delete(ctx).await? >= DELETES {}
-    let state = metadata.gc_state().await?;
+    let halts = [condemn(ctx).await?, collect(ctx).await?, condemn_orphans(ctx).await?];
+    let began = Instant::now();
+    while delete(ctx).await? >= DELETES && began.elapsed() < DELETING {}
+    let state = ctx.metadata.gc_state().await?;
     let gauges = [
         ("candidates", state.candidates),
         ("condemned", state.condemned),
@@ -91,15 +69,66 @@ async fn round(ctx: &Context) -> Result<Option<GcHalt>> {
     for (kind, count) in gauges {
         ctx.metrics.garbage.with_label_values(&[kind]).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
-    Ok(state.frozen.map(GcHalt::Frozen))
+    let halt = halts.into_iter().flatten().next().or(state.frozen.map(GcHalt::Frozen));
+    // That it is frozen is known already to whoever froze it.
+    let braked = halt.iter().find(|halt| !matches!(halt, GcHalt::Frozen(_))).map(ToString::to_string);
+    if braked != state.halted {
+        ctx.metadata.note_gc_halt(braked.as_deref()).await?;
+    }
+    Ok(halt)
+}
+
+async fn condemn(ctx: &Context) -> Result<Option<GcHalt>> {
+    let brake = GcBrake { max_fraction: ctx.tuning.gc_max_fraction, floor: ctx.tuning.gc_brake_floor };
+    loop {
+        let step = match ctx.metadata.condemn_segments(BATCH, brake).await? {
+            Ok(step) => step,
+            Err(halt) => return Ok(Some(halt)),
+        };
+        ctx.metrics.collected.with_label_values(&["segments_condemned"]).inc_by(step.taken);
+        if step.taken > 0 {
+            crash_point!("gc.condemned");
+        }
+        if (step.looked_at as usize) < BATCH {
+            return Ok(None);
+        }
+    }
+}
+
+async fn collect(ctx: &Context) -> Result<Option<GcHalt>> {
+    loop {
+        let step = match ctx.metadata.collect_segments(ctx.tuning.gc_grace(), BATCH).await? {
+            Ok(step) => step,
+            Err(halt) => return Ok(Some(halt)),
+        };
+        ctx.metrics.collected.with_label_values(&["segments_collected"]).inc_by(step.taken);
+        ctx.metrics.collected.with_label_values(&["chunks_handed_over"]).inc_by(step.chunks);
+        if step.taken > 0 {
+            crash_point!("gc.collected");
+        }
+        if (step.looked_at as usize) < BATCH {
+            return Ok(None);
+        }
+    }
+}
+
+async fn condemn_orphans(ctx: &Context) -> Result<Option<GcHalt>> {
+    let brake = GcBrake { max_fraction: ctx.tuning.gc_max_fraction, floor: ORPHANS_FLOOR };
+    loop {
+        let step = ctx.metadata.condemn_orphans(ctx.tuning.gc_grace(), BATCH, brake).await?;
+        if (step.taken as usize) < BATCH {
+            return Ok(step.halt);
+        }
+    }
 }
 
 /// Deletes what may go from nodes; answers how many were claimed.
 async fn delete(ctx: &Context) -> Result<usize> {
     let claimed = ctx.metadata.claim_deletes(DELETES, ctx.tuning.delete_lease()).await?;
     let count = claimed.len();
+    let silent = Mutex::default();
     let outcomes: Vec<(i64, DeleteOutcome)> = futures::stream::iter(claimed)
-        .map(async |delete| (delete.id, delete_one(ctx, &delete).await))
+        .map(async |delete| (delete.id, delete_one(ctx, &delete, &silent).await))
         .buffer_unordered(DELETES_AT_ONCE)
         .collect()
         .await;
@@ -110,7 +139,16 @@ async fn delete(ctx: &Context) -> Result<usize> {
     Ok(count)
 }
 
-async fn delete_one(ctx: &Context, delete: &ChunkDelete) -> DeleteOutcome {
+/// Not from nodes that are `silent`: others' deletes would wait while each of theirs is waited for.
+async fn delete_one(ctx: &Context, delete: &ChunkDelete, silent: &Mutex<BTreeSet<NodeId>>) -> DeleteOutcome {
+    let silent = || silent.lock().unwrap_or_else(PoisonError::into_inner);
+    let later = || {
+        ctx.metrics.collected.with_label_values(&["chunks_put_off"]).inc();
+        DeleteOutcome::Later((RETRY.0 * (1 << delete.attempts.min(16))).min(RETRY.1))
+    };
+    if silent().contains(&delete.node) {
+        return later();
+    }
     let outcome = ctx.plane.nodes().delete_chunk(delete.node, delete.chunk, delete.generation).await;
     crash_point!("gc.deleted_one");
     let step = match outcome {
@@ -119,8 +157,10 @@ async fn delete_one(ctx: &Context, delete: &ChunkDelete) -> DeleteOutcome {
         Ok(Deleted::KeptNewer) => "chunks_kept_newer",
         Err(error) => {
             tracing::debug!(node = %delete.node, chunk = %delete.chunk, %error, "chunk not deleted yet");
-            ctx.metrics.collected.with_label_values(&["chunks_put_off"]).inc();
-            return DeleteOutcome::Later((RETRY.0 * (1 << delete.attempts.min(16))).min(RETRY.1));
+            if matches!(error, NodeError::TimedOut) {
+                silent().insert(delete.node);
+            }
+            return later();
         }
     };
     ctx.metrics.collected.with_label_values(&[step]).inc();

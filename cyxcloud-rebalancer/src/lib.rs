@@ -30,13 +30,14 @@ use cyxcloud_dataplane::DataPlane;
 use cyxcloud_metadata::MetadataStore;
 use prometheus::{Registry, TextEncoder};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 use tracing::info;
 
-pub use config::{Command, Config, Tuning, TuningError};
+pub use config::{Command, Config, Secrets, Tuning, TuningError};
 pub use rebuild::{Rebuild, RebuildError, Report, rebuild_locations};
 
-use cluster::Watch;
+use cluster::{Limits, Watch};
 use metrics::Metrics;
 use throttle::{Throttle, Throttles};
 
@@ -97,7 +98,15 @@ struct Context {
     tuning: Tuning,
     repair_budget: Throttle,
     node_budgets: Throttles<NodeId>,
+    claimed: audit::Claimed,
     metrics: Metrics,
+}
+
+/// Beats at least so far apart, also after one that was late.
+fn ticks(every: Duration) -> Interval {
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 impl Context {
@@ -107,9 +116,7 @@ impl Context {
 
     /// Beats for whoever looks at what waits for its time.
     fn ticks(&self) -> Interval {
-        let mut ticks = tokio::time::interval(self.tuning.scan_interval().min(TICK_MAX));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        ticks
+        ticks(self.tuning.scan_interval().min(TICK_MAX))
     }
 }
 
@@ -123,11 +130,14 @@ pub async fn run(
     tuning.check()?;
     let Services { metadata, plane, master, registry } = services;
     let metrics = Metrics::new(&registry)?;
-    let window = Duration::from_secs(tuning.brake_window_secs);
+    let limits =
+        Limits { window: Duration::from_secs(tuning.brake_window_secs), min_copies: tuning.min_replicas };
+    let (claimed, to_ask) = mpsc::unbounded_channel();
     let ctx = Arc::new(Context {
-        watch: Watch::new(metadata.clone(), plane.clone(), window),
+        watch: Watch::new(metadata.clone(), plane.clone(), limits),
         repair_budget: Throttle::new(tuning.repair_bytes_per_sec.get()),
-        node_budgets: Throttles::new(tuning.repair_node_bytes_per_sec.get()),
+        node_budgets: Throttles::new(tuning.repair_node_bytes().get()),
+        claimed,
         metrics: metrics.clone(),
         metadata,
         plane,
@@ -147,7 +157,7 @@ pub async fn run(
             repair::run(ctx.clone()),
             scan::run(ctx.clone()),
             sweep::run(ctx.clone()),
-            audit::run(ctx.clone()),
+            audit::run(ctx.clone(), to_ask),
             gc::run(ctx.clone()),
         )
     };

@@ -1,6 +1,5 @@
 //! `cyxcloud-rebalancer`: reads its configuration, connects, and runs until it is told to stop.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,17 +7,18 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use clap::Parser;
 use cyxcloud_core::ByteCount;
-use cyxcloud_core::seal::{MASTER_KEY_CHECK, MasterKey};
+use cyxcloud_core::seal::MASTER_KEY_CHECK;
 use cyxcloud_dataplane::DataPlane;
 use cyxcloud_metadata::MetadataStore;
 use cyxcloud_metadata::postgres::{PostgresConfig, PostgresStore};
-use cyxcloud_rebalancer::{Command, Config, Rebuild, Report, Services, check_redis, rebuild_locations, run};
-use secrecy::ExposeSecret;
+use cyxcloud_rebalancer::{
+    Command, Config, Rebuild, Report, Secrets, Services, check_redis, rebuild_locations, run,
+};
+use secrecy::{ExposeSecret, SecretString};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Connections to PostgreSQL beside one for every repair under way.
 const DATABASE_CONNECTIONS: u32 = 6;
@@ -28,12 +28,7 @@ const MEMORY: ByteCount = ByteCount::mib(256);
 #[tokio::main]
 async fn main() -> ExitCode {
     let config = Config::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    cyxcloud_telemetry::init("info");
     match start(config).await {
         Ok(code) => code,
         Err(error) => {
@@ -48,21 +43,21 @@ async fn main() -> ExitCode {
 
 async fn start(config: Config) -> anyhow::Result<ExitCode> {
     config.tuning.check()?;
-    let Some(master) = &config.master_key else {
-        bail!("CYXCLOUD_MASTER_KEY is not set; give it the key that the gateway has");
-    };
-    let master: MasterKey = master.expose_secret().parse().context("read CYXCLOUD_MASTER_KEY")?;
+    let Secrets { database_url, redis_url, master_key: master } = config.secrets()?;
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let metadata = PostgresStore::connect(&PostgresConfig {
-        url: config.database_url.expose_secret().to_owned(),
+        url: database_url.expose_secret().to_owned(),
         max_connections: DATABASE_CONNECTIONS + config.tuning.repair_parallelism,
         accept_data_loss: config.i_accept_data_loss,
     })
     .await
     .context("connect to DATABASE_URL")?;
-    if let Some(url) = &config.redis_url {
-        check_redis(url.expose_secret()).await.context("connect to REDIS_URL")?;
+    // Nothing here needs it. Whoever mistyped its address should hear of it all the same.
+    if let Some(url) = &redis_url
+        && let Err(error) = check_redis(url.expose_secret()).await
+    {
+        tracing::warn!(%error, "redis does not answer; the rebalancer goes on without it");
     }
     let shutdown = async move {
         tokio::select! {
@@ -76,11 +71,13 @@ async fn start(config: Config) -> anyhow::Result<ExitCode> {
     }
     let metadata: Arc<dyn MetadataStore> = Arc::new(metadata);
     let registry = prometheus::Registry::new();
-    let plane_config = cyxcloud_dataplane::Config { memory: MEMORY, ..cyxcloud_dataplane::Config::default() };
-    let policy = config.address_policy(own_addresses(&config).await);
+    let key = config.server_key.open(None)?;
+    let plane_config =
+        cyxcloud_dataplane::Config { memory: MEMORY, key, ..cyxcloud_dataplane::Config::default() };
+    let policy = config.address_policy(own_addresses(&database_url, redis_url.as_ref()).await);
     let plane = DataPlane::new(plane_config, metadata.clone(), policy, master.clone(), &registry);
-    if let Some(Command::RebuildLocations { dry_run, nodes }) = config.command {
-        let rebuild = Rebuild { dry_run, nodes, alone: false };
+    if let Some(Command::RebuildLocations { dry_run, from_trash, nodes }) = config.command {
+        let rebuild = Rebuild { dry_run, from_trash, nodes, alone: false };
         return tokio::select! {
             report = rebuild_locations(&metadata, &plane, &master, &rebuild) => tell(&report?),
             () = shutdown => bail!("stopped half-way; what was recorded stays, run it again"),
@@ -107,9 +104,9 @@ fn tell(report: &Report) -> anyhow::Result<ExitCode> {
 }
 
 /// Our own servers, which no node may claim as its address.
-async fn own_addresses(config: &Config) -> Vec<SocketAddr> {
+async fn own_addresses(database: &SecretString, redis: Option<&SecretString>) -> Vec<SocketAddr> {
     let mut own = Vec::new();
-    for (url, port) in [(Some(&config.database_url), 5432), (config.redis_url.as_ref(), 6379)] {
+    for (url, port) in [(Some(database), 5432), (redis, 6379)] {
         let Some(uri) = url.and_then(|url| url.expose_secret().parse::<axum::http::Uri>().ok()) else {
             continue;
         };

@@ -69,7 +69,7 @@ impl Metrics {
             collected: make.counters("collected_total", "Steps of garbage collection", "step")?,
             garbage: make.gauges("garbage", "What waits to be collected", "kind")?,
             gc_halted: make
-                .gauge("gc_halted", "1 while collection is frozen or braked; an operator must look")?,
+                .gauge("gc_halted", "1 while collection is frozen or a brake holds; an operator must look")?,
         };
         metrics.healthy.set(1);
         Ok(metrics)

@@ -4,15 +4,17 @@
 //! Every chunk carries sealed descriptors that say where it belongs. Each node lists what it holds, with them and with
 //! receipts signed anew; what belongs to a row of `chunks` becomes a location of that row. Nothing is deleted, and what is
 //! recorded already stays: it may be run again at any time, after a crash or for nodes that were away.
+//! If asked to, it then looks for what stripes still lack in the nodes' trash: what was collected since an old backup of the
+//! metadata was made, say.
 //! Collection is frozen first and stays so: what has no location yet must not be taken for an orphan. Needs segments, stripes and
 //! chunk rows; what belongs to none of them is counted and left on its node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
 use cyxcloud_core::seal::{Descriptor, MasterKey};
-use cyxcloud_core::{NodeId, ShardIndex};
+use cyxcloud_core::{ChunkId, NodeId, ShardIndex};
 use cyxcloud_dataplane::{DataPlane, ListedChunk, NodeError};
 use cyxcloud_metadata::MetadataStore;
 use cyxcloud_metadata::model::{NewLocation, Node};
@@ -30,6 +32,8 @@ const SEARCHED: usize = 20_000;
 const TOLD_EVERY: u64 = 100_000;
 /// Stripes judged in one statement.
 const STRIPES: usize = 500;
+/// Nodes asked at the same time for what is in their trash.
+const ASKED_AT_ONCE: usize = 64;
 
 /// What is to be rebuilt, and how carefully.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +42,8 @@ pub struct Rebuild {
     pub dry_run: bool,
     /// Only these nodes; none: all there are.
     pub nodes: Vec<NodeId>,
+    /// Take out of the nodes' trash what stripes lack otherwise. Of no effect in a dry run.
+    pub from_trash: bool,
     /// Nobody else can work on this database, so that what is in hand is left over from before.
     pub alone: bool,
 }
@@ -117,6 +123,8 @@ pub struct Report {
     pub read: usize,
     /// Nodes that were not, and why.
     pub failed: Vec<(String, String)>,
+    /// Chunks that nodes had in their trash and hold again.
+    pub restored: u64,
     /// As recorded afterwards.
     pub census: Census,
 }
@@ -142,6 +150,9 @@ impl fmt::Display for Report {
             "locations:       {recorded} {would} ({unsigned} without a receipt), {known} known before"
         )?;
         writeln!(f, "belong nowhere:  {nowhere}")?;
+        if self.restored > 0 {
+            writeln!(f, "from the trash:  {}", self.restored)?;
+        }
         let Census { stripes, short, unreadable } = self.census;
         let now = if self.dry_run { "as things are" } else { "now" };
         write!(f, "stripes {now}: {stripes}, of which {short} short and {unreadable} unreadable")
@@ -165,25 +176,100 @@ pub async fn rebuild_locations(
     plane.refresh_nodes().await?;
     let nodes = wanted(metadata.nodes().await?, &options.nodes)?;
     let mut report = Report { dry_run: options.dry_run, ..Report::default() };
-    for node in nodes {
-        let reading = Reading { metadata, plane, master, node: node.id, dry_run: options.dry_run };
+    let reading = |node: NodeId| Reading { metadata, plane, master, node, dry_run: options.dry_run };
+    let mut reached = Vec::new();
+    for node in &nodes {
         let mut tally = Tally::default();
-        let ended = reading.run(&mut tally).await;
+        let ended = reading(node.id).run(&mut tally).await;
         report.total += tally;
         match ended {
             Ok(()) => {
                 info!(node = %node.id, label = node.label, chunks = tally.chunks, recorded = tally.recorded, "node read");
                 report.read += 1;
+                reached.push(node.id);
             }
-            Err(Failure::Metadata(error)) => return Err(error.into()),
-            Err(Failure::Node(error)) => {
-                warn!(node = %node.id, label = node.label, %error, "node not read to the end");
-                report.failed.push((format!("{} ({})", node.id, node.label), error.to_string()));
+            Err(failure) => report.fail(node, failure)?,
+        }
+    }
+    if options.from_trash && !options.dry_run {
+        let given_back = restore(metadata, plane, &reached).await?;
+        report.restored = given_back.values().sum();
+        // What is held again is listed, with all that it takes to record it.
+        for node in nodes.iter().filter(|node| given_back.contains_key(&node.id)) {
+            let mut tally = Tally::default();
+            match reading(node.id).run(&mut tally).await {
+                Ok(()) => report.total.recorded += tally.recorded,
+                Err(failure) => report.fail(node, failure)?,
             }
         }
     }
     report.census = census(metadata).await?;
     Ok(report)
+}
+
+impl Report {
+    /// Notes that a node was not read to its end, and goes on, unless it was the database that failed.
+    fn fail(&mut self, node: &Node, failure: Failure) -> Result<(), RebuildError> {
+        match failure {
+            Failure::Metadata(error) => Err(error.into()),
+            Failure::Node(error) => {
+                warn!(node = %node.id, label = node.label, %error, "node not read to the end");
+                self.failed.push((format!("{} ({})", node.id, node.label), error.to_string()));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Asks the nodes for what stripes lack, out of their trash. Answers how many chunks each gave back.
+async fn restore(
+    metadata: &Arc<dyn MetadataStore>,
+    plane: &DataPlane,
+    nodes: &[NodeId],
+) -> cyxcloud_metadata::Result<BTreeMap<NodeId, u64>> {
+    let (mut given_back, mut after) = (BTreeMap::new(), None);
+    loop {
+        let states = metadata.sweep_stripes(after, STRIPES).await?;
+        let Some(last) = states.last() else { return Ok(given_back) };
+        after = Some(last.stripe);
+        let asked = states.iter().flat_map(|state| lacking(state, nodes));
+        let mut answers = futures::stream::iter(asked)
+            .map(async |(node, chunk)| (node, chunk, plane.nodes().restore_chunk(node, chunk).await))
+            .buffer_unordered(ASKED_AT_ONCE);
+        while let Some((node, chunk, answer)) = answers.next().await {
+            match answer {
+                Ok(true) => *given_back.entry(node).or_default() += 1,
+                Ok(false) => {}
+                Err(error) => warn!(%node, %chunk, %error, "not taken out of the trash"),
+            }
+        }
+    }
+}
+
+/// Whom to ask for which chunk: for each shard that nobody holds, whoever is recorded to have had it; where nobody is, all.
+fn lacking(state: &StripeState, nodes: &[NodeId]) -> Vec<(NodeId, ChunkId)> {
+    let held = held_shards(state);
+    let mut asked = Vec::new();
+    for (shard, (chunk, _)) in state.geometry.indices().zip(&state.shards) {
+        if held.contains(&shard) {
+            continue;
+        }
+        let had = || state.locations.iter().filter(|at| at.shard == shard).map(|at| at.node);
+        let ask = |node: &&NodeId| had().count() == 0 || had().any(|had| had == **node);
+        asked.extend(nodes.iter().filter(ask).map(|node| (*node, *chunk)));
+    }
+    asked
+}
+
+/// The shards that are recorded to be held somewhere.
+fn held_shards(state: &StripeState) -> BTreeSet<ShardIndex> {
+    here(state).collect()
+}
+
+/// The shard of every location that counts.
+fn here(state: &StripeState) -> impl Iterator<Item = ShardIndex> {
+    let held = |status| matches!(status, LocationStatus::Stored | LocationStatus::Leaving);
+    state.locations.iter().filter(move |at| held(at.status)).map(|at| at.shard)
 }
 
 fn wanted(all: Vec<Node>, only: &[NodeId]) -> Result<Vec<Node>, RebuildError> {
@@ -345,14 +431,12 @@ async fn census(metadata: &Arc<dyn MetadataStore>) -> cyxcloud_metadata::Result<
 
 impl Census {
     fn count(&mut self, state: &StripeState) {
-        let held = |status| matches!(status, LocationStatus::Stored | LocationStatus::Leaving);
-        let here = || state.locations.iter().filter(|at| held(at.status));
-        let distinct: BTreeSet<ShardIndex> = here().map(|at| at.shard).collect();
+        let distinct = held_shards(state);
         let geometry = state.geometry;
         self.stripes += 1;
         if distinct.len() < geometry.data() {
             self.unreadable += 1;
-        } else if distinct.len() < geometry.shards() || here().count() < geometry.locations() {
+        } else if distinct.len() < geometry.shards() || here(state).count() < geometry.locations() {
             self.short += 1;
         }
     }
@@ -361,7 +445,8 @@ impl Census {
 #[cfg(test)]
 mod tests {
     use cyxcloud_core::seal::OwnerSecret;
-    use cyxcloud_core::{ByteCount, ChunkId, Generation, Geometry, OwnerId, SegmentId};
+    use cyxcloud_core::{ByteCount, Generation, Geometry, OwnerId, SegmentId};
+    use cyxcloud_metadata::upkeep::model::LocationState;
 
     use super::*;
 
@@ -374,6 +459,42 @@ mod tests {
             descriptors: descriptors.into_iter().map(Into::into).collect(),
             receipt: None,
         }
+    }
+
+    #[test]
+    fn whoever_had_a_shard_is_asked_for_it_and_else_everybody() {
+        let geometry = Geometry::coded(2, 1).expect("is a geometry");
+        let shard = |index| geometry.shard(index).expect("exists");
+        let node = |number: u8| NodeId::from_random([number; 16]);
+        let at = |index, number, status| LocationState {
+            shard: shard(index),
+            node: node(number),
+            generation: Generation { incarnation: uuid::Uuid::nil(), counter: 1 },
+            status,
+            proven_at: None,
+        };
+        let chunk = |index: u8| ChunkId::of(&[index]);
+        let state = StripeState {
+            stripe: StripeRef { segment: SegmentId::from_random([1; 16]), index: 0 },
+            owner: OwnerId::from_random([1; 16]),
+            geometry,
+            format: 1,
+            stripe_size: ByteCount::mib(4),
+            plain_hash: [0; 32],
+            plain_len: ByteCount::bytes(9),
+            target_tolerance: 1,
+            shards: (0..3).map(|index| (chunk(index), ByteCount::bytes(5))).collect(),
+            locations: vec![
+                at(0, 1, LocationStatus::Stored),
+                at(0, 2, LocationStatus::Missing),
+                at(1, 2, LocationStatus::Missing),
+                at(1, 9, LocationStatus::Corrupt),
+            ],
+        };
+        let nodes = [node(1), node(2), node(3)];
+        let asked = lacking(&state, &nodes);
+        let all_for_the_last = nodes.map(|node| (node, chunk(2)));
+        assert_eq!(asked, [&[(node(2), chunk(1))][..], &all_for_the_last].concat());
     }
 
     #[test]

@@ -3,22 +3,23 @@
 //! What was asked for may be old: the stripe is judged again when its turn comes, and removals once more by what was
 //! really added. A worker that is overtaken records nothing; what it stored becomes an orphan.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cyxcloud_core::crash_point;
 use cyxcloud_core::placement::tolerance;
 use cyxcloud_core::repair::{self, Place, Plan, Urgency};
 use cyxcloud_core::seal::OwnerSecret;
-use cyxcloud_dataplane::{RepairError, Repaired, repair_cost};
+use cyxcloud_core::{NodeId, crash_point};
+use cyxcloud_dataplane::{RepairError, Repaired};
 use cyxcloud_metadata::Error as MetadataError;
-use cyxcloud_metadata::upkeep::model::{RepairDone, RepairJob, StripeState};
+use cyxcloud_metadata::upkeep::model::{LocationStatus, RepairDone, RepairJob, StripeState};
 use futures::future::join_all;
 use tokio::task::{JoinError, JoinSet};
 use tracing::{debug, info, warn};
 
-use crate::Context;
-use crate::cluster::{self, Cluster};
+use crate::cluster::{Cluster, Load};
+use crate::{Context, audit};
 
 /// How often the queue is looked at when nothing is due.
 const IDLE: Duration = Duration::from_millis(500);
@@ -75,7 +76,7 @@ pub(crate) async fn run(ctx: Arc<Context>) {
 }
 
 /// A panic of a worker is one of the rebalancer.
-fn pass_on(ended: Result<(), JoinError>) {
+pub(crate) fn pass_on(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {
@@ -154,17 +155,60 @@ async fn carry_out(ctx: &Context, job: &RepairJob) -> Result<RepairDone, Failure
     }
 }
 
-/// Waits until what this repair moves fits into the budgets, of which busy nodes leave less.
+/// The part of its budget that this node's other work leaves.
+fn part_of(cluster: &Cluster, node: NodeId) -> f64 {
+    cluster.nodes.get(&node).map(Load::of).unwrap_or_default().leaves()
+}
+
+/// Waits until what this repair moves fits into the budgets, of which busy nodes leave less. Which of the holders are read from shows
+/// only while it goes on: what they gave is owed, and their next repair waits for it here.
 async fn yield_to_others(ctx: &Context, cluster: &Cluster, state: &StripeState, plan: &Plan, cost: u64) {
     let began = Instant::now();
     let chunk = state.chunk_len().get();
     let nodes = plan.additions.iter().map(|(_, node)| async {
-        let part = repair::part_of_budget(cluster.nodes.get(node).map_or(0, |node| node.cpu_usage));
-        ctx.node_budgets.of(*node).take_of(part, chunk).await;
+        ctx.node_budgets.of(*node).take_of(part_of(cluster, *node), chunk).await;
     });
-    let all = ctx.repair_budget.take_of(repair::part_of_budget(cluster.cpu_usage), cost);
-    tokio::join!(join_all(nodes), all);
+    let holders: BTreeSet<NodeId> = plan.health.here.iter().map(|(_, node)| *node).collect();
+    let sources = holders.into_iter().map(|node| async move { ctx.node_budgets.of(node).wait().await });
+    let all = ctx.repair_budget.take_of(cluster.load.leaves(), cost);
+    tokio::join!(join_all(nodes), join_all(sources), all);
     ctx.metrics.repair_waited.inc_by(began.elapsed().as_secs_f64());
+}
+
+/// Bytes that a plan moves if all goes well: a shard that somebody here holds goes from node to node, others are rebuilt.
+fn estimate(state: &StripeState, plan: &Plan) -> u64 {
+    let held = |shard| plan.health.here.iter().chain(&plan.health.leaving).any(|(held, _)| *held == shard);
+    let rebuilds = plan.additions.iter().any(|(shard, _)| !held(*shard));
+    let fetched = if rebuilds { state.geometry.data() } else { 0 };
+    state.chunk_len().get().saturating_mul((fetched + plan.additions.len()) as u64)
+}
+
+/// Charges the budgets for what was moved, where so much was taken from them before. What could not wait took nothing, and makes
+/// others wait.
+fn charge(
+    ctx: &Context,
+    cluster: &Cluster,
+    state: &StripeState,
+    plan: &Plan,
+    taken: Option<u64>,
+    made: &Result<Repaired, RepairError>,
+) {
+    let chunk = state.chunk_len().get();
+    let (moved, to_each, sources) = match made {
+        Ok(made) => (made.moved(state).get(), chunk, made.sources.as_slice()),
+        Err(error) => (error.moved(state).get(), 0, [].as_slice()),
+    };
+    ctx.metrics.repair_bytes.inc_by(moved);
+    ctx.repair_budget.settle(cluster.load.leaves(), taken.unwrap_or(0), moved);
+    let budget = |node| (ctx.node_budgets.of(node), part_of(cluster, node));
+    for &(_, node) in &plan.additions {
+        let (budget, part) = budget(node);
+        budget.settle(part, taken.map_or(0, |_| chunk), to_each);
+    }
+    for &node in sources {
+        let (budget, part) = budget(node);
+        budget.owe(part, chunk);
+    }
 }
 
 async fn make(
@@ -174,15 +218,21 @@ async fn make(
     plan: &Plan,
     can_wait: bool,
 ) -> Result<RepairDone, Failure> {
+    // The row of a wrong shard goes with its repair. Whoever is to be audited for it is so all the same.
+    if state.locations.iter().any(|at| at.status == LocationStatus::Corrupt) {
+        audit::call_in(ctx).await;
+    }
     let mut made = Repaired::default();
     if !plan.additions.is_empty() {
         let secret = secret(ctx, state).await?;
-        let cost = repair_cost(state, &plan.additions).get();
-        if can_wait {
+        let cost = can_wait.then(|| estimate(state, plan));
+        if let Some(cost) = cost {
             yield_to_others(ctx, cluster, state, plan, cost).await;
         }
-        made = ctx.plane.repair(state, &secret, &plan.additions).await?;
-        ctx.metrics.repair_bytes.inc_by(cost);
+        let outcome = ctx.plane.repair(state, &secret, &plan.additions).await;
+        charge(ctx, cluster, state, plan, cost, &outcome);
+        made = outcome?;
+        ctx.metrics.shards.with_label_values(&["pushed"]).inc_by(made.pushed as u64);
         ctx.metrics.shards.with_label_values(&["copied"]).inc_by(made.copied as u64);
         ctx.metrics.shards.with_label_values(&["rebuilt"]).inc_by(made.rebuilt as u64);
         crash_point!("mover.stored");
@@ -196,7 +246,7 @@ async fn make(
         .collect();
     let locations: Vec<_> =
         state.locations.iter().map(|at| (at.shard, at.node, at.status.belief())).collect();
-    let removed = repair::all_removals(&cluster::stripe(state, &locations), &plan.health, &held, plan.goal);
+    let removed = repair::all_removals(&cluster.stripe(state, &locations), &plan.health, &held, plan.goal);
     let kept: Vec<Place> = held.into_iter().filter(|place| !removed.contains(place)).collect();
     // No node has room, or nothing can be read: that may change without anybody asking again.
     let in_vain = made.added.is_empty() && removed.is_empty();
@@ -220,4 +270,40 @@ async fn make(
 async fn secret(ctx: &Context, state: &StripeState) -> Result<OwnerSecret, Failure> {
     let owner = ctx.metadata.owner(state.owner).await?.ok_or(Failure::Secret(state.owner))?;
     ctx.master.open_owner_secret(state.owner, &owner.wrapped_secret).map_err(|_| Failure::Secret(state.owner))
+}
+
+#[cfg(test)]
+mod tests {
+    use cyxcloud_core::repair::Health;
+    use cyxcloud_core::{ByteCount, ChunkId, Geometry, OwnerId, SegmentId};
+    use cyxcloud_metadata::upkeep::model::StripeRef;
+
+    use super::*;
+
+    #[test]
+    fn what_goes_from_node_to_node_costs_little() {
+        let geometry = Geometry::STANDARD;
+        let node = |number: u8| NodeId::from_random([number; 16]);
+        let at = |index: usize, number| (geometry.shard(index).expect("exists"), node(number));
+        let state = StripeState {
+            stripe: StripeRef { segment: SegmentId::from_random([1; 16]), index: 0 },
+            owner: OwnerId::from_random([1; 16]),
+            geometry,
+            format: 1,
+            stripe_size: ByteCount::mib(4),
+            plain_hash: [0; 32],
+            plain_len: ByteCount::bytes(1000),
+            target_tolerance: 4,
+            shards: (0..14).map(|index| (ChunkId::of(&[index]), ByteCount::bytes(100))).collect(),
+            locations: Vec::new(),
+        };
+        let cost = |additions: Vec<Place>| {
+            let health = Health { here: vec![at(0, 0)], leaving: vec![at(1, 1)], ..Health::default() };
+            estimate(&state, &Plan { health, goal: 4, additions, removals: Vec::new() })
+        };
+        assert_eq!(cost(vec![at(1, 20)]), 100);
+        assert_eq!(cost(vec![at(0, 20), at(1, 21)]), 200);
+        assert_eq!(cost(vec![at(2, 20)]), 1100);
+        assert_eq!(cost(vec![at(1, 20), at(2, 21), at(3, 22)]), 1300);
+    }
 }

@@ -2,22 +2,23 @@
 //!
 //! What a node's absence, draining or return means for a stripe is judged stripe by stripe; only the node's own locations
 //! are read, never all there are. An inventory is compared both ways: what is recorded and not held is marked missing,
-//! what is held and not recorded is remembered as an orphan. Not here: the repairs (`repair`), deletion (`gc`).
+//! what is held and not recorded is remembered as an orphan. What was missing or corrupt counts again only when the node has
+//! proven it: a list is a stranger's word. Not here: the repairs (`repair`), deletion (`gc`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cyxcloud_core::node::NodeStatus;
-use cyxcloud_core::repair::Urgency;
-use cyxcloud_core::{ChunkId, NodeId};
+use cyxcloud_core::{ByteCount, ChunkId, NodeId, audit};
 use cyxcloud_dataplane::{ListedChunk, NodeError};
 use cyxcloud_metadata::Error as MetadataError;
 use cyxcloud_metadata::upkeep::model::{
-    LocationStatus, NewRepair, NodeCursor, NodeLocation, NodeScan, Reconciled, ScanReason, StripeRef,
+    LocationStatus, NewRepair, NodeCursor, NodeLocation, NodeScan, Reconciled, StripeRef,
 };
 use futures::StreamExt;
-use tracing::{debug, info};
+use futures::future::join_all;
+use tracing::{debug, info, warn};
 
 use crate::Context;
 
@@ -31,6 +32,10 @@ const LEASE: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(30);
 /// Questions to a node at the same time.
 const AT_ONCE: usize = 16;
+/// Nodes looked through at the same time: one that is slow, or means to be, does not hold up the others.
+const SCANS_AT_ONCE: usize = 4;
+/// Orphans that one comparison records, beside as many as there are locations. The next one records more.
+const ORPHANS_MAX: u64 = 100_000;
 
 /// Why a scan stopped.
 #[derive(Debug, thiserror::Error)]
@@ -43,16 +48,26 @@ enum Failure {
 
 /// Scans until it is dropped.
 pub(crate) async fn run(ctx: Arc<Context>) {
+    let asking = async {
+        let mut tick = ctx.ticks();
+        loop {
+            tick.tick().await;
+            if let Err(error) = ask_periodically(&ctx).await {
+                ctx.metrics.failed("ask for inventories", &error);
+            }
+        }
+    };
+    tokio::join!(asking, join_all((0..SCANS_AT_ONCE).map(|_| one_after_the_other(&ctx))));
+}
+
+async fn one_after_the_other(ctx: &Context) {
     let mut tick = ctx.ticks();
     loop {
         tick.tick().await;
-        if let Err(error) = ask_periodically(&ctx).await {
-            ctx.metrics.failed("ask for inventories", &error);
-        }
         loop {
             match ctx.metadata.claim_scans(1, LEASE).await {
                 Ok(mut scans) => match scans.pop() {
-                    Some(scan) => one(&ctx, &scan).await,
+                    Some(scan) => one(ctx, &scan).await,
                     None => break,
                 },
                 Err(error) => {
@@ -71,13 +86,14 @@ async fn ask_periodically(ctx: &Context) -> Result<(), MetadataError> {
     for node in ctx.metadata.nodes_upkeep().await? {
         let due = node.reconciled_at.is_none_or(|at| now.since(at) >= interval);
         if due && node.status.serves_reads() {
-            ctx.metadata.queue_scan(node.node, ScanReason::Periodic).await?;
+            ctx.metadata.queue_inventory(node.node).await?;
         }
     }
     Ok(())
 }
 
 async fn one(ctx: &Context, scan: &NodeScan) {
+    ctx.watch.forget();
     let looked = if scan.reason.compares_inventory() {
         compare(ctx, scan).await
     } else {
@@ -88,6 +104,7 @@ async fn one(ctx: &Context, scan: &NodeScan) {
         Err(Failure::Metadata(error)) => Err(error),
         Err(Failure::Node(error)) => {
             debug!(node = %scan.node, %error, "the inventory cannot be had now");
+            ctx.metrics.inventory.with_label_values(&["unreadable"]).inc();
             // A node that is gone is asked again when it returns.
             let cluster = ctx.watch.cluster().await;
             let reachable = cluster.map(|cluster| {
@@ -107,11 +124,19 @@ async fn one(ctx: &Context, scan: &NodeScan) {
     }
 }
 
-/// Uploads that began before the change may still commit what the scan has passed by.
+/// Uploads that began before the change may still commit what the scan has passed by; and while too many nodes are away at once
+/// nothing is repaired, which will not be asked for by anybody else.
 async fn again_after(ctx: &Context, scan: &NodeScan) -> Result<Option<Duration>, MetadataError> {
+    if scan.reason.compares_inventory() {
+        return Ok(None);
+    }
     let oldest = ctx.metadata.oldest_intent().await?;
-    let waits = !scan.reason.compares_inventory() && oldest.is_some_and(|oldest| oldest <= scan.since);
-    Ok(waits.then(|| ctx.tuning.scan_interval().min(RETRY)))
+    if oldest.is_some_and(|oldest| oldest <= scan.since) {
+        return Ok(Some(ctx.tuning.scan_interval().min(RETRY)));
+    }
+    // What the brake held back was not queued.
+    let braked = ctx.watch.cluster().await?.braked;
+    Ok(braked.then(|| ctx.tuning.scan_interval()))
 }
 
 /// Judges the stripes of all that the node holds.
@@ -139,17 +164,8 @@ pub(crate) async fn judge(
     for stripes in stripes.chunks(STRIPES) {
         let states = ctx.metadata.stripe_states(stripes).await?;
         let cluster = ctx.watch.cluster().await?;
-        let repairs: Vec<NewRepair> = states
-            .iter()
-            .filter_map(|state| {
-                let (priority, delay) = match cluster.judge(state, ctx.repair_delay()).1 {
-                    Urgency::Now { priority } => (priority, Duration::ZERO),
-                    Urgency::After { priority, delay } => (priority, delay),
-                    Urgency::Whole | Urgency::Waits => return None,
-                };
-                Some(NewRepair { stripe: state.stripe, priority, delay, reason: reason.to_owned() })
-            })
-            .collect();
+        let repairs: Vec<NewRepair> =
+            states.iter().filter_map(|state| cluster.repair_of(state, ctx.repair_delay(), reason)).collect();
         queued += ctx.metadata.queue_repairs(&repairs).await?;
     }
     Ok(queued)
@@ -162,35 +178,34 @@ async fn compare(ctx: &Context, scan: &NodeScan) -> Result<(), Failure> {
     let held = ctx.plane.nodes().list_chunks(node, from, 0, false).await?;
     let mut held = std::pin::pin!(held.peekable());
     let mut after = scan.after;
-    let mut recorded = 0;
+    let (mut recorded, mut orphans) = (0, 0);
     loop {
         let page = ctx.metadata.node_locations(node, after, PAGE).await?;
         let end = page.last().map(|last| last.at);
         recorded += page.len() as u64;
         ctx.metrics.scanned.with_label_values(&[scan.reason.as_str()]).inc_by(page.len() as u64);
         let mut compared = Comparison::default();
-        for same in page.chunk_by(|a, b| a.at.chunk == b.at.chunk) {
-            let chunk = same[0].at.chunk;
+        // What is listed after the last location is met by none.
+        let recorded_chunks = page.chunk_by(|a, b| a.at.chunk == b.at.chunk).map(Some);
+        for same in recorded_chunks.chain(end.is_none().then_some(None)) {
+            let chunk = same.map(|same| same[0].at.chunk);
+            let is_here = |next: &ListedChunk| chunk.is_none_or(|chunk| next.chunk <= chunk);
             let mut entry = None;
-            while let Some(next) =
-                held.as_mut().next_if(|next| !next.as_ref().is_ok_and(|next| next.chunk > chunk)).await
-            {
+            while let Some(next) = held.as_mut().next_if(|next| next.as_ref().map_or(true, is_here)).await {
                 let next = next?;
-                if next.chunk == chunk {
+                if Some(next.chunk) == chunk {
                     entry = Some(next);
-                } else {
-                    compared.orphan(&next, after);
+                    continue;
                 }
-            }
-            compared.meet(same, entry.as_ref());
-        }
-        if end.is_none() {
-            while let Some(next) = held.next().await {
-                compared.orphan(&next?, after);
+                orphans += u64::from(compared.orphan(&next, after));
                 if compared.orphans.len() >= PAGE {
                     record(ctx, node, std::mem::take(&mut compared)).await?;
                 }
+                if orphans >= ORPHANS_MAX + recorded {
+                    return flooded(ctx, node, recorded).await;
+                }
             }
+            compared.meet(same.unwrap_or_default(), entry.as_ref());
         }
         record(ctx, node, compared).await?;
         let Some(last) = end else { break };
@@ -203,25 +218,49 @@ async fn compare(ctx: &Context, scan: &NodeScan) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Ends the turn of a node whose list might have no end: its next turn goes on with what is recorded by then.
+async fn flooded(ctx: &Context, node: NodeId, recorded: u64) -> Result<(), Failure> {
+    warn!(%node, recorded, "a node lists far more than it was given; the rest is looked at another time");
+    ctx.metrics.inventory.with_label_values(&["flooded"]).inc();
+    ctx.metadata.finish_inventory(node, recorded).await?;
+    Ok(())
+}
+
 /// What part of an inventory was found to be, before the node is asked once more.
 #[derive(Default)]
 struct Comparison {
     absent: Vec<NodeCursor>,
     quarantined: Vec<NodeCursor>,
-    found: Vec<(NodeCursor, cyxcloud_core::Generation)>,
+    found: Vec<Found>,
     renewed: Vec<(NodeCursor, cyxcloud_core::Generation)>,
     orphans: Vec<(ChunkId, cyxcloud_core::Generation)>,
+}
+
+/// What a node lists that was not there, or not as it should be.
+#[derive(Clone, Debug)]
+struct Found {
+    at: NodeCursor,
+    generation: cyxcloud_core::Generation,
+    size: ByteCount,
+    /// All of it must be shown: some of it was wrong.
+    whole: bool,
 }
 
 impl Comparison {
     /// Locations of one chunk, and what the node says of it.
     fn meet(&mut self, locations: &[NodeLocation], entry: Option<&ListedChunk>) {
-        for NodeLocation { at, generation, status, .. } in locations {
+        for NodeLocation { at, generation, status, size } in locations {
+            let corrupt = *status == LocationStatus::Corrupt;
             let believed = matches!(status, LocationStatus::Stored | LocationStatus::Leaving);
             match entry {
                 None if believed => self.absent.push(*at),
                 Some(entry) if entry.quarantined && believed => self.quarantined.push(*at),
-                Some(entry) if !entry.quarantined && !believed => self.found.push((*at, entry.generation)),
+                // The bytes of that store were seen to be wrong, whatever the node says of them.
+                Some(entry) if corrupt && entry.generation == *generation => {}
+                Some(entry) if !entry.quarantined && !believed => {
+                    let (at, size, generation) = (*at, *size, entry.generation);
+                    self.found.push(Found { at, generation, size, whole: corrupt });
+                }
                 Some(entry) if !entry.quarantined && entry.generation != *generation => {
                     self.renewed.push((*at, entry.generation));
                 }
@@ -230,15 +269,28 @@ impl Comparison {
         }
     }
 
-    /// Held, and met by no location. What the scan passed by before it went on was met then.
-    fn orphan(&mut self, entry: &ListedChunk, after: Option<NodeCursor>) {
-        if after.is_none_or(|after| entry.chunk != after.chunk) {
+    /// Held, and met by no location, which is answered. What the scan passed by before it went on was met then.
+    fn orphan(&mut self, entry: &ListedChunk, after: Option<NodeCursor>) -> bool {
+        let orphan = after.is_none_or(|after| entry.chunk != after.chunk);
+        if orphan {
             self.orphans.push((entry.chunk, entry.generation));
         }
+        orphan
     }
 }
 
-/// Asks about what was not listed once more, for it may have been stored since, and records the rest.
+/// Whether the node has what it says to have again.
+async fn is_proven(ctx: &Context, node: NodeId, found: &Found) -> bool {
+    let (nodes, chunk) = (ctx.plane.nodes(), found.at.chunk);
+    if found.whole {
+        return nodes.get_chunk(node, chunk, found.size).await.is_ok();
+    }
+    let slice = audit::pick_slice(found.size, &mut rand::rng());
+    nodes.get_slices(node, chunk, found.size, std::slice::from_ref(&slice)).await.is_ok()
+}
+
+/// Asks about what was not listed once more, for it may have been stored since, wants to see what is there again, and records
+/// the rest.
 async fn record(ctx: &Context, node: NodeId, compared: Comparison) -> Result<(), Failure> {
     let Comparison { absent, quarantined, found, renewed, orphans } = compared;
     let asked: Vec<(NodeCursor, Result<bool, NodeError>)> = futures::stream::iter(absent)
@@ -252,7 +304,15 @@ async fn record(ctx: &Context, node: NodeId, compared: Comparison) -> Result<(),
             missing.push(at);
         }
     }
+    let proven: Vec<Option<(NodeCursor, cyxcloud_core::Generation)>> = futures::stream::iter(found)
+        .map(async |found| is_proven(ctx, node, &found).await.then_some((found.at, found.generation)))
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    let listed = proven.len();
+    let found: Vec<_> = proven.into_iter().flatten().collect();
     let findings = [
+        ("unproven", listed - found.len()),
         ("missing", missing.len()),
         ("found", found.len()),
         ("renewed", renewed.len()),
@@ -317,6 +377,9 @@ mod tests {
         assert_eq!(meet(Stored, Some(entry(7, 2, false))), (0, 0, 0, 1));
         assert_eq!(meet(Stored, Some(entry(7, 1, true))), (0, 1, 0, 0));
         assert_eq!(meet(Corrupt, Some(entry(7, 1, true))), (0, 0, 0, 0));
+        assert_eq!(meet(Corrupt, Some(entry(7, 1, false))), (0, 0, 0, 0), "it was seen to be wrong");
+        assert_eq!(meet(Corrupt, Some(entry(7, 2, false))), (0, 0, 1, 0));
+        assert_eq!(meet(Missing, Some(entry(7, 1, false))), (0, 0, 1, 0));
         assert_eq!(meet(Missing, Some(entry(7, 3, false))), (0, 0, 1, 0));
         let mut compared = Comparison::default();
         compared.orphan(&entry(7, 1, false), None);

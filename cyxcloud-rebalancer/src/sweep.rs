@@ -1,13 +1,11 @@
 //! The backstop: every stripe is looked at in turn, slowly, whoever forgot to ask for it.
 //!
-//! Begins anew when a node joins: stripes may then survive more than they do.
+//! A pass goes on to its end, whoever joins meanwhile; the next one sees what that changed for the stripes before.
 
 use std::sync::Arc;
 
-use cyxcloud_core::repair::Urgency;
 use cyxcloud_metadata::Result;
 use cyxcloud_metadata::upkeep::model::{NewRepair, StripeRef};
-use std::time::Duration;
 
 use crate::Context;
 use crate::throttle::Throttle;
@@ -22,13 +20,10 @@ pub(crate) async fn run(ctx: Arc<Context>) {
     }
     let throttle = Throttle::new(ctx.tuning.sweep_stripes_per_sec);
     let mut tick = ctx.ticks();
-    let (mut after, mut nodes) = (None, 0);
+    let mut after = None;
     loop {
         match page(&ctx, after, &throttle).await {
-            Ok((next, candidates)) => {
-                after = if candidates > nodes { None } else { next };
-                nodes = candidates;
-            }
+            Ok(next) => after = next,
             Err(error) => ctx.metrics.failed("sweep", &error),
         }
         if after.is_none() {
@@ -37,27 +32,14 @@ pub(crate) async fn run(ctx: Arc<Context>) {
     }
 }
 
-/// Looks at a page; answers where to go on, and how many nodes take new chunks.
-async fn page(
-    ctx: &Context,
-    after: Option<StripeRef>,
-    throttle: &Throttle,
-) -> Result<(Option<StripeRef>, usize)> {
+/// Looks at a page; answers where to go on.
+async fn page(ctx: &Context, after: Option<StripeRef>, throttle: &Throttle) -> Result<Option<StripeRef>> {
     let states = ctx.metadata.sweep_stripes(after, PAGE).await?;
     throttle.take(states.len() as u64).await;
     let cluster = ctx.watch.cluster().await?;
     ctx.metrics.swept.inc_by(states.len() as u64);
-    let repairs: Vec<NewRepair> = states
-        .iter()
-        .filter_map(|state| {
-            let (priority, delay) = match cluster.judge(state, ctx.repair_delay()).1 {
-                Urgency::Now { priority } => (priority, Duration::ZERO),
-                Urgency::After { priority, delay } => (priority, delay),
-                Urgency::Whole | Urgency::Waits => return None,
-            };
-            Some(NewRepair { stripe: state.stripe, priority, delay, reason: "sweep".to_owned() })
-        })
-        .collect();
+    let repairs: Vec<NewRepair> =
+        states.iter().filter_map(|state| cluster.repair_of(state, ctx.repair_delay(), "sweep")).collect();
     ctx.metadata.queue_repairs(&repairs).await?;
-    Ok((states.last().map(|state| state.stripe), cluster.candidates.len()))
+    Ok(states.last().map(|state| state.stripe))
 }

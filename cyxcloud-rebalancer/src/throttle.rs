@@ -31,12 +31,45 @@ impl Throttle {
         }
     }
 
+    /// Waits until what was let through before is paid for, and takes nothing.
+    pub(crate) async fn wait(&self) {
+        let free_at = *self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = free_at {
+            tokio::time::sleep_until(at).await;
+        }
+    }
+
+    /// Takes note of so many that went through already, while only a part of the rate was to be used: those who come later wait for them.
+    pub(crate) fn owe(&self, part: f64, count: u64) {
+        if self.per_sec > 0 {
+            self.turn(part, count, Instant::now());
+        }
+    }
+
+    /// So many went through, while only a part of the rate was to be used, where so many were taken for them: what is more is
+    /// owed, what is less is given back.
+    pub(crate) fn settle(&self, part: f64, taken: u64, went: u64) {
+        match went.checked_sub(taken) {
+            Some(more) => self.owe(part, more),
+            None if self.per_sec > 0 => {
+                let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
+                *free_at = free_at.and_then(|at| at.checked_sub(self.time(part, taken - went)));
+            }
+            None => {}
+        }
+    }
+
     /// When it is the turn of who asks for so many now.
     fn turn(&self, part: f64, count: u64, now: Instant) -> Instant {
         let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
         let turn = free_at.map_or(now, |at| at.max(now));
-        *free_at = Some(turn + Duration::from_secs_f64(count as f64 / (self.per_sec as f64 * part)));
+        *free_at = Some(turn + self.time(part, count));
         turn
+    }
+
+    /// How long so many take.
+    fn time(&self, part: f64, count: u64) -> Duration {
+        Duration::from_secs_f64(count as f64 / (self.per_sec as f64 * part))
     }
 }
 
@@ -80,6 +113,43 @@ mod tests {
         let now = Instant::now();
         let turns: Vec<u128> = (0..3).map(|_| (throttle.turn(0.1, 50, now) - now).as_millis()).collect();
         assert_eq!(turns, [0, 5000, 10_000]);
+    }
+
+    #[tokio::test]
+    async fn what_went_through_already_is_waited_for() {
+        let throttle = Throttle::new(100);
+        let began = Instant::now();
+        throttle.owe(0.5, 5);
+        throttle.wait().await;
+        assert!(began.elapsed() >= Duration::from_millis(100));
+        // Nothing is owed any more, nor was anything taken by waiting.
+        let now = Instant::now();
+        assert_eq!(throttle.turn(1.0, 1, now), now);
+        let unlimited = Throttle::new(0);
+        unlimited.owe(1.0, u64::MAX);
+        unlimited.wait().await;
+        assert_eq!(*unlimited.free_at.lock().expect("nobody panicked"), None);
+    }
+
+    #[test]
+    fn what_was_taken_in_vain_is_given_back() {
+        let throttle = Throttle::new(100);
+        let now = Instant::now();
+        let next = || (throttle.turn(1.0, 0, now) - now).as_millis();
+        throttle.turn(1.0, 1100, now);
+        throttle.settle(1.0, 1100, 100);
+        assert_eq!(next(), 1000);
+        throttle.settle(0.5, 100, 150);
+        assert_eq!(next(), 2000);
+        throttle.settle(1.0, 50, 50);
+        assert_eq!(next(), 2000);
+        // There is nothing to be saved up.
+        throttle.settle(1.0, 1_000_000, 0);
+        assert_eq!(next(), 0);
+        let unlimited = Throttle::new(0);
+        unlimited.settle(1.0, 1, 0);
+        unlimited.settle(1.0, 0, 1);
+        assert_eq!(*unlimited.free_at.lock().expect("nobody panicked"), None);
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::path::Path;
 #[derive(Debug)]
 pub(crate) struct Facts<'a> {
     pub(crate) http: SocketAddr,
+    /// Whether it is HTTPS that is spoken there.
+    pub(crate) tls: bool,
     pub(crate) nodes: u16,
     pub(crate) data_dir: &'a Path,
     pub(crate) region: &'a str,
@@ -47,9 +49,10 @@ fn cli_program() -> String {
 }
 
 fn text(facts: &Facts<'_>, cli: &str, aws: &str) -> String {
+    let scheme = if facts.tls { "https" } else { "http" };
     let url = match facts.http.ip().is_unspecified() {
-        true => format!("http://127.0.0.1:{}", facts.http.port()),
-        false => format!("http://{}", facts.http),
+        true => format!("{scheme}://127.0.0.1:{}", facts.http.port()),
+        false => format!("{scheme}://{}", facts.http),
     };
     let (id, region) = (facts.access_key, facts.region);
     let secret = if facts.secret_is_ours { facts.secret_key } else { "$CYXCLOUD_ROOT_SECRET_KEY" };
@@ -82,6 +85,7 @@ mod tests {
     fn the_examples_name_this_server_and_a_set_secret_is_not_repeated() {
         let mut facts = Facts {
             http: "0.0.0.0:9000".parse().expect("an address"),
+            tls: false,
             nodes: 6,
             data_dir: Path::new("data"),
             region: "us-east-1",

@@ -9,7 +9,6 @@ mod banner;
 mod secrets;
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,21 +21,22 @@ use cyxcloud_core::ByteCount;
 use cyxcloud_core::address::AddressPolicy;
 use cyxcloud_core::node::NodeStatus;
 use cyxcloud_core::seal::MasterKey;
+use cyxcloud_core::secret::{self, SecretError, Strength};
 use cyxcloud_dataplane::DataPlane;
-use cyxcloud_gateway::config::TimerConfig;
+use cyxcloud_gateway::config::{SecretFiles, TimerConfig};
 use cyxcloud_metadata::MetadataStore;
 use cyxcloud_rebalancer::{Rebuild, Services, Tuning, rebuild_locations};
+use cyxcloud_tls::{ServerKeyArgs, TlsArgs};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use crate::secrets::Secrets;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// How long all nodes may take to register.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -49,7 +49,14 @@ const REBALANCER_MEMORY: ByteCount = ByteCount::mib(128);
 
 /// CyxCloud in one process: gateway, storage nodes and rebalancer, with everything under one directory.
 #[derive(Debug, Parser)]
-#[command(name = "cyxcloud-standalone", version, about, max_term_width = 110)]
+#[command(
+    name = "cyxcloud-standalone",
+    version,
+    about,
+    max_term_width = 110,
+    after_help = "The root user's secret key is in CYXCLOUD_ROOT_SECRET_KEY (32 characters or more), or in the file that \
+        CYXCLOUD_ROOT_SECRET_KEY_FILE names. Other secrets are made once and kept in the data directory."
+)]
 struct Config {
     /// Where everything is kept; made if it is missing
     #[arg(long, env = "CYXCLOUD_DATA_DIR", value_name = "DIR", default_value = "cyxcloud-data")]
@@ -78,9 +85,11 @@ struct Config {
     /// Access key of the root user; made once and kept in the data directory if it is not given
     #[arg(long, env = "CYXCLOUD_ROOT_ACCESS_KEY", value_name = "KEY")]
     root_access_key: Option<String>,
-    /// Secret key of the root user; at least 16 characters
+    /// Secret key of the root user; at least 32 characters
     #[arg(env = "CYXCLOUD_ROOT_SECRET_KEY", long = "root-secret-key", hide = true, hide_env_values = true)]
     root_secret_key: Option<SecretString>,
+    #[arg(long, env = "CYXCLOUD_ROOT_SECRET_KEY_FILE", value_name = "PATH", hide = true)]
+    root_secret_key_file: Option<PathBuf>,
     /// Where script/bootstrap keeps clients, for the examples
     #[arg(long, env = "CYXCLOUD_VENV", hide = true)]
     venv: Option<PathBuf>,
@@ -93,6 +102,11 @@ struct Config {
     /// Rebuild lost locations of chunks from what the nodes hold, before background work begins
     #[arg(long)]
     rebuild_locations: bool,
+    /// Then take out of the nodes' trash what stripes still lack: what was collected since the metadata's backup was made
+    #[arg(long, requires = "rebuild_locations")]
+    from_trash: bool,
+    #[command(flatten)]
+    tls: TlsArgs,
     #[command(flatten)]
     tuning: Tuning,
 }
@@ -106,16 +120,7 @@ fn main() -> ExitCode {
 async fn run() -> ExitCode {
     let config = Config::parse();
     // People who try it out want to read the banner; RUST_LOG=info shows the rest.
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    let filter = match "s3s=off".parse() {
-        Ok(cap) => filter.add_directive(cap),
-        Err(_) => filter,
-    };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    cyxcloud_telemetry::init("warn");
     match start(config).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -134,10 +139,11 @@ async fn start(config: Config) -> anyhow::Result<()> {
             _ = interrupt.recv() => {}
         }
     };
+    let root_secret = given_root_secret(&config)?;
     make_private(&config.data_dir).with_context(|| format!("make {}", config.data_dir.display()))?;
     let listener = bind(config.http_addr).await?;
     let mut secrets = Secrets::open(&config.data_dir)?;
-    override_root(&mut secrets, &config)?;
+    override_root(&mut secrets, config.root_access_key.as_deref(), root_secret.as_deref())?;
 
     let stop = CancellationToken::new();
     let mut servers = JoinSet::new();
@@ -158,20 +164,21 @@ async fn start(config: Config) -> anyhow::Result<()> {
     }
     // Background work judges by what nodes hold, so it begins when they are there.
     if config.rebuild_locations {
-        rebuild(&services).await?;
+        rebuild(&services, config.from_trash).await?;
     }
     let clean = stop.child_token();
     servers.spawn(async move {
         cyxcloud_rebalancer::run(services, tuning, None, clean.cancelled_owned()).await.context("rebalancer")
     });
     banner::print(&banner::Facts {
+        tls: config.tls.tls_cert.is_some(),
         http: gateway.http_addr,
         nodes: config.nodes,
         data_dir: &config.data_dir,
         region: &config.region,
         access_key: &secrets.root_access_key,
         secret_key: &secrets.root_secret_key,
-        secret_is_ours: config.root_secret_key.is_none(),
+        secret_is_ours: root_secret.is_none(),
         search_path: config.search_path.as_deref(),
         venv: config.venv.as_deref(),
     });
@@ -197,11 +204,24 @@ async fn drain(mut set: JoinSet<anyhow::Result<()>>) {
     }
 }
 
-fn override_root(secrets: &mut Secrets, config: &Config) -> anyhow::Result<()> {
-    match (&config.root_access_key, &config.root_secret_key) {
+/// The root user's secret key, if it is given and not ours to make.
+fn given_root_secret(config: &Config) -> Result<Option<String>, SecretError> {
+    let value = config.root_secret_key.as_ref().map(|secret| secret.expose_secret());
+    let file = config.root_secret_key_file.as_deref();
+    secret::obtain("CYXCLOUD_ROOT_SECRET_KEY", value, file, Strength::Key, |path| {
+        std::fs::read_to_string(path)
+    })
+}
+
+fn override_root(
+    secrets: &mut Secrets,
+    access_key: Option<&str>,
+    secret_key: Option<&str>,
+) -> anyhow::Result<()> {
+    match (access_key, secret_key) {
         (Some(id), Some(secret)) => {
-            secrets.root_access_key.clone_from(id);
-            secrets.root_secret_key = secret.expose_secret().to_owned();
+            id.clone_into(&mut secrets.root_access_key);
+            secret.clone_into(&mut secrets.root_secret_key);
         }
         (None, None) => {}
         _ => bail!("give both CYXCLOUD_ROOT_ACCESS_KEY and CYXCLOUD_ROOT_SECRET_KEY, or neither"),
@@ -229,16 +249,27 @@ async fn start_gateway(
     }
     let mut gateway = cyxcloud_gateway::Config::parse_from(["cyxcloud-gateway", "--memory-only"]);
     gateway.memory_only = false;
+    // Its secrets are those of the data directory, whatever the environment says, and its nodes are its own: no identity
+    // service shares the one or has operators for the other.
+    gateway.files = SecretFiles::default();
+    gateway.cyxwiz_api_url = None;
     gateway.database_url = None;
     gateway.redis_url = None;
     gateway.data_dir = Some(config.data_dir.clone());
     gateway.cors_permissive = config.cors_permissive;
+    // Its nodes listen on this machine only.
+    gateway.grpc_auth = Some(false);
     gateway.node_networks = vec!["127.0.0.0/8".parse().context("loopback network")?];
     gateway.master_key = Some(secrets.master_key.clone().into());
     gateway.jwt_secret = Some(secrets.jwt_secret.clone().into());
     gateway.root_access_key = Some(secrets.root_access_key.clone());
     gateway.root_secret_key = Some(secrets.root_secret_key.clone().into());
     gateway.region.clone_from(&config.region);
+    gateway.tls = config.tls.clone();
+    // Its clients are the nodes in this process, and it is on this machine only.
+    gateway.grpc_plaintext = true;
+    // The environment may hold another server's.
+    gateway.server_key = ServerKeyArgs::default();
     gateway.memory = config.memory;
     // Whoever asks for one node knows.
     gateway.allow_no_redundancy = config.nodes == 1;
@@ -274,6 +305,7 @@ fn rebalancer(
     let plane_config = cyxcloud_dataplane::Config {
         memory: REBALANCER_MEMORY,
         consent_to_no_redundancy: config.nodes == 1,
+        key: ServerKeyArgs::default().open(Some(&config.data_dir))?,
         ..cyxcloud_dataplane::Config::default()
     };
     let networks = vec!["127.0.0.0/8".parse().context("loopback network")?];
@@ -283,8 +315,8 @@ fn rebalancer(
 }
 
 /// What nodes hold is recorded again where it was lost. Nobody else has the database.
-async fn rebuild(services: &Services) -> anyhow::Result<()> {
-    let options = Rebuild { alone: true, ..Rebuild::default() };
+async fn rebuild(services: &Services, from_trash: bool) -> anyhow::Result<()> {
+    let options = Rebuild { alone: true, from_trash, ..Rebuild::default() };
     let Services { metadata, plane, master, .. } = services;
     let report = rebuild_locations(metadata, plane, master, &options).await.context("rebuild locations")?;
     println!("{report}");

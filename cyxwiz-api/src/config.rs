@@ -7,7 +7,9 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use cyxcloud_core::ByteCount;
-use cyxcloud_core::claims::check_secret;
+use cyxcloud_core::claims::TokenKind;
+use cyxcloud_core::secret::{self, SecretError, Strength};
+use cyxcloud_tls::TlsArgs;
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -42,6 +44,9 @@ pub struct Config {
     /// `aud` of access tokens, as the gateways want it
     #[arg(long, env = "JWT_AUDIENCE", value_name = "NAME", default_value = "cyxcloud")]
     pub jwt_audience: String,
+    /// How long access tokens hold; who has a session gets others for seven days
+    #[arg(long, env = "ACCESS_TOKEN_SECS", value_name = "SECONDS", default_value_t = TokenKind::Access.lifetime().as_secs(), value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub access_token_secs: u64,
     /// The service's own address, which people see in what their wallets sign
     #[arg(long, env = "PUBLIC_URL", value_name = "URL", default_value = "http://localhost:3002")]
     pub public_url: String,
@@ -60,6 +65,12 @@ pub struct Config {
     /// Networks of proxies whose X-Forwarded-For is believed, e.g. 10.0.0.0/8
     #[arg(long, env = "TRUSTED_PROXIES", value_name = "CIDR,...", value_delimiter = ',')]
     pub trusted_proxies: Vec<IpNet>,
+    /// Open connections from one address (one /64 of IPv6), at most, of 1,024 in all; trusted proxies have no limit
+    #[arg(long, env = "CONNECTIONS_PER_ADDRESS", value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    pub connections_per_address: u32,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tls: TlsArgs,
 }
 
 /// How much an account may store; nothing is no limit.
@@ -73,23 +84,6 @@ fn quota(text: &str) -> Result<Quota, String> {
     }
 }
 
-/// Why a configuration cannot be run. Each says what to change.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// A secret is missing.
-    #[error("{0} is required: set it, or {0}_FILE to the path of a file that holds it ({1})")]
-    Missing(&'static str, &'static str),
-    /// A secret is there and worthless.
-    #[error("{0} is not usable: {1}")]
-    Weak(&'static str, &'static str),
-    /// Two places name a secret.
-    #[error("{0} and {0}_FILE are both set; set one of them")]
-    Twice(&'static str),
-    /// The file that holds a secret cannot be read.
-    #[error("could not read the file that {0}_FILE names")]
-    File(&'static str, #[source] std::io::Error),
-}
-
 /// The secrets, wherever they came from.
 #[derive(Debug)]
 pub(crate) struct Secrets {
@@ -100,40 +94,42 @@ pub(crate) struct Secrets {
 
 impl Config {
     /// Reads the secrets and refuses weak ones.
-    pub(crate) fn secrets(&self) -> Result<Secrets, ConfigError> {
-        let database_url = secret("DATABASE_URL", &self.database_url, &self.database_url_file)?
-            .ok_or(ConfigError::Missing("DATABASE_URL", "postgres://USER:PASSWORD@HOST/DATABASE"))?;
-        let jwt_secret =
-            secret("JWT_SECRET", &self.jwt_secret, &self.jwt_secret_file)?.ok_or(ConfigError::Missing(
+    pub(crate) fn secrets(&self) -> Result<Secrets, SecretError> {
+        let database_url =
+            obtain("DATABASE_URL", &self.database_url, &self.database_url_file, Strength::Any)?
+                .ok_or(SecretError::Missing("DATABASE_URL", "postgres://USER:PASSWORD@HOST/DATABASE"))?;
+        let jwt_secret = obtain("JWT_SECRET", &self.jwt_secret, &self.jwt_secret_file, Strength::Key)?
+            .ok_or(SecretError::Missing(
                 "JWT_SECRET",
                 "the gateways' own: at least 32 random bytes, e.g. openssl rand -hex 32",
             ))?;
-        check_secret(jwt_secret.expose_secret())
-            .map_err(|weak| ConfigError::Weak("JWT_SECRET", weak.reason()))?;
-        let registration_token =
-            secret("REGISTRATION_TOKEN", &self.registration_token, &self.registration_token_file)?;
-        if registration_token.as_ref().is_some_and(|token| token.expose_secret().len() < INVITATION_MIN) {
-            return Err(ConfigError::Weak("REGISTRATION_TOKEN", "it has fewer than 16 characters"));
-        }
+        let invitation = Strength::AtLeast(INVITATION_MIN);
+        let registration_token = obtain(
+            "REGISTRATION_TOKEN",
+            &self.registration_token,
+            &self.registration_token_file,
+            invitation,
+        )?;
+        let password = secret::url_password(database_url.expose_secret());
+        let all = [
+            Some(("JWT_SECRET", jwt_secret.expose_secret())),
+            registration_token.as_ref().map(|token| ("REGISTRATION_TOKEN", token.expose_secret())),
+            password.as_deref().map(|password| ("the password in DATABASE_URL", password)),
+        ];
+        secret::distinct(&all.into_iter().flatten().collect::<Vec<_>>())?;
         Ok(Secrets { database_url, jwt_secret, registration_token })
     }
 }
 
-/// The value itself, or the first line's worth of the file: editors end files with a line break.
-fn secret(
+fn obtain(
     name: &'static str,
     value: &Option<SecretString>,
     file: &Option<PathBuf>,
-) -> Result<Option<SecretString>, ConfigError> {
-    match (value, file) {
-        (Some(_), Some(_)) => Err(ConfigError::Twice(name)),
-        (Some(value), None) => Ok(Some(value.clone())),
-        (None, Some(path)) => {
-            let text = std::fs::read_to_string(path).map_err(|source| ConfigError::File(name, source))?;
-            Ok(Some(SecretString::from(text.trim_end_matches(['\r', '\n']))))
-        }
-        (None, None) => Ok(None),
-    }
+    strength: Strength,
+) -> Result<Option<SecretString>, SecretError> {
+    let value = value.as_ref().map(|value| value.expose_secret());
+    let found = secret::obtain(name, value, file.as_deref(), strength, |path| std::fs::read_to_string(path))?;
+    Ok(found.map(SecretString::from))
 }
 
 #[cfg(test)]
@@ -142,30 +138,32 @@ mod tests {
 
     const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
-    fn secrets(args: &[&str]) -> Result<Secrets, ConfigError> {
+    fn secrets(args: &[&str]) -> Result<Secrets, SecretError> {
         Config::try_parse_from([&["cyxwiz-api"], args].concat()).expect("the flags exist").secrets()
     }
 
     #[test]
     fn missing_weak_and_doubled_secrets_are_refused() {
-        let url = ["--database-url", "postgres://h/d"];
+        let url = ["--database-url", "postgres://u:hush@h/d"];
         let with = |args: &[&'static str]| secrets(&[&url[..], args].concat());
-        assert!(matches!(secrets(&["--jwt-secret", SECRET]), Err(ConfigError::Missing("DATABASE_URL", _))));
-        assert!(matches!(with(&[]), Err(ConfigError::Missing("JWT_SECRET", _))));
+        assert!(matches!(secrets(&["--jwt-secret", SECRET]), Err(SecretError::Missing("DATABASE_URL", _))));
+        assert!(matches!(with(&[]), Err(SecretError::Missing("JWT_SECRET", _))));
         for weak in ["", "short", "your-secret-here"] {
             assert!(
-                matches!(with(&["--jwt-secret", weak]), Err(ConfigError::Weak("JWT_SECRET", _))),
+                matches!(with(&["--jwt-secret", weak]), Err(SecretError::Weak("JWT_SECRET", _))),
                 "{weak}"
             );
         }
         let twice = with(&["--jwt-secret", SECRET, "--jwt-secret-file", "/dev/null"]);
-        assert!(matches!(twice, Err(ConfigError::Twice("JWT_SECRET"))));
+        assert!(matches!(twice, Err(SecretError::Twice("JWT_SECRET"))));
         let empty = with(&["--jwt-secret-file", "/dev/null"]);
-        assert!(matches!(empty, Err(ConfigError::Weak("JWT_SECRET", _))));
+        assert!(matches!(empty, Err(SecretError::Weak("JWT_SECRET", _))));
         let absent = with(&["--jwt-secret-file", "/nonexistent"]);
-        assert!(matches!(absent, Err(ConfigError::File("JWT_SECRET", _))));
+        assert!(matches!(absent, Err(SecretError::File("JWT_SECRET", _))));
         let invitation = with(&["--jwt-secret", SECRET, "--registration-token", "short"]);
-        assert!(matches!(invitation, Err(ConfigError::Weak("REGISTRATION_TOKEN", _))));
+        assert!(matches!(invitation, Err(SecretError::Weak("REGISTRATION_TOKEN", _))));
+        let one = with(&["--jwt-secret", SECRET, "--registration-token", SECRET]);
+        assert!(matches!(one, Err(SecretError::Same("JWT_SECRET", "REGISTRATION_TOKEN"))));
         let good = with(&["--jwt-secret", SECRET]).expect("enough");
         assert!(!format!("{good:?}").contains(SECRET));
     }

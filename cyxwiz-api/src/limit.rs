@@ -23,8 +23,11 @@ impl Limit {
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// Wrong passwords for one account, whether it exists or not.
-pub(crate) const LOGIN_ACCOUNT: Limit = Limit::per("login-account", 5, MINUTE);
+/// Wrong passwords for one account from one address, whether the account exists or not.
+pub(crate) const LOGIN_PAIR: Limit = Limit::per("login-pair", 5, MINUTE);
+/// Wrong passwords for one account from all addresses from which nobody logged in to it before. Who did is not kept out by
+/// what strangers try.
+pub(crate) const LOGIN_ACCOUNT: Limit = Limit::per("login-account", 20, MINUTE);
 /// Wrong passwords from one address.
 pub(crate) const LOGIN_ADDRESS: Limit = Limit::per("login-address", 30, MINUTE);
 /// Refreshes from one address: tokens are checked by a signature first, so this bounds the database's work only.

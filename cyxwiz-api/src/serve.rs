@@ -11,6 +11,8 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::response::IntoResponse;
+use cyxcloud_tls::crowd::Crowd;
+use cyxcloud_tls::{Acceptor, NetStream};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -38,11 +40,19 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Requests on one HTTP/2 connection at a time.
 const STREAMS_MAX: u32 = 32;
+/// Who has come by TLS comes by TLS for a year.
+const SECURE_FOR_A_YEAR: HeaderValue = HeaderValue::from_static("max-age=31536000");
 /// Pause after a failed accept, so that a full descriptor table does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts connections until `stop`, then lets those open finish what they are answering.
-pub(crate) async fn serve(router: Router, listener: TcpListener, stop: CancellationToken) {
+pub(crate) async fn serve(
+    router: Router,
+    listener: TcpListener,
+    crowd: Crowd,
+    tls: Option<Acceptor>,
+    stop: CancellationToken,
+) {
     let tracker = TaskTracker::new();
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -56,10 +66,14 @@ pub(crate) async fn serve(router: Router, listener: TcpListener, stop: Cancellat
         };
         match accepted {
             Ok((stream, peer)) => {
-                let (router, stop) = (router.clone(), stop.clone());
+                let Some(place) = crowd.enter(peer.ip()) else {
+                    debug!(%peer, "its address has as many connections as it may have");
+                    continue;
+                };
+                let (router, tls, stop) = (router.clone(), tls.clone(), stop.clone());
                 tracker.spawn(async move {
-                    let _permit = permit;
-                    if let Err(error) = connection(router, stream, peer, stop).await {
+                    let _held = (permit, place);
+                    if let Err(error) = connection(router, tls, stream, peer, stop).await {
                         debug!(%peer, %error, "connection ended");
                     }
                 });
@@ -76,11 +90,16 @@ pub(crate) async fn serve(router: Router, listener: TcpListener, stop: Cancellat
 
 async fn connection(
     router: Router,
+    tls: Option<Acceptor>,
     stream: TcpStream,
     peer: SocketAddr,
     stop: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
+    let stream = tokio::select! {
+        opened = NetStream::open(tls.as_ref(), stream) => opened?,
+        () = stop.cancelled() => return Ok(()),
+    };
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -97,11 +116,12 @@ async fn connection(
         .keep_alive_timeout(Duration::from_secs(10));
     // Which version is spoken is waited for without a time-out: whoever has not asked by then is not waited for either.
     let asked = AtomicBool::new(false);
+    let secure = tls.is_some();
     let service = hyper::service::service_fn(|mut request: Request<Incoming>| {
         asked.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(ConnectInfo(peer));
         let router = router.clone();
-        async move { Ok::<_, Infallible>(answer(router, request).await) }
+        async move { Ok::<_, Infallible>(answer(router, request, secure).await) }
     });
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(STALL_TIMEOUT));
@@ -121,7 +141,7 @@ async fn connection(
     serving.await
 }
 
-async fn answer(router: Router, request: Request<Incoming>) -> Response<Body> {
+async fn answer(router: Router, request: Request<Incoming>, secure: bool) -> Response<Body> {
     let answering = router.oneshot(request.map(Body::new));
     let mut response = match tokio::time::timeout(REQUEST_TIMEOUT, answering).await {
         Ok(Ok(response)) => response,
@@ -134,5 +154,8 @@ async fn answer(router: Router, request: Request<Incoming>) -> Response<Body> {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if secure {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, SECURE_FOR_A_YEAR);
+    }
     response
 }

@@ -5,14 +5,11 @@
 
 use std::fmt;
 
-use cyxcloud_core::claims::{self, Claims, ClaimsError, TOKEN_MAX, TokenKind, Wanted};
+use cyxcloud_core::claims::{self, Claims, ClaimsError, IDENTITY_AUDIENCE, TOKEN_MAX, TokenKind, Wanted};
 use cyxcloud_core::{OwnerId, Timestamp};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode};
 use secrecy::{ExposeSecret, SecretString};
 use uuid::Uuid;
-
-/// `aud` of tokens that open nothing but this service.
-pub(crate) const OWN_AUDIENCE: &str = "cyxwiz-api";
 
 /// Issues tokens and takes them apart.
 pub(crate) struct Tokens {
@@ -21,6 +18,7 @@ pub(crate) struct Tokens {
     key_id: String,
     issuer: String,
     audience: String,
+    access_secs: u64,
 }
 
 impl fmt::Debug for Tokens {
@@ -52,7 +50,8 @@ pub(crate) struct Pair {
 }
 
 impl Tokens {
-    pub(crate) fn new(secret: &SecretString, issuer: &str, audience: &str) -> Self {
+    /// Signs with the secret, for gateways that are called so; access tokens hold for so long.
+    pub(crate) fn new(secret: &SecretString, issuer: &str, audience: &str, access_secs: u64) -> Self {
         let secret = secret.expose_secret().as_bytes();
         Self {
             encoding: EncodingKey::from_secret(secret),
@@ -60,18 +59,19 @@ impl Tokens {
             key_id: claims::key_id(secret),
             issuer: issuer.to_owned(),
             audience: audience.to_owned(),
+            access_secs,
         }
     }
 
     /// Signs a pair.
     pub(crate) fn pair(&self, seed: &PairSeed) -> Result<Pair, jsonwebtoken::errors::Error> {
-        let sign = |kind: TokenKind, jti: Uuid, audience: &str| {
+        let sign = |kind: TokenKind, secs: u64, jti: Uuid, audience: &str| {
             let claims = Claims {
                 sub: seed.user.to_string(),
                 wallet: seed.wallet.clone(),
                 typ: kind,
                 iat: seed.issued_at,
-                exp: seed.issued_at.saturating_add(kind.lifetime().as_secs()),
+                exp: seed.issued_at.saturating_add(secs),
                 jti: jti.to_string(),
                 iss: self.issuer.clone(),
                 aud: audience.to_owned(),
@@ -83,17 +83,18 @@ impl Tokens {
             let header = Header { kid: Some(self.key_id.clone()), ..Header::new(Algorithm::HS256) };
             encode(&header, &claims, &self.encoding)
         };
+        let refresh_secs = TokenKind::Refresh.lifetime().as_secs();
         Ok(Pair {
-            access_token: sign(TokenKind::Access, seed.access, &self.audience)?,
-            refresh_token: sign(TokenKind::Refresh, seed.refresh, OWN_AUDIENCE)?,
+            access_token: sign(TokenKind::Access, self.access_secs, seed.access, &self.audience)?,
+            refresh_token: sign(TokenKind::Refresh, refresh_secs, seed.refresh, IDENTITY_AUDIENCE)?,
             token_type: "Bearer",
-            expires_in: TokenKind::Access.lifetime().as_secs(),
+            expires_in: self.access_secs,
         })
     }
 
     /// The claims of a token of this kind, if it is one of ours and holds now.
     pub(crate) fn open(&self, token: &str, kind: TokenKind, now: Timestamp) -> Result<Claims, ClaimsError> {
-        let audience = if kind == TokenKind::Access { &self.audience } else { OWN_AUDIENCE };
+        let audience = if kind == TokenKind::Access { &self.audience } else { IDENTITY_AUDIENCE };
         if token.is_empty() || token.len() > TOKEN_MAX {
             return Err(ClaimsError::NotOurs);
         }
@@ -121,7 +122,7 @@ mod tests {
     const NOW: u64 = 1_800_000_000;
 
     fn tokens(secret: &str) -> Tokens {
-        Tokens::new(&SecretString::from(secret), "cyxcloud", "cyxcloud")
+        Tokens::new(&SecretString::from(secret), "cyxcloud", "cyxcloud", 3_600)
     }
 
     fn seed() -> PairSeed {

@@ -4,6 +4,7 @@
 //! Both packages have a `DataService`: the gateway's streams data sets, the node's replicates and verifies chunks.
 
 pub mod convert;
+pub mod signed;
 
 /// Package `cyxcloud.node.v1`: what a storage node offers.
 #[allow(missing_debug_implementations, unreachable_pub, clippy::all)]
@@ -17,8 +18,24 @@ pub mod gateway {
     tonic::include_proto!("cyxcloud.gateway.v1");
 }
 
+/// The compiled .proto files, an encoded `FileDescriptorSet`. No server answers with it.
+const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// Every method of every service, as the path it is called at: what tests hold against what was decided about each.
+pub fn methods() -> Result<Vec<String>, prost::DecodeError> {
+    let files = <prost_types::FileDescriptorSet as prost::Message>::decode(DESCRIPTORS)?.file;
+    let services =
+        files.iter().flat_map(|file| file.service.iter().map(move |service| (file.package(), service)));
+    let methods = services.flat_map(|(package, service)| {
+        service.method.iter().map(move |method| format!("/{package}.{}/{}", service.name(), method.name()))
+    });
+    Ok(methods.collect())
+}
+
 /// Version of the wire protocol that this build speaks.
 pub const WIRE_VERSION: u32 = 1;
+/// Metadata of a refused registration whose signature was too old: the gateway's time, in milliseconds since the Unix epoch.
+pub const GATEWAY_TIME: &str = "cyx-now-ms";
 
 /// Oldest format of a node's data directory that this build reads and writes.
 ///

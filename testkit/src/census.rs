@@ -3,10 +3,12 @@
 //! It asks the nodes themselves, past gateways, proxies and caches. Every node that a location names must run.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
+use bytes::Bytes;
 use cyxcloud_core::placement::tolerance;
-use cyxcloud_core::{ChunkId, Geometry, NodeId};
+use cyxcloud_core::receipt::NodeKey;
+use cyxcloud_core::token::{LIFETIME_MAX, Operation, Operations, Token};
+use cyxcloud_core::{ChunkId, Geometry, NodeId, Timestamp};
 use cyxcloud_proto::MESSAGE_BYTES_MAX;
 use cyxcloud_proto::node::chunk_service_client::ChunkServiceClient;
 use cyxcloud_proto::node::{GetChunkRequest, ListChunksRequest};
@@ -42,47 +44,87 @@ impl Census {
     }
 }
 
-/// A connection to a node's chunk service, with nothing between.
-pub async fn connect(node: &Node) -> Result<ChunkServiceClient<Channel>> {
+/// A node's chunk service with nothing between, and a token of the cluster's for it.
+#[derive(Clone, Debug)]
+pub struct Direct {
+    service: ChunkServiceClient<Channel>,
+    token: Bytes,
+}
+
+/// In which context the keys that tokens are signed with are wrapped.
+const TOKEN_KEY: &str = "cyxcloud token key";
+
+/// Connects to a node.
+pub async fn connect(cluster: &Cluster, node: &Node) -> Result<Direct> {
     let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{}", node.grpc_port))
         .doing("use a node's address")?
         .connect_timeout(std::time::Duration::from_secs(5))
         .timeout(std::time::Duration::from_secs(60));
     let channel = endpoint.connect().await.doing(format!("connect to {}", node.name()))?;
-    Ok(ChunkServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
+    let service = ChunkServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    Ok(Direct { service, token: token(cluster, node).await? })
 }
 
-/// Reads one chunk from a node and hashes it; why it is not there, or not right.
-pub async fn read(mut client: ChunkServiceClient<Channel>, id: ChunkId) -> std::result::Result<(), String> {
-    let request = GetChunkRequest { chunk_id: id.as_bytes().to_vec().into(), ..GetChunkRequest::default() };
-    match client.get_chunk(request).await {
-        Ok(answer) if ChunkId::of(&answer.get_ref().data) == id => Ok(()),
-        Ok(_) => Err("the node served other bytes".to_owned()),
-        Err(status) => Err(format!("{:?}: {}", status.code(), status.message())),
-    }
+/// As one of the cluster's servers would sign it.
+async fn token(cluster: &Cluster, node: &Node) -> Result<Bytes> {
+    let doing = "sign a token for a node";
+    let sql =
+        "SELECT k.seed, n.public_key, (extract(epoch FROM now()) * 1000)::bigint FROM token_keys k, nodes n
+               WHERE n.label = $1 AND k.signs_from <= now() AND coalesce(k.accepted_until > now(), TRUE)
+               ORDER BY k.number DESC LIMIT 1";
+    let row = sqlx::query(sql).bind(node.name());
+    let row = row.fetch_one(cluster.database.pool()).await.doing(doing)?;
+    let (wrapped, node): (Vec<u8>, Vec<u8>) = (row.try_get(0).doing(doing)?, row.try_get(1).doing(doing)?);
+    let issued = Timestamp::from_unix_millis(row.try_get(2).doing(doing)?);
+    let seed = cluster.master_key()?.unwrap(TOKEN_KEY, &wrapped).doing(doing)?;
+    let key = NodeKey::from_seed(seed.as_slice().try_into().doing(doing)?);
+    let token = Token {
+        id: rand::random(),
+        node: node.as_slice().try_into().doing(doing)?,
+        operations: Operations::of(&[Operation::Get, Operation::List]),
+        holder: None,
+        issued,
+        expires: issued.plus(LIFETIME_MAX),
+        chunk: None,
+    };
+    Ok(token.sign(&key).into())
 }
 
-/// All chunks that a node says it holds, quarantined ones included.
-pub async fn inventory(client: ChunkServiceClient<Channel>) -> Result<BTreeSet<ChunkId>> {
-    Ok(entries(client).await?.into_keys().collect())
-}
-
-/// Those of them that it found corrupt and holds back.
-pub async fn quarantined(client: ChunkServiceClient<Channel>) -> Result<BTreeSet<ChunkId>> {
-    let held_back = entries(client).await?.into_iter().filter(|(_, quarantined)| *quarantined);
-    Ok(held_back.map(|(id, _)| id).collect())
-}
-
-async fn entries(mut client: ChunkServiceClient<Channel>) -> Result<BTreeMap<ChunkId, bool>> {
-    let doing = "list a node's chunks";
-    let mut pages = client.list_chunks(ListChunksRequest::default()).await.doing(doing)?.into_inner();
-    let mut held = BTreeMap::new();
-    while let Some(page) = pages.message().await.doing(doing)? {
-        for entry in page.chunks {
-            held.insert(ChunkId::try_from(&entry.chunk_id[..]).doing(doing)?, entry.quarantined);
+impl Direct {
+    /// Reads one chunk and hashes it; why it is not there, or not right.
+    pub async fn read(mut self, id: ChunkId) -> std::result::Result<(), String> {
+        let chunk_id = id.as_bytes().to_vec().into();
+        let request = GetChunkRequest { chunk_id, token: self.token, ..GetChunkRequest::default() };
+        match self.service.get_chunk(request).await {
+            Ok(answer) if ChunkId::of(&answer.get_ref().data) == id => Ok(()),
+            Ok(_) => Err("the node served other bytes".to_owned()),
+            Err(status) => Err(format!("{:?}: {}", status.code(), status.message())),
         }
     }
-    Ok(held)
+
+    /// All chunks that the node says it holds, quarantined ones included.
+    pub async fn inventory(&self) -> Result<BTreeSet<ChunkId>> {
+        Ok(self.entries().await?.into_keys().collect())
+    }
+
+    /// Those of them that it found corrupt and holds back.
+    pub async fn quarantined(&self) -> Result<BTreeSet<ChunkId>> {
+        let held_back = self.entries().await?.into_iter().filter(|(_, quarantined)| *quarantined);
+        Ok(held_back.map(|(id, _)| id).collect())
+    }
+
+    async fn entries(&self) -> Result<BTreeMap<ChunkId, bool>> {
+        let doing = "list a node's chunks";
+        let request = ListChunksRequest { token: self.token.clone(), ..ListChunksRequest::default() };
+        let mut pages = self.service.clone().list_chunks(request).await.doing(doing)?.into_inner();
+        let mut held = BTreeMap::new();
+        while let Some(page) = pages.message().await.doing(doing)? {
+            for entry in page.chunks {
+                held.insert(ChunkId::try_from(&entry.chunk_id[..]).doing(doing)?, entry.quarantined);
+            }
+        }
+        Ok(held)
+    }
 }
 
 /// What locations say that each node (by its name) holds.
@@ -110,11 +152,11 @@ pub async fn take(cluster: &Cluster) -> Result<Census> {
             continue;
         }
         census.chunks += named.len() as u64;
-        let client = Arc::new(connect(node).await?);
+        let client = connect(cluster, node).await?;
         let mut reads = futures::stream::iter(named)
             .map(|id| {
                 let client = client.clone();
-                async move { read((*client).clone(), id).await.map_err(|why| (id, why)) }
+                async move { client.read(id).await.map_err(|why| (id, why)) }
             })
             .buffer_unordered(READS);
         while let Some(answer) = reads.next().await {
@@ -138,7 +180,7 @@ pub async fn unnamed(cluster: &Cluster) -> Result<Vec<String>> {
 async fn beyond(cluster: &Cluster, located: &BTreeMap<String, BTreeSet<ChunkId>>) -> Result<Vec<String>> {
     let mut unnamed = Vec::new();
     for node in cluster.nodes.iter().filter(|node| node.process.running()) {
-        let mut held = inventory(connect(node).await?).await?;
+        let mut held = connect(cluster, node).await?.inventory().await?;
         for named in located.get(node.name()).into_iter().flatten() {
             held.remove(named);
         }

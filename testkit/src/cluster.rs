@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cyxcloud_core::seal::MasterKey;
 
 use crate::databases::{Database, Postgres, Redis};
 use crate::disk::{Disk, Kind};
@@ -66,6 +67,8 @@ impl Builder {
             ]),
             node_env: env([
                 ("NODE_TRASH_SECS", "0"),
+                ("NODE_NETWORKS", "127.0.0.0/8"),
+                ("NODE_LOOPBACK", "true"),
                 ("STORAGE_CAPACITY_GB", "20"),
                 ("STORAGE_RESERVED_BYTES", "0"),
                 ("HEARTBEAT_INTERVAL_SECS", "1"),
@@ -283,6 +286,12 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// What owners' secrets and the servers' own keys are wrapped under.
+    pub fn master_key(&self) -> Result<MasterKey> {
+        let text = self.shared.get("CYXCLOUD_MASTER_KEY").map(String::as_str).unwrap_or_default();
+        text.parse().doing("read the master key")
+    }
+
     fn log(&self, name: &str) -> PathBuf {
         self.plan.directory.join(format!("{name}.log"))
     }

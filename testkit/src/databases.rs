@@ -241,6 +241,8 @@ pub enum Redis {
         url: String,
         /// Itself.
         process: Process,
+        /// What [`Redis::save`] writes.
+        snapshot: PathBuf,
     },
 }
 
@@ -255,15 +257,16 @@ impl Redis {
         Ok(Self::Shared { url: format!("{server}/{number}") })
     }
 
-    /// A server of its own, with nothing on disk.
+    /// A server of its own, with nothing on disk unless told to [save](Self::save).
     pub async fn own(dir: &Path) -> Result<Self> {
         let port = free_ports(1)?.remove(0);
-        let port_text = port.to_string();
-        let command =
-            ["redis-server", "--port", &port_text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
-        let command = command.iter().map(|&word| word.to_owned()).collect();
+        let (port_text, snapshot) = (port.to_string(), dir.join("redis.rdb"));
+        let dir_text = text(dir);
+        let server = ["redis-server", "--port", &port_text, "--bind", "127.0.0.1"];
+        let disk = ["--save", "", "--appendonly", "no", "--dir", &dir_text, "--dbfilename", "redis.rdb"];
+        let command = server.iter().chain(&disk).map(|&word| word.to_owned()).collect();
         let process = Process::new("redis", command, Env::new(), dir.join("redis.log"));
-        let own = Self::Own { url: format!("redis://127.0.0.1:{port}"), process };
+        let own = Self::Own { url: format!("redis://127.0.0.1:{port}"), process, snapshot };
         own.start().await?;
         Ok(own)
     }
@@ -275,9 +278,9 @@ impl Redis {
         }
     }
 
-    /// Starts an own server, empty, and waits until it listens.
+    /// Starts an own server with what it saved, if anything, and waits until it listens.
     pub async fn start(&self) -> Result<()> {
-        let Self::Own { url, process } = self else { return Ok(()) };
+        let Self::Own { url, process, .. } = self else { return Ok(()) };
         process.start()?;
         let address = url.trim_start_matches("redis://").to_owned();
         eventually("Redis listens", Duration::from_secs(30), || async {
@@ -287,10 +290,30 @@ impl Redis {
         .map(drop)
     }
 
-    /// Kills an own server, and with it all that it knew.
+    /// Kills an own server, and with it all that it did not save.
     pub fn kill(&self) {
         if let Self::Own { process, .. } = self {
             process.kill();
+        }
+    }
+
+    /// Writes what the server knows now to its disk.
+    pub fn save(&self) -> Result<()> {
+        call("redis-cli", &["-u", self.url(), "SAVE"]).map(drop)
+    }
+
+    /// Makes the server forget everything while it runs.
+    pub fn flush(&self) -> Result<()> {
+        call("redis-cli", &["-u", self.url(), "FLUSHALL"]).map(drop)
+    }
+
+    /// Takes from an own server's disk what it saved.
+    pub fn wipe(&self) -> Result<()> {
+        match self {
+            Self::Own { snapshot, .. } if snapshot.exists() => {
+                std::fs::remove_file(snapshot).doing("remove what Redis saved")
+            }
+            _ => Ok(()),
         }
     }
 }

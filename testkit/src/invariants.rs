@@ -81,6 +81,12 @@ pub const IN_THE_END: &[Invariant] = &[
     ),
 ];
 
+/// What must be zero where every node kept what it was given, however slow or unreachable it was.
+pub const HONEST: &[Invariant] = &[(
+    "no honest node's score in audits falls below 0.99",
+    "SELECT count(*) FROM nodes WHERE audit_alpha < 0.99 * (audit_alpha + audit_beta)",
+)];
+
 /// All of these are zero now.
 pub async fn check(database: &Database, all: &[Invariant]) -> Result<()> {
     for (what, sql) in all {

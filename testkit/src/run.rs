@@ -111,6 +111,13 @@ impl Run {
         held(&self.counts).insert(what.to_owned(), n);
     }
 
+    /// A figure for the report, of which the largest counts.
+    pub fn most(&self, what: &str, n: u64) {
+        let mut counts = held(&self.counts);
+        let most = counts.entry(what.to_owned()).or_default();
+        *most = n.max(*most);
+    }
+
     /// What was counted so far under this name.
     pub fn counted(&self, what: &str) -> u64 {
         held(&self.counts).get(what).copied().unwrap_or_default()
@@ -177,6 +184,17 @@ impl Run {
     /// What must hold at every moment, does.
     pub async fn check_always(&self, cluster: &Cluster) -> Result<()> {
         invariants::check(&cluster.database, invariants::ALWAYS).await
+    }
+
+    /// Nobody was blamed for what was not his fault; and there were audits that could have blamed somebody.
+    pub async fn check_honest(&self, cluster: &Cluster) -> Result<()> {
+        let proven =
+            cluster.database.number("SELECT coalesce(sum(audits_proven), 0)::bigint FROM nodes").await?;
+        self.figure("audits proven", u64::try_from(proven).unwrap_or(0));
+        if proven == 0 {
+            return Err(Error::broken("no audit was answered, so nobody could be blamed"));
+        }
+        invariants::check(&cluster.database, invariants::HONEST).await
     }
 
     /// Nothing happens any more: waits until all that is owed is paid.

@@ -2,8 +2,6 @@
 
 import base64
 import datetime
-import hashlib
-import hmac
 import json
 import subprocess
 
@@ -11,9 +9,10 @@ import pytest
 import requests
 
 from clients import bearer, new_bucket, s3_client
-from cluster import REGION, Credentials
+from cluster import Credentials
 from data import MIB, make_bytes
-from raw import Signed, code, encode, presign, signing_key
+from people import owner_of_root
+from raw import Signed, code, encode, presign, signed_chunks
 
 AGES = datetime.timedelta(minutes=16)
 
@@ -55,15 +54,15 @@ def test_signatures_that_do_not_hold(mount, cluster, stored):
 
 def test_no_proof_no_entry(cluster, stored):
     for method in ("GET", "PUT", "DELETE", "HEAD", "POST"):
-        answer = requests.request(method, cluster.url + stored, data=b"", timeout=10)
+        answer = requests.request(method, cluster.url + stored, data=b"", timeout=30)
         assert answer.status_code == 403 and (method == "HEAD" or code(answer) == "AccessDenied"), (method, answer.text)
-    assert requests.get(cluster.url + "/", timeout=10).status_code == 403
-    assert requests.get(cluster.url + "/api/v1/account", timeout=10).status_code in (401, 403)
+    assert requests.get(cluster.url + "/", timeout=30).status_code == 403
+    assert requests.get(cluster.url + "/api/v1/account", timeout=30).status_code in (401, 403)
     for header in ("AWS CYX:abc", "Basic Og==", "Bearer", "Bearer x.y.z", "AWS4-HMAC-SHA256", "AWS4-HMAC-SHA256 Credential=x", "junk"):
-        answer = requests.get(cluster.url + stored, headers={"authorization": header}, timeout=10)
+        answer = requests.get(cluster.url + stored, headers={"authorization": header}, timeout=30)
         assert answer.status_code in (400, 401, 403), (header, answer.status_code)
     version_2 = f"?AWSAccessKeyId={cluster.credentials.access_key}&Expires=9999999999&Signature=abc"
-    assert requests.get(cluster.url + stored + version_2, timeout=10).status_code in (400, 403)
+    assert requests.get(cluster.url + stored + version_2, timeout=30).status_code in (400, 403)
 
 
 def test_amz_headers_must_be_signed(cluster, stored, bucket):
@@ -87,20 +86,20 @@ def test_presigned_urls_with_curl(cluster, s3, bucket, tmp_path):
     for mount, name in (("root", "a ü+&k"), ("s3", "b%20//k")):
         client = s3_client(cluster, mount, signature_version="s3v4")
         where = {"Bucket": bucket, "Key": name}
-        curl("--upload-file", str(source), client.generate_presigned_url("put_object", where, 60))
-        curl("-o", str(back), client.generate_presigned_url("get_object", where, 60))
+        curl("--upload-file", str(source), client.generate_presigned_url("put_object", where, 600))
+        curl("-o", str(back), client.generate_presigned_url("get_object", where, 600))
         assert back.read_bytes() == body
-        curl("-X", "DELETE", client.generate_presigned_url("delete_object", where, 60))
+        curl("-X", "DELETE", client.generate_presigned_url("delete_object", where, 600))
     assert "Contents" not in s3.list_objects_v2(Bucket=bucket)
 
 
 def test_presigned_urls_that_do_not_hold(cluster, stored):
-    get = lambda url, **kwargs: requests.get(url, timeout=10, **kwargs)  # noqa: E731
+    get = lambda url, **kwargs: requests.get(url, timeout=30, **kwargs)  # noqa: E731
     now = datetime.datetime.now(datetime.UTC)
     assert get(presign(cluster, "GET", stored)).content == b"kept"
     refused(get(presign(cluster, "GET", stored, 60, when=now - datetime.timedelta(seconds=61))), "AccessDenied")
     refused(get(presign(cluster, "GET", stored).replace("/k?", "/kk?")), "SignatureDoesNotMatch")
-    refused(requests.put(presign(cluster, "GET", stored), data=b"bad", timeout=10), "SignatureDoesNotMatch")
+    refused(requests.put(presign(cluster, "GET", stored), data=b"bad", timeout=30), "SignatureDoesNotMatch")
     refused(get(presign(cluster, "GET", stored) + "&response-content-type=text%2Fhtml"), "SignatureDoesNotMatch")
     for expires in (0, -1, 604_801):
         answer = get(presign(cluster, "GET", stored, expires))
@@ -109,7 +108,7 @@ def test_presigned_urls_that_do_not_hold(cluster, stored):
     both = get(presign(cluster, "GET", stored), headers={"authorization": Signed(cluster, "GET", stored).headers["authorization"]})
     assert both.status_code in (400, 403)
     unsigned = requests.put(
-        presign(cluster, "PUT", stored), data=b"bad", headers={"x-amz-meta-a": "1"}, timeout=10)
+        presign(cluster, "PUT", stored), data=b"bad", headers={"x-amz-meta-a": "1"}, timeout=30)
     refused(unsigned, "AccessDenied", "SignatureDoesNotMatch")
 
 
@@ -118,22 +117,7 @@ def test_signed_chunks(cluster, s3, bucket):
     body = make_bytes(200_000, "chunks")
 
     def put(key, spoil=None):
-        empty = hashlib.sha256(b"").hexdigest()
-        signed = Signed(cluster, "PUT", f"/{bucket}/{key}", payload="STREAMING-AWS4-HMAC-SHA256-PAYLOAD", headers={
-            "content-encoding": "aws-chunked", "x-amz-decoded-content-length": str(len(body)),
-        })
-        date = signed.headers["x-amz-date"]
-        scope, previous, framed = f"{date[:8]}/{REGION}/s3/aws4_request", signed.signature, b""
-        pieces = [body[at:at + 65536] for at in range(0, len(body), 65536)] + [b""]
-        for number, piece in enumerate(pieces):
-            text = "\n".join(["AWS4-HMAC-SHA256-PAYLOAD", date, scope, previous, empty, hashlib.sha256(piece).hexdigest()])
-            key_bytes = signing_key(cluster.credentials.secret_key, date[:8])
-            previous = hmac.new(key_bytes, text.encode(), hashlib.sha256).hexdigest()
-            sent = b"X" + piece[1:] if spoil == number and piece else piece
-            signature = "0" * 64 if spoil == "last" and not piece else previous
-            framed += f"{len(piece):x};chunk-signature={signature}\r\n".encode() + sent + b"\r\n"
-        signed.body = framed
-        return signed.send()
+        return signed_chunks(cluster, f"/{bucket}/{key}", body, spoil).send()
 
     good = put("k")
     assert good.status_code == 200, good.text
@@ -141,13 +125,6 @@ def test_signed_chunks(cluster, s3, bucket):
     for spoil in (0, 2, "last"):
         refused(put("bad", spoil), "SignatureDoesNotMatch")
     assert [entry["Key"] for entry in s3.list_objects_v2(Bucket=bucket)["Contents"]] == ["k"]
-
-
-def owner_of_root(cluster) -> str:
-    """The root user's id, as its account says it."""
-    answer = Signed(cluster, "GET", "/api/v1/account").send()
-    assert answer.status_code == 200, answer.text
-    return answer.json()["owner_id"]
 
 
 def key_id(token: str) -> str:
@@ -158,7 +135,7 @@ def key_id(token: str) -> str:
 @pytest.mark.parametrize("mount", ["", "/s3"])
 def test_bearer_tokens(mount, cluster, stored):
     root = owner_of_root(cluster)
-    get = lambda token: requests.get(cluster.url + mount + stored, headers={"authorization": f"Bearer {token}"}, timeout=10)  # noqa: E731
+    get = lambda token: requests.get(cluster.url + mount + stored, headers={"authorization": f"Bearer {token}"}, timeout=30)  # noqa: E731
     good_token = bearer(cluster, sub=root)
     good = get(good_token)
     assert good.status_code == 200 and good.content == b"kept", good.text
@@ -215,9 +192,9 @@ def test_owners_do_not_see_each_other(cluster, stored, bucket):
         ("GET", stored), ("HEAD", stored), ("PUT", stored), ("DELETE", stored), ("GET", f"/{bucket}"), ("DELETE", f"/{bucket}"),
         ("GET", f"/{bucket}?uploads"), ("POST", f"{stored}?uploads"), ("HEAD", f"/{bucket}"), ("GET", f"/api/v1/buckets/{bucket}"),
     ]:
-        answer = requests.request(method, cluster.url + path, headers=stranger, data=b"", timeout=10)
+        answer = requests.request(method, cluster.url + path, headers=stranger, data=b"", timeout=30)
         assert answer.status_code in (401, 403, 404), (method, path, answer.status_code, answer.text)
-    listed = requests.get(cluster.url + "/", headers=stranger, timeout=10)
+    listed = requests.get(cluster.url + "/", headers=stranger, timeout=30)
     assert bucket not in listed.text
 
 
@@ -274,7 +251,7 @@ def test_secrets_are_in_no_log(cluster, s3, bucket):
     signed = Signed(cluster, "GET", f"/{bucket}")
     signed.send()
     token = bearer(cluster)
-    requests.get(f"{cluster.url}/{bucket}", headers={"authorization": f"Bearer {token}"}, timeout=10)
+    requests.get(f"{cluster.url}/{bucket}", headers={"authorization": f"Bearer {token}"}, timeout=30)
     for process in cluster.processes:
         text = process.output()
         for secret in (cluster.credentials.secret_key, cluster.jwt_secret, signed.signature, token.rsplit(".", 1)[1]):

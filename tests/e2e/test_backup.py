@@ -111,16 +111,16 @@ def test_postgresql_comes_back_to_a_moment(own_cluster, readable_by_postgres, tm
     (port,) = free_ports(1)
     bin_dir = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1]
     become = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    pg_ctl = [*become, str(bin_dir / "pg_ctl"), "-D", str(restored), "-s", "-w"]
+    pg_ctl = [*become, str(bin_dir / "pg_ctl"), "-D", str(restored), "-s", "-w", "-t", "240"]
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
-    subprocess.run([*pg_ctl, "-l", str(restored / "log"), "-o", options, "start"], check=True, cwd="/", timeout=120)
+    subprocess.run([*pg_ctl, "-l", str(restored / "log"), "-o", options, "start"], check=True, cwd="/", timeout=270)
     try:
         there = own_cluster.database_url.replace(f":{url.rsplit(':', 1)[1].split('/')[0]}/", f":{port}/")
         keys = psql(there, "SELECT path FROM files WHERE is_latest ORDER BY key").splitlines()
         assert keys == ["1-base", "2-between"]
         assert psql(there, "SELECT convert_from(value, 'UTF8') FROM constants WHERE name = 'gc_frozen'").startswith("restored from")
     finally:
-        subprocess.run([*pg_ctl, "-m", "immediate", "stop"], check=True, cwd="/", timeout=60)
+        subprocess.run([*pg_ctl, "-m", "immediate", "stop"], check=True, cwd="/", timeout=270)
 
 
 @pytest.mark.parametrize("script", ["backup", "restore"])

@@ -7,6 +7,7 @@ import pytest
 
 from clients import new_bucket
 from data import MIB, make_bytes
+from process import PATIENCE
 from raw import Signed, code, head, send_bytes
 from test_objects import failing
 
@@ -31,17 +32,17 @@ def test_bodies_of_another_length(cluster, s3, empty_bucket):
         body = make_bytes(size, "length")
         signed = Signed(cluster, "PUT", f"/{empty_bucket}/k", body=body, payload="UNSIGNED-PAYLOAD")
         # Shorter than declared: the connection ends, or an answer says so.
-        answer = send_bytes(cluster, head(signed, content_length=str(size + 10)) + body, half_close=True, seconds=5)
+        answer = send_bytes(cluster, head(signed, content_length=str(size + 10)) + body, half_close=True)
         assert answer == b"" or b" 400 " in answer.split(b"\r\n")[0], answer[:300]
     # Longer than declared: HTTP takes what was declared, and the hash of the body tells.
     signed = Signed(cluster, "PUT", f"/{empty_bucket}/k", body=b"0123456789")
-    answer = send_bytes(cluster, head(signed, content_length="5") + b"0123456789", seconds=5)
+    answer = send_bytes(cluster, head(signed, content_length="5") + b"0123456789")
     assert b"XAmzContentSHA256Mismatch" in answer, answer[:500]
 
 
 def test_no_length_at_all(cluster, empty_bucket):
     signed = Signed(cluster, "PUT", f"/{empty_bucket}/k", body=b"x")
-    answer = send_bytes(cluster, head(signed), half_close=True, seconds=5)
+    answer = send_bytes(cluster, head(signed), half_close=True)
     # An empty body by HTTP's rules, and not the one that was signed; a server may also leave who has stopped sending.
     assert answer == b"" or b" 4" in answer.split(b"\r\n")[0], answer[:300]
 
@@ -117,7 +118,7 @@ def test_what_is_not_offered_is_said_and_not_ignored(query, cluster, s3, bucket)
 def test_heads_that_are_no_requests(cluster):
     for data in (b"\x00\x01\x02\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n",
                  b"GET / HTTP/1.1\r\nhost: a\r\n" + b"x: y\r\n" * 5000 + b"\r\n"):
-        answer = send_bytes(cluster, data, seconds=5, half_close=True)
+        answer = send_bytes(cluster, data, half_close=True)
         assert answer == b"" or b" 4" in answer.split(b"\r\n")[0] or b" 505 " in answer, answer[:200]
     assert cluster.ready()
 
@@ -131,7 +132,7 @@ def test_an_answer_before_the_body_leaves_the_connection_in_order(size, body_fol
     refused = Signed(cluster, "PUT", f"/{bucket}/k", body=b"x" * size, headers={"if-none-match": "*"}, payload="UNSIGNED-PAYLOAD")
     after = Signed(cluster, "GET", f"/{bucket}/k")
     for _ in range(20):
-        with socket.create_connection(("127.0.0.1", cluster.http_port), timeout=20) as sock:
+        with socket.create_connection(("127.0.0.1", cluster.http_port), timeout=PATIENCE) as sock:
             expect = {} if body_follows else {"expect": "100-continue"}
             sock.sendall(head(refused, content_length=str(size), **expect) + (refused.body if body_follows else b""))
             first = http.client.HTTPResponse(sock)

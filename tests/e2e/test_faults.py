@@ -70,14 +70,14 @@ class Load:
     def __exit__(self, *_):
         self.over.set()
         for thread in self.threads:
-            thread.join(120)
+            thread.join(240)
         assert not any(thread.is_alive() for thread in self.threads), "a request hangs"
 
     def expect_progress(self, what: str, more: int = 6):
         """Until both writes and reads have gone on since now."""
         written, read = len(self.written), self.read
         wait_until(f"writes and reads go on {what} {self.problems[:3]}",
-                   lambda: len(self.written) >= written + more and self.read >= read + more, 120)
+                   lambda: len(self.written) >= written + more and self.read >= read + more, 240)
 
 
 def verify_all(s3, bucket: str, names) -> None:
@@ -103,7 +103,6 @@ def test_any_one_node_can_die_under_load(own_cluster):
     verify_all(s3, bucket, load.written)
 
 
-@pytest.mark.timeout(600)
 def test_a_gateway_killed_and_started_again_has_everything(own_cluster):
     cluster = own_cluster
     s3 = s3_client(cluster)
@@ -129,7 +128,6 @@ def test_a_gateway_killed_and_started_again_has_everything(own_cluster):
     assert s3.get_object(Bucket=bucket, Key="multipart")["Body"].read() == b"part"
 
 
-@pytest.mark.timeout(600)
 def test_all_nodes_killed_at_once_lose_nothing(own_cluster):
     cluster = own_cluster
     s3 = s3_client(cluster)
@@ -140,7 +138,7 @@ def test_all_nodes_killed_at_once_lose_nothing(own_cluster):
             process.kill()
     cluster.gateway.start()
     cluster.rebalancer.start()
-    cluster.gateway.wait_for("/health answers", lambda: requests.get(cluster.url + "/health", timeout=5).ok)
+    cluster.gateway.wait_for("/health answers", lambda: requests.get(cluster.url + "/health", timeout=30).ok)
     for number in range(len(cluster.nodes)):
         cluster.restart_node(number)
     cluster.wait_ready(cluster.gateway)
@@ -148,7 +146,6 @@ def test_all_nodes_killed_at_once_lose_nothing(own_cluster):
     verify_all(s3, bucket, load.written)
 
 
-@pytest.mark.timeout(300)
 def test_a_node_that_stops_answering_does_not_stop_reads(own_cluster):
     """Frozen, not dead: its connections stay open and say nothing."""
     cluster = own_cluster
@@ -169,7 +166,6 @@ def test_a_node_that_stops_answering_does_not_stop_reads(own_cluster):
     cluster.wait_online(len(cluster.nodes))
 
 
-@pytest.mark.timeout(300)
 def test_a_node_whose_disk_was_wiped_is_read_around(own_cluster):
     cluster = own_cluster
     s3 = s3_client(cluster)
@@ -188,7 +184,6 @@ def test_a_node_whose_disk_was_wiped_is_read_around(own_cluster):
     verify_all(s3, bucket, names)
 
 
-@pytest.mark.timeout(300)
 def test_too_few_nodes_is_said_with_a_number(workspace):
     """One node keeps no promise: 503, how many are needed, and nothing visible. With two it works."""
     cluster = Cluster(workspace / "few", nodes=2)
@@ -209,12 +204,11 @@ def test_too_few_nodes_is_said_with_a_number(workspace):
         cluster.processes.append(second)
         second.start()
         started.wait_online(2)
-        wait_until("writes work", lambda: s3.put_object(Bucket=bucket, Key="k-4", Body=body_of("k-4")), 30, 0.3)
+        wait_until("writes work", lambda: s3.put_object(Bucket=bucket, Key="k-4", Body=body_of("k-4")), interval=0.3)
         second.kill()
         verify_all(s3, bucket, ["k-4"])
 
 
-@pytest.mark.timeout(300)
 def test_losing_redis_loses_nothing(workspace):
     """Redis holds only what may be lost."""
     directory = workspace / "no-redis"
@@ -232,6 +226,12 @@ def test_losing_redis_loses_nothing(workspace):
             bucket = new_bucket(s3)
             s3.put_object(Bucket=bucket, Key="k-4", Body=body_of("k-4"))
             redis.kill()
+            # The rebalancer has no use for it, not even when it starts.
+            started.rebalancer.kill()
+            started.rebalancer.start()
+            health = f"http://127.0.0.1:{started.rebalancer_port}/health"
+            started.rebalancer.wait_for("runs without redis", lambda: requests.get(health, timeout=5).status_code == 200)
+            assert "redis does not answer" in started.rebalancer.output()
             verify_all(s3, bucket, ["k-4"])
             s3.put_object(Bucket=bucket, Key="k-3", Body=body_of("k-3"))
             verify_all(s3, bucket, ["k-3", "k-4"])
@@ -241,7 +241,6 @@ def test_losing_redis_loses_nothing(workspace):
         redis.kill()
 
 
-@pytest.mark.timeout(300)
 def test_a_standalone_killed_under_load_keeps_what_it_acknowledged(workspace):
     server = Standalone(workspace / "standalone-kill")
     for started in run_server(server):
@@ -267,8 +266,11 @@ def test_a_standalone_killed_under_load_keeps_what_it_acknowledged(workspace):
 def test_usage_adds_up_after_all_of_it(own_cluster):
     """Last in this file: the counters say what the objects say."""
     cluster = own_cluster
-    real = psql(cluster.database_url, "SELECT count(*), coalesce(sum(size_bytes), 0) FROM files WHERE is_latest")
-    counted = psql(cluster.database_url, """
-        SELECT (SELECT coalesce(sum(object_count), 0) FROM users) + coalesce(sum(objects), 0),
-               (SELECT coalesce(sum(storage_used), 0) FROM users) + coalesce(sum(bytes), 0) FROM usage_deltas""")
-    assert [int(n) for n in real.split("|")] == [int(n) for n in counted.split("|")]
+    # At one moment: what was counted is folded all the while.
+    told = psql(cluster.database_url, """
+        SELECT f.objects, f.bytes, u.objects + d.objects, u.bytes + d.bytes FROM
+            (SELECT count(*) AS objects, coalesce(sum(size_bytes), 0) AS bytes FROM files WHERE is_latest) f,
+            (SELECT coalesce(sum(object_count), 0) AS objects, coalesce(sum(storage_used), 0) AS bytes FROM users) u,
+            (SELECT coalesce(sum(objects), 0) AS objects, coalesce(sum(bytes), 0) AS bytes FROM usage_deltas) d""")
+    real_objects, real_bytes, objects, size = (int(n) for n in told.split("|"))
+    assert (objects, size) == (real_objects, real_bytes)

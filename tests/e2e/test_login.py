@@ -10,8 +10,8 @@ import tomllib
 import pytest
 import requests
 
-from cluster import database_url, psql
-from process import Process, binary, free_ports
+from cluster import Identity, psql
+from process import binary, free_ports
 
 PASSWORD = "correct horse battery"
 
@@ -19,12 +19,7 @@ PASSWORD = "correct horse battery"
 @pytest.fixture(scope="module")
 def identity(cluster, workspace):
     """The identity service, in the same database as the cluster."""
-    (port,) = free_ports(1)
-    env = {"DATABASE_URL": cluster.database_url, "JWT_SECRET": cluster.jwt_secret, "HTTP_ADDR": f"127.0.0.1:{port}",
-           "REGISTRATIONS_PER_HOUR": "100"}
-    process = Process("cyxwiz-api", [binary("cyxwiz-api")], env, workspace / "cyxwiz-api.log").start()
-    process.url = f"http://127.0.0.1:{port}"
-    process.wait_for("/ready answers 200", lambda: requests.get(process.url + "/ready", timeout=5).ok)
+    process = Identity(cluster, workspace / "cyxwiz-api.log").start()
     yield process
     assert "panicked" not in process.output()
     assert process.stop() == 0
@@ -64,10 +59,7 @@ def session(cli) -> dict:
 
 def account(identity) -> str:
     """A new account's email address."""
-    email = f"{secrets.token_hex(6)}@example.org"
-    answer = requests.post(identity.url + "/api/auth/register", json={"email": email, "password": PASSWORD}, timeout=10)
-    assert answer.status_code == 201, answer.text
-    return email
+    return identity.account(PASSWORD)["email"]
 
 
 def edit(cli, name: str, value: str):
@@ -101,7 +93,7 @@ def test_a_password_opens_the_gateway(cli, cluster, identity):
     bucket = round_trip(cli)
     owner = psql(cluster.database_url, f"SELECT owner_id FROM buckets WHERE name = '{bucket}'")
     assert requests.get(identity.url + "/api/users/me", headers={"authorization": f"Bearer {saved['access_token']}"},
-                        timeout=10).json()["id"] == owner
+                        timeout=30).json()["id"] == owner
     bad(cli("login", "--email", "nobody@example.org", "--password-stdin", stdin=b"wrong password\n"), 4, "wrong")
     bad(cli("login", "--email", "nobody@example.org"), 2, "--password-stdin")
     assert session(cli) == saved
@@ -109,7 +101,7 @@ def test_a_password_opens_the_gateway(cli, cluster, identity):
     assert "auth" not in tomllib.loads(cli.config.read_text())
     bad(cli("list"), 2, "cyxcloud-cli login")
     refresh = {"authorization": f"Bearer {saved['refresh_token']}"}
-    assert requests.post(identity.url + "/api/auth/refresh", headers=refresh, timeout=10).status_code == 401
+    assert requests.post(identity.url + "/api/auth/refresh", headers=refresh, timeout=30).status_code == 401
 
 
 def test_a_session_renews_itself(cli, identity):

@@ -88,7 +88,7 @@ def test_script_server_and_its_three_examples(workspace, tmp_path):
         for run in range(2):
             started = len(server.output())
             server.start()
-            server.wait_for("/ready answers 200", lambda: requests.get(url + "/ready", timeout=5).status_code == 200, 1500)
+            server.wait_for("/ready answers 200", lambda: requests.get(url + "/ready", timeout=30).status_code == 200, 1500)
             printed = lambda: server.output()[started:].partition("to copy:\n")[2].splitlines()  # noqa: E731
             server.wait_for("three examples are printed", lambda: len(printed()) >= 3)
             examples = [line.strip() for line in printed()[:3]]

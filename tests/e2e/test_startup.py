@@ -9,6 +9,7 @@ import subprocess
 import pytest
 import requests
 
+from clients import new_bucket, s3_client
 from cluster import Standalone
 from conftest import run_server
 from process import binary, free_ports
@@ -104,6 +105,71 @@ def test_secrets_that_are_none(env, word):
     one_clear_line(run("cyxcloud-gateway", "--memory-only", env=SECRETS | env), word)
 
 
+ROOT = "89abcdef01234567" * 3
+GATEWAY = ["--memory-only", "--http-addr", "127.0.0.1:0", "--grpc-addr", "127.0.0.1:0"]
+
+
+@pytest.mark.parametrize("name,args,env", [
+    ("cyxcloud-gateway", GATEWAY, ["JWT_SECRET", "CYXCLOUD_MASTER_KEY", "CYXCLOUD_ROOT_SECRET_KEY", "REDIS_URL"]),
+    ("cyxcloud-gateway", GATEWAY[1:], ["DATABASE_URL"]),
+    ("cyxcloud-rebalancer", [], ["DATABASE_URL", "REDIS_URL", "CYXCLOUD_MASTER_KEY"]),
+    ("cyxcloud-standalone", ["--data-dir", "data"], ["CYXCLOUD_ROOT_SECRET_KEY"]),
+    ("cyxcloud-node", [], ["CYXWIZ_PASSWORD"]),
+    ("cyxwiz-api", [], ["DATABASE_URL", "JWT_SECRET", "REGISTRATION_TOKEN"]),
+    ("cyxcloud-cli", ["list"], ["CYXCLOUD_SECRET_KEY"]),
+])
+def test_secrets_come_from_one_place(name, args, env, tmp_path, monkeypatch):
+    """From the variable or from the file that it names: not from both, not from a file that is empty or not there."""
+    monkeypatch.chdir(tmp_path)
+    url = f"postgres://u:sesame-open@127.0.0.1:{free_ports(1)[0]}/db"
+    good = SECRETS | {
+        "DATABASE_URL": url, "REDIS_URL": "redis://127.0.0.1:1", "CYXCLOUD_ROOT_ACCESS_KEY": "root", "CYXCLOUD_ROOT_SECRET_KEY": ROOT,
+        "CENTRAL_SERVER_ADDR": "http://127.0.0.1:1", "STORAGE_PATH": str(tmp_path / "node"), "CYXWIZ_PASSWORD": "correct horse",
+        "REGISTRATION_TOKEN": "a party for friends", "CYXCLOUD_ACCESS_KEY": "A", "CYXCLOUD_SECRET_KEY": "S3cret",
+    }
+    file = tmp_path / "secret"
+    for secret in env:
+        value = good[secret]
+        file.write_text(value + "\n")
+        both = run(name, *args, env=good | {f"{secret}_FILE": str(file)})
+        one_clear_line(both, f"{secret} and {secret}_FILE are both set")
+        assert value not in both.stdout + both.stderr
+        others = {key: text for key, text in good.items() if key != secret}
+        one_clear_line(run(name, *args, env=others | {f"{secret}_FILE": str(tmp_path / "none")}), f"{secret}_FILE.*No such file")
+        file.write_text("\n")
+        one_clear_line(run(name, *args, env=others | {f"{secret}_FILE": str(file)}), f"{secret} is not usable: it is empty")
+
+
+def test_servers_run_on_secrets_in_files(tmp_path, workspace):
+    """As in containers: no secret is in the environment."""
+    standalone = Standalone(workspace / "secret-files", nodes=3)
+    (tmp_path / "root").write_text(standalone.credentials.secret_key + "\n")
+    env = standalone.process.env
+    del env["CYXCLOUD_ROOT_SECRET_KEY"]
+    env["CYXCLOUD_ROOT_SECRET_KEY_FILE"] = str(tmp_path / "root")
+    for server in run_server(standalone):
+        bucket = new_bucket(s3_client(server))
+        (tmp_path / "cli").write_text(server.credentials.secret_key + "\n")
+        listed = run("cyxcloud-cli", "--gateway", server.url, "list", env={
+            "CYXCLOUD_ACCESS_KEY": server.credentials.access_key, "CYXCLOUD_SECRET_KEY_FILE": str(tmp_path / "cli")})
+        assert listed.returncode == 0 and bucket in listed.stdout, listed.stderr
+
+
+@pytest.mark.parametrize("env,words", [
+    ({"CYXCLOUD_MASTER_KEY": SECRETS["JWT_SECRET"]}, "JWT_SECRET and CYXCLOUD_MASTER_KEY are the same"),
+    ({"CYXCLOUD_ROOT_SECRET_KEY": SECRETS["JWT_SECRET"].upper()}, "JWT_SECRET and CYXCLOUD_ROOT_SECRET_KEY are the same"),
+    ({"REDIS_URL": f"redis://:{SECRETS['JWT_SECRET']}@127.0.0.1:1"}, "JWT_SECRET and the password in REDIS_URL are the same"),
+    ({"CYXCLOUD_ROOT_SECRET_KEY": ROOT[:31]}, "CYXCLOUD_ROOT_SECRET_KEY is not usable: it has fewer than 32"),
+    ({"CYXCLOUD_ROOT_SECRET_KEY": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"}, "the one of the examples"),
+    ({"JWT_SECRET": "0" * 64}, "JWT_SECRET is not usable: it is not random"),
+])
+def test_secrets_that_others_know(env, words):
+    done = run("cyxcloud-gateway", *GATEWAY, env=SECRETS | {"CYXCLOUD_ROOT_ACCESS_KEY": "root"} | env)
+    one_clear_line(done, words)
+    for value in env.values():
+        assert value not in done.stdout + done.stderr
+
+
 def test_a_node_without_a_gateway_address(tmp_path):
     one_clear_line(run("cyxcloud-node", env={"STORAGE_PATH": str(tmp_path)}), "CENTRAL_SERVER_ADDR|central-server-addr")
 
@@ -125,19 +191,19 @@ def test_a_master_key_of_another_cluster_is_refused(cluster):
 
 
 def test_health_version_and_metrics(cluster):
-    health = requests.get(cluster.url + "/health", timeout=5)
+    health = requests.get(cluster.url + "/health", timeout=30)
     assert (health.status_code, health.text) == (200, "OK")
-    assert requests.get(cluster.url + "/ready", timeout=5).status_code == 200
-    assert re.search(r"\d+\.\d+\.\d+", requests.get(cluster.url + "/version", timeout=5).text)
-    assert requests.get(cluster.url + "/metrics", timeout=5).status_code in (401, 403, 404)
-    metrics = requests.get(f"http://127.0.0.1:{cluster.metrics_port}/metrics", timeout=5)
+    assert requests.get(cluster.url + "/ready", timeout=30).status_code == 200
+    assert re.search(r"\d+\.\d+\.\d+", requests.get(cluster.url + "/version", timeout=30).text)
+    assert requests.get(cluster.url + "/metrics", timeout=30).status_code in (401, 403, 404)
+    metrics = requests.get(f"http://127.0.0.1:{cluster.metrics_port}/metrics", timeout=30)
     assert metrics.status_code == 200 and "# TYPE" in metrics.text and "cyxcloud_" in metrics.text
     for _, port, _ in cluster.node_ports:
-        assert requests.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200
-        node = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=5)
+        assert requests.get(f"http://127.0.0.1:{port}/health", timeout=30).status_code == 200
+        node = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=30)
         assert node.status_code == 200 and "# TYPE" in node.text
     for path in ("/health", "/metrics"):
-        assert requests.get(f"http://127.0.0.1:{cluster.rebalancer_port}{path}", timeout=5).status_code == 200
+        assert requests.get(f"http://127.0.0.1:{cluster.rebalancer_port}{path}", timeout=30).status_code == 200
 
 
 def test_a_node_prints_its_reservation(cluster):

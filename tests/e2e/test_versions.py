@@ -4,13 +4,12 @@ writes that format only, and refuses the other."""
 
 import subprocess
 
-import pytest
 import requests
 
-from clients import new_bucket, s3_client
+from clients import new_bucket, put_all, s3_client
 from cluster import Cluster, psql
 from conftest import run_server
-from data import MIB, make_bytes
+from data import MIB
 from process import wait_until
 
 OLD = {"CYXCLOUD_FAULT_FORMAT_VERSION": "1"}
@@ -21,17 +20,10 @@ def formats(cluster: Cluster) -> list[int]:
     """What the nodes say that their data is in."""
 
     def one(index: int) -> int:
-        text = requests.get(f"http://127.0.0.1:{cluster.node_ports[index][1]}/metrics", timeout=5).text
+        text = requests.get(f"http://127.0.0.1:{cluster.node_ports[index][1]}/metrics", timeout=30).text
         return int(next(line.split()[1] for line in text.splitlines() if line.startswith("cyxcloud_node_format ")))
 
     return [one(index) for index in range(len(cluster.nodes))]
-
-
-def put_all(s3, bucket: str) -> dict[str, bytes]:
-    bodies = {f"k-{size}": make_bytes(size, bucket) for size in SIZES}
-    for key, body in bodies.items():
-        s3.put_object(Bucket=bucket, Key=key, Body=body)
-    return bodies
 
 
 def restart_gateway(cluster: Cluster, **env: str):
@@ -41,7 +33,6 @@ def restart_gateway(cluster: Cluster, **env: str):
     cluster.wait_ready(cluster.gateway)
 
 
-@pytest.mark.timeout(400)
 def test_old_and_new_programs_work_together_and_nobody_goes_over_alone(workspace):
     server = Cluster(workspace / "versions", nodes=3, gateway_env=OLD)
     server.nodes[2].env |= OLD
@@ -52,7 +43,7 @@ def test_old_and_new_programs_work_together_and_nobody_goes_over_alone(workspace
         def works(name: str):
             """Writes, reads all there ever was, and again with each node away."""
             bucket = new_bucket(s3, name)
-            stored[bucket] = put_all(s3, bucket)
+            stored[bucket] = put_all(s3, bucket, SIZES)
             for bucket, bodies in stored.items():
                 for key, body in bodies.items():
                     assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == body, (name, bucket, key)
@@ -63,7 +54,7 @@ def test_old_and_new_programs_work_together_and_nobody_goes_over_alone(workspace
 
         # The gateway becomes new: new nodes go over by themselves, the old one works on as it is.
         restart_gateway(cluster)
-        wait_until("new nodes went over", lambda: formats(cluster) == [2, 2, 1], 30)
+        wait_until("new nodes went over", lambda: formats(cluster) == [2, 2, 1])
         works("new-gateway")
         for node in range(3):
             cluster.nodes[node].kill()
@@ -90,13 +81,13 @@ def test_old_and_new_programs_work_together_and_nobody_goes_over_alone(workspace
 
         # All new in the end; held back by the operator until all gateways are.
         restart_gateway(cluster, NODE_FORMAT="1")
-        wait_until("it is registered", lambda: "registered with the gateway" in cluster.nodes[1].output().rsplit(said, 1)[1], 60)
+        wait_until("it is registered", lambda: "registered with the gateway" in cluster.nodes[1].output().rsplit(said, 1)[1], 120)
         cluster.nodes[2].stop()
         cluster.nodes[2].env = {key: value for key, value in cluster.nodes[2].env.items() if key not in OLD}
         cluster.restart_node(2)
         works("held-back")
         assert formats(cluster) == [2, 2, 1]
         restart_gateway(cluster, NODE_FORMAT="2")
-        wait_until("the last one went over", lambda: formats(cluster) == [2, 2, 2], 30)
+        wait_until("the last one went over", lambda: formats(cluster) == [2, 2, 2])
         works("all-new")
         assert psql(cluster.database_url, "SELECT count(*) FROM nodes") == "3"

@@ -18,6 +18,7 @@ import boto3
 from botocore.config import Config
 
 from cluster import REGION, Server
+from data import make_bytes
 from process import binary
 
 MOUNTS = {"s3": "/s3", "root": ""}
@@ -30,10 +31,11 @@ def s3_client(server: Server, mount: str = "root", **config):
         "s3",
         endpoint_url=config.pop("endpoint", server.url + MOUNTS[mount]),
         region_name=REGION,
+        verify=config.pop("verify", str(server.ca) if server.ca else None),
         aws_access_key_id=server.credentials.access_key,
         aws_secret_access_key=server.credentials.secret_key,
         config=Config(
-            retries={"total_max_attempts": 1}, s3={"addressing_style": style}, connect_timeout=10, read_timeout=120,
+            retries={"total_max_attempts": 1}, s3={"addressing_style": style}, connect_timeout=30, read_timeout=120,
             max_pool_connections=50, **config,
         ),
     )
@@ -43,6 +45,20 @@ def new_bucket(s3, prefix: str = "b") -> str:
     name = f"{prefix}-{uuid.uuid4().hex[:12]}"
     s3.create_bucket(Bucket=name)
     return name
+
+
+def put_all(s3, bucket: str, sizes: list[int], more: dict[str, bytes] | None = None) -> dict[str, bytes]:
+    """Stores an object of each size, the bucket's own bytes, and `more` by their keys; what was stored."""
+    bodies = {f"k-{size}": make_bytes(size, bucket) for size in sizes} | (more or {})
+    for key, body in bodies.items():
+        s3.put_object(Bucket=bucket, Key=key, Body=body)
+    return bodies
+
+
+def verify(s3, bucket: str, bodies: dict[str, bytes]):
+    """All of it is read as it was stored."""
+    for key, body in bodies.items():
+        assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == body, key
 
 
 def bearer(server, *, secret: str | None = None, algorithm: str = "HS256", kid: str | None = None, **claims) -> str:

@@ -1,6 +1,7 @@
 """Programs as child processes: started with a log, awaited by condition, ended by process id."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -22,18 +23,37 @@ def binary(name: str) -> str:
     return str(path)
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on. Held together, so that they differ."""
-    sockets = [socket.socket() for _ in range(count)]
-    for sock in sockets:
-        sock.bind(("127.0.0.1", 0))
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
+def ports_for_servers() -> list[int]:
+    """Those that the system gives to nobody who connects: while a server is down, a client could take its port."""
+    low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    ports = [*range(10_000, low), *range(high + 1, 1 << 16)] or [*range(10_000, 1 << 16)]
+    random.shuffle(ports)
     return ports
 
 
-def wait_until(what: str, condition, seconds: float = 30.0, interval: float = 0.05):
+unused_ports = ports_for_servers()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports nobody listens on; no port is given out twice."""
+    ports = []
+    while len(ports) < count:
+        port = unused_ports.pop()
+        with socket.socket() as sock:
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        ports.append(port)
+    return ports
+
+
+# How long is waited for what should come at once: as long as a machine may take that is slow or busy with something else. Whoever
+# waits goes on as soon as it is there, so it costs nothing to be generous.
+PATIENCE = 60.0
+
+
+def wait_until(what: str, condition, seconds: float = PATIENCE, interval: float = 0.05):
     """Polls until `condition()` is true; what it answered. An exception counts as not yet."""
     deadline = time.monotonic() + seconds
     last = None
@@ -80,7 +100,7 @@ class Process:
             code = self.child.returncode if self.child else None
             raise AssertionError(f"{self.name} ended with {code}:\n{self.tail()}")
 
-    def wait_for(self, what: str, condition, seconds: float = 60.0):
+    def wait_for(self, what: str, condition, seconds: float = PATIENCE):
         """As `wait_until`, but gives up at once when the program has ended."""
 
         def check():
@@ -96,11 +116,11 @@ class Process:
         """Without goodbye."""
         self._end(signal.SIGKILL)
 
-    def stop(self, seconds: float = 30.0) -> int:
+    def stop(self, seconds: float = PATIENCE) -> int:
         """Asks it to end (SIGTERM); its exit code."""
         return self._end(signal.SIGTERM, seconds)
 
-    def _end(self, how: signal.Signals, seconds: float = 30.0) -> int:
+    def _end(self, how: signal.Signals, seconds: float = PATIENCE) -> int:
         if self.child is None:
             return 0
         if self.child.poll() is None:

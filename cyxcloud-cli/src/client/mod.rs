@@ -6,6 +6,7 @@ mod error;
 mod s3;
 mod xml;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -135,7 +136,7 @@ impl Client {
     pub(crate) fn new(config: &Config, output: Output) -> anyhow::Result<Self> {
         match config.credentials(chrono::Utc::now())?.clone() {
             Credentials::Key(signer) => {
-                let client = Self::stranger(Server::Gateway, &config.gateway, output)?;
+                let client = Self::stranger(config, Server::Gateway, &config.gateway, output)?;
                 Ok(Self { proof: Proof::Key(signer), ..client })
             }
             Credentials::Session(saved) => Self::of_session(config, saved, output),
@@ -144,9 +145,9 @@ impl Client {
 
     /// The gateway, asked as whoever logged in.
     pub(crate) fn of_session(config: &Config, saved: Saved, output: Output) -> anyhow::Result<Self> {
-        let client = Self::stranger(Server::Gateway, &config.gateway, output.clone())?;
+        let client = Self::stranger(config, Server::Gateway, &config.gateway, output.clone())?;
         let issuer = match &saved.api_url {
-            Some(url) => Self::stranger(Server::Identity, url, output)?,
+            Some(url) => Self::stranger(config, Server::Identity, url, output)?,
             None => client.clone(),
         };
         let session = Arc::new(Session::new(issuer, config.path.clone(), saved));
@@ -154,7 +155,12 @@ impl Client {
     }
 
     /// A server, asked as nobody.
-    pub(crate) fn stranger(server: Server, base: &reqwest::Url, output: Output) -> anyhow::Result<Self> {
+    pub(crate) fn stranger(
+        config: &Config,
+        server: Server,
+        base: &reqwest::Url,
+        output: Output,
+    ) -> anyhow::Result<Self> {
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("cyxcloud-cli/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(10))
@@ -163,6 +169,8 @@ impl Client {
         if base.scheme() == "http" {
             // Reading the system's certificates takes time, and fails where there are none.
             builder = builder.tls_certs_only([]);
+        } else if let Some(path) = &config.tls_ca {
+            builder = builder.tls_certs_only(authorities(path)?);
         }
         let http =
             builder.build().map_err(|error| anyhow::anyhow!("could not set up TLS: {}", deepest(&error)))?;
@@ -383,6 +391,18 @@ impl Client {
             return Error::Unreachable { server: self.server, url, reason };
         }
         Error::Broken(reason)
+    }
+}
+
+/// The certificates in a PEM file; at least one.
+fn authorities(path: &Path) -> anyhow::Result<Vec<reqwest::Certificate>> {
+    let shown = path.display();
+    let pem =
+        std::fs::read(path).map_err(|error| anyhow::anyhow!("could not read --tls-ca {shown}: {error}"))?;
+    match reqwest::Certificate::from_pem_bundle(&pem) {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) => anyhow::bail!("there is no BEGIN CERTIFICATE in --tls-ca {shown}"),
+        Err(error) => anyhow::bail!("--tls-ca {shown} holds no certificates: {}", deepest(&error)),
     }
 }
 

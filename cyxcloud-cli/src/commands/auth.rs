@@ -36,7 +36,7 @@ pub(crate) async fn login(
             (None, None, email) => {
                 let email = email.as_deref().unwrap_or_default();
                 let password = password::obtain(args.password_stdin, email, interrupt).await?;
-                by_password(output, &args.api_url, email, &password).await
+                by_password(config, output, &args.api_url, email, &password).await
             }
         }
     };
@@ -66,7 +66,7 @@ fn new_wallet(path: &Path, output: &Output) -> anyhow::Result<Wallet> {
 }
 
 async fn by_wallet(config: &Config, output: &Output, wallet: &Wallet) -> anyhow::Result<(String, Saved)> {
-    let gateway = Client::stranger(Server::Gateway, &config.gateway, output.clone())?;
+    let gateway = Client::stranger(config, Server::Gateway, &config.gateway, output.clone())?;
     let address = wallet.address();
     let body = json!({ "wallet_address": address });
     let given: Challenge =
@@ -86,13 +86,14 @@ async fn by_wallet(config: &Config, output: &Output, wallet: &Wallet) -> anyhow:
 }
 
 async fn by_password(
+    config: &Config,
     output: &Output,
     api_url: &str,
     email: &str,
     password: &str,
 ) -> anyhow::Result<(String, Saved)> {
     let url = parse_url(api_url)?;
-    let service = Client::stranger(Server::Identity, &url, output.clone())?;
+    let service = Client::stranger(config, Server::Identity, &url, output.clone())?;
     let body = json!({ "email": email, "password": password });
     let asked = Utc::now();
     let issued: Issued = service.post_json("/api/auth/login", None, Some(&body)).await.map_err(refused)?;
@@ -145,7 +146,7 @@ async fn tell(config: &Config, output: &Output, saved: &Saved) -> Result<(), Err
     let unable = |error: anyhow::Error| Error::Session(error.to_string());
     match (&saved.api_url, &saved.refresh_token) {
         (Some(url), Some(refresh)) => {
-            let client = Client::stranger(Server::Identity, url, output.clone()).map_err(unable)?;
+            let client = Client::stranger(config, Server::Identity, url, output.clone()).map_err(unable)?;
             client.post_json::<Value>("/api/auth/logout", Some(&refresh.0), None).await.map(|_| ())
         }
         // Nothing there to be ended.

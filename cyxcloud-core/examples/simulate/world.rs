@@ -9,7 +9,8 @@ use std::time::Duration;
 use cyxcloud_core::node::{LifecycleTimers, NodeStatus};
 use cyxcloud_core::placement::{Candidate, place};
 use cyxcloud_core::repair::{
-    self, Belief, NodeFacts, Presence, RepairPolicy, Stripe, Urgency, additions, goal, judge, removals,
+    self, Belief, NodeFacts, Presence, RepairPolicy, Stripe, Urgency, additions, counted_on, goal, judge,
+    removals,
 };
 use cyxcloud_core::{ByteCount, Geometry, NodeId, ShardIndex, Timestamp};
 use rand::rngs::StdRng;
@@ -471,6 +472,7 @@ impl World {
                 subnet: String::new(),
                 region: String::new(),
                 weight_penalty: false,
+                vetted: true,
             })
             .collect()
     }
@@ -542,7 +544,7 @@ impl World {
             let seen = self.see(stripe);
             let health = judge(&seen, |node| self.nodes[place_of(node)].presence);
             let goal = goal(&seen, &health, &candidates);
-            let plan = additions(&seen, &health, goal, &candidates, &mut rng);
+            let plan = additions(&seen, &counted_on(&seen, &health), goal, &candidates, &mut rng);
             if !plan.is_empty() && health.reachable.is_none() {
                 self.after(RETRY, Event::Ask { stripe });
                 continue;

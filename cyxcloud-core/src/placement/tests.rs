@@ -25,6 +25,7 @@ fn candidate(number: usize) -> Candidate {
         subnet: format!("10.0.{number}.0/24"),
         region: String::new(),
         weight_penalty: false,
+        vetted: true,
     }
 }
 
@@ -238,6 +239,59 @@ fn failing_nodes_are_used_only_where_needed() {
 }
 
 #[test]
+fn the_new_get_a_small_part_of_what_is_written() {
+    for (vetted, new, geometry) in [
+        (20, 1, Geometry::STANDARD),
+        (20, 10, Geometry::STANDARD),
+        (9, 3, Geometry::STANDARD),
+        (14, 40, Geometry::STANDARD),
+        (18, 6, Geometry::copied(3).expect("is a geometry")),
+    ] {
+        let mut nodes = cluster(vetted + new);
+        nodes[vetted..].iter_mut().for_each(|candidate| candidate.vetted = false);
+        let newcomers: Vec<NodeId> = nodes[vetted..].iter().map(|candidate| candidate.node).collect();
+        let (mut given, mut all, mut rng) = (0, 0, rng(7));
+        let mut met = std::collections::BTreeSet::new();
+        for _ in 0..2_000 {
+            let placement = place(&nodes, geometry, SHARD, &mut rng).expect("there is room");
+            all += placement.assignments.len();
+            for (_, node) in placement.assignments.iter().filter(|(_, node)| newcomers.contains(node)) {
+                given += 1;
+                met.insert(*node);
+            }
+        }
+        let share = f64::from(given) / all as f64;
+        assert!(share <= NEW_SHARE * 1.1, "{share} of what is written goes to {new} new beside {vetted}");
+        assert!(share > NEW_SHARE * 0.9, "{share}: they are to prove themselves by something");
+        assert_eq!(met.len(), new, "each of them");
+    }
+}
+
+#[test]
+fn the_new_are_used_like_others_where_the_vetted_are_too_few() {
+    let mut nodes = cluster(14);
+    nodes[3..].iter_mut().for_each(|candidate| candidate.vetted = false);
+    let placement = place(&nodes, Geometry::STANDARD, SHARD, &mut rng(1)).expect("there is room");
+    assert_eq!(placement.tolerance, 4);
+    nodes.iter_mut().for_each(|candidate| candidate.vetted = false);
+    let placement = place(&nodes, Geometry::STANDARD, SHARD, &mut rng(1)).expect("there is room");
+    assert_eq!(placement.tolerance, 4);
+}
+
+#[test]
+fn a_lost_shard_goes_to_a_vetted_node_if_there_is_one() {
+    let mut nodes = cluster(18);
+    nodes[14..17].iter_mut().for_each(|candidate| candidate.vetted = false);
+    let held: Vec<(ShardIndex, NodeId)> =
+        Geometry::STANDARD.indices().zip(&nodes).skip(1).map(|(shard, at)| (shard, at.node)).collect();
+    let missing = [Geometry::STANDARD.indices().next().expect("has shards")];
+    for seed in 0..20 {
+        let placed = replace(&nodes[1..], Geometry::STANDARD, SHARD, &held, &missing, &mut rng(seed));
+        assert_eq!(placed, [(missing[0], nodes[17].node)]);
+    }
+}
+
+#[test]
 fn full_nodes_are_left_out_and_too_little_room_is_an_error() {
     let mut nodes = cluster(10);
     nodes[0].free = ByteCount::bytes(SHARD.get() - 1);
@@ -326,7 +380,7 @@ proptest! {
     #[test]
     fn placement_never_breaks_its_promise(
         nodes in 1usize..=40, shape in prop::sample::select(vec![(10, 4), (10, 10), (4, 2), (3, 1), (4, 0), (1, 2), (20, 6)]),
-        operators in 1usize..30, regions in 1usize..5, tight: bool, seed: u64,
+        operators in 1usize..30, regions in 1usize..5, tight: bool, mixed: bool, seed: u64,
     ) {
         let mut rng = rng(seed);
         let geometry = coded(shape.0, shape.1);
@@ -335,6 +389,7 @@ proptest! {
             candidate.operator = format!("operator-{}", rng.random_range(0..operators));
             candidate.region = format!("region-{}", rng.random_range(0..regions));
             candidate.weight_penalty = rng.random_bool(0.1);
+            candidate.vetted = !mixed || rng.random_bool(0.8);
             if tight {
                 candidate.free = ByteCount::bytes(SHARD.get() * rng.random_range(0..12));
             }
@@ -346,7 +401,7 @@ proptest! {
                     let trial = tolerance_by_trial(geometry, &placement.assignments);
                     prop_assert_eq!(Some(placement.tolerance), trial);
                 }
-                if !tight && candidates.iter().all(|candidate| !candidate.weight_penalty) {
+                if !tight && candidates.iter().all(|candidate| candidate.vetted && !candidate.weight_penalty) {
                     prop_assert_eq!(placement.assignments.len(), target_locations(geometry, nodes));
                 }
             }

@@ -30,6 +30,7 @@ fn candidate(number: usize) -> Candidate {
         subnet: String::new(),
         region: String::new(),
         weight_penalty: false,
+        vetted: true,
     }
 }
 
@@ -303,6 +304,31 @@ fn a_corrupt_shard_may_be_healed_where_it_lies() {
 }
 
 #[test]
+fn who_spoilt_a_shard_is_given_none_if_others_suffice() {
+    let mut locations = stored(Geometry::STANDARD, (0..14).map(|i| (i, i)));
+    locations[2].2 = Belief::Corrupt;
+    let stripe = standard(&locations);
+    let health = judged(&stripe, &[], Presence::Here);
+    for seed in 0..20 {
+        let plan = additions(&stripe, &health, 4, &candidates(0..16), &mut rng(seed));
+        assert!(plan.len() == 1 && plan[0].0.get() == 2 && number(plan[0].1) >= 14, "{plan:?}");
+    }
+    // The others hold a shard each: with a second one for one of them the stripe would survive less.
+    let plan = additions(&stripe, &health, 4, &candidates(0..14), &mut rng(1));
+    assert_eq!(rows(&plan), [(2, 2)]);
+    // Where less is wanted, that is the lesser evil.
+    let plan = additions(&stripe, &health, 3, &candidates(0..14), &mut rng(1));
+    assert!(plan.len() == 1 && number(plan[0].1) != 2, "{plan:?}");
+    // Copies likewise.
+    let mut copies = stored(Geometry::STANDARD_SMALL, [(0, 0), (0, 1), (0, 2)]);
+    copies[1].2 = Belief::Corrupt;
+    let small = self::stripe(Geometry::STANDARD_SMALL, 2, &copies);
+    let health = judged(&small, &[], Presence::Here);
+    assert_eq!(rows(&additions(&small, &health, 2, &candidates(0..4), &mut rng(1))), [(0, 3)]);
+    assert_eq!(rows(&additions(&small, &health, 2, &candidates(0..3), &mut rng(1))), [(0, 1)]);
+}
+
+#[test]
 fn nobody_is_given_what_it_may_still_have() {
     // Fourteen nodes each hold a shard, one of them is not counted; its candidacy is older than its absence.
     let locations = stored(Geometry::STANDARD, (0..14).map(|i| (i, i)));
@@ -364,6 +390,62 @@ fn copies_are_counted_and_lie_on_distinct_nodes() {
     assert_eq!(removals(&rich, &health, &health.here, 2).len(), 2);
     // A lower goal does not take wanted copies away.
     assert_eq!(removals(&rich, &health, &health.here, 0).len(), 2);
+}
+
+#[test]
+fn what_was_promised_of_copies_is_made_where_there_are_nodes_for_it() {
+    let geometry = Geometry::copied(2).expect("valid");
+    let locations = stored(geometry, (0..2).map(|i| (0, i)));
+    let recorded = stripe(geometry, 1, &locations);
+    let planned = |min, nodes: usize| {
+        let small = recorded.clone().with_copies(min);
+        let plan = plan(&small, |_| Presence::Here, &candidates(0..nodes), &mut rng(1));
+        let urgency = urgency(&plan.health, plan.goal, false, Duration::ZERO, &CALM);
+        (plan.additions.len(), urgency != Urgency::Whole)
+    };
+    assert_eq!(planned(1, 9), (0, false));
+    assert_eq!(planned(2, 9), (0, false));
+    assert_eq!(planned(4, 9), (2, true));
+    assert_eq!(planned(4, 3), (1, true));
+    assert_eq!(planned(4, 2), (0, false), "nowhere to put it");
+    // Three copies of one that was to have two are no surplus.
+    let three = stored(geometry, (0..3).map(|i| (0, i)));
+    let small = stripe(geometry, 1, &three);
+    let surplus =
+        |small: Stripe<'_>| plan(&small, |_| Presence::Here, &candidates(0..9), &mut rng(1)).removals.len();
+    assert_eq!((surplus(small.clone()), surplus(small.with_copies(3))), (1, 0));
+    let coded = stored(Geometry::STANDARD, (0..14).map(|i| (i, i)));
+    assert_eq!(standard(&coded).with_copies(9).geometry, Geometry::STANDARD);
+}
+
+/// While one node is emptied another restarts: what it brings back is not made for that.
+#[test]
+fn those_away_are_left_the_time_to_return() {
+    use Presence::{Away, Here, Leaving, Lost};
+    let locations = stored(Geometry::STANDARD, (0..14).map(|i| (i, i)));
+    let stripe = standard(&locations);
+    let made = |not_here: &[(usize, Presence)]| {
+        let of = |node| not_here.iter().find(|(at, _)| *at == number(node)).map_or(Here, |(_, how)| *how);
+        let others = candidates((0..24).filter(|at| of(node(*at)) == Here));
+        let plan = plan(&stripe, of, &others, &mut rng(1));
+        let mut made: Vec<usize> = plan.additions.iter().map(|(shard, _)| shard.get()).collect();
+        made.sort_unstable();
+        made
+    };
+    assert_eq!(made(&[(3, Leaving), (5, Away)]), [3]);
+    assert_eq!(made(&[(3, Lost), (5, Away), (6, Away)]), [3]);
+    assert_eq!(made(&[(5, Away)]), [], "it only waits");
+    // Nothing more may be lost.
+    assert_eq!(made(&[(3, Lost), (5, Away), (6, Away), (7, Away)]), [3, 5, 6, 7]);
+    assert_eq!(made(&[(4, Away), (5, Away), (6, Away), (7, Away)]), [4, 5, 6, 7]);
+    // What lies on a node that leaves is copied, whoever else has it.
+    let twice = stored(Geometry::STANDARD, (0..14).map(|i| (i, i)).chain([(5, 14)]));
+    let twice = standard(&twice);
+    let of =
+        |node| [(5, Away), (14, Leaving)].into_iter().find(|at| at.0 == number(node)).map_or(Here, |at| at.1);
+    let others = candidates((0..24).filter(|at| of(node(*at)) == Here));
+    let plan = plan(&twice, of, &others, &mut rng(1));
+    assert_eq!(plan.additions.iter().map(|(shard, _)| shard.get()).collect::<Vec<_>>(), [5]);
 }
 
 #[test]
@@ -472,8 +554,8 @@ impl Scene {
         (0..=goal).take_while(|losses| self.survives(*losses, leaving_too)).last()
     }
 
-    /// Carries one plan out, judging every step. How many rows changed.
-    fn step(&mut self, rng: &mut StdRng) -> Result<usize, TestCaseError> {
+    /// Carries one plan out, judging every step. How many rows changed. With `waits` it counts on those away as [`plan`] does.
+    fn step(&mut self, waits: bool, rng: &mut StdRng) -> Result<usize, TestCaseError> {
         let before_rows = self.rows();
         let stripe = stripe(self.geometry, self.target, &before_rows);
         let health = judge(&stripe, |node| self.presence(node));
@@ -481,7 +563,8 @@ impl Scene {
         let goal = goal(&stripe, &health, &candidates);
         let before = self.clone();
 
-        let plan = additions(&stripe, &health, goal, &candidates, rng);
+        let counted = if waits { counted_on(&stripe, &health) } else { health.clone() };
+        let plan = additions(&stripe, &counted, goal, &candidates, rng);
         for row in &plan {
             prop_assert!(candidates.iter().any(|candidate| candidate.node == row.1), "no candidate");
             let old = self.locations.insert(*row, Belief::Stored);
@@ -511,13 +594,14 @@ impl Scene {
     }
 
     /// Work is asked for exactly where a plan would do something, unless it waits for somebody.
-    fn check_urgency(&self) -> Result<(), TestCaseError> {
+    fn check_urgency(&self, waits: bool) -> Result<(), TestCaseError> {
         let rows = self.rows();
         let stripe = stripe(self.geometry, self.target, &rows);
         let health = judge(&stripe, |node| self.presence(node));
         let candidates = self.candidates();
         let goal = goal(&stripe, &health, &candidates);
-        let plan = additions(&stripe, &health, goal, &candidates, &mut rng(0));
+        let counted = if waits { counted_on(&stripe, &health) } else { health.clone() };
+        let plan = additions(&stripe, &counted, goal, &candidates, &mut rng(0));
         let surplus = !removals(&stripe, &health, &health.here, goal).is_empty();
         match urgency(&health, goal, surplus, DELAY, &CALM) {
             Urgency::Whole => prop_assert!(plan.is_empty() && !surplus, "whole, and yet {plan:?}"),
@@ -542,17 +626,36 @@ proptest! {
         shape in prop::sample::select(vec![
             (10, 4, 1), (4, 2, 1), (3, 1, 1), (4, 0, 1), (6, 3, 1), (2, 3, 1), (1, 2, 1), (1, 0, 1), (1, 0, 3), (1, 0, 6),
         ]),
-        nodes in 1usize..=20, trouble in 0.0f64..0.8, surplus in 0.0f64..1.5, seed: u64,
+        nodes in 1usize..=20, trouble in 0.0f64..0.8, surplus in 0.0f64..1.5, waits: bool, seed: u64,
     ) {
         let mut scene = Scene::random(shape, nodes, trouble, surplus, seed);
         let mut rng = rng(seed ^ 1);
-        scene.check_urgency()?;
+        scene.check_urgency(waits)?;
         let mut rounds = 0;
-        while scene.step(&mut rng)? > 0 {
+        while scene.step(waits, &mut rng)? > 0 {
             rounds += 1;
             prop_assert!(rounds < 8, "no end: {scene:?}");
         }
-        scene.check_urgency()?;
+        scene.check_urgency(waits)?;
+    }
+
+    /// Where there are nodes for it, what waits for those away has nothing left to do meanwhile.
+    #[test]
+    fn who_waits_rests(
+        shape in prop::sample::select(vec![(10, 4, 1), (4, 2, 1), (3, 1, 1), (1, 2, 1), (1, 0, 3)]),
+        nodes in 1usize..=20, trouble in 0.0f64..0.8, surplus in 0.0f64..0.5, seed: u64,
+    ) {
+        let mut scene = Scene::random(shape, nodes, trouble, surplus, seed);
+        scene.presence.resize(nodes + 16, Presence::Here);
+        scene.closed.resize(nodes + 16, false);
+        while scene.step(true, &mut rng(seed))? > 0 {}
+        let rows = scene.rows();
+        let stripe = stripe(scene.geometry, scene.target, &rows);
+        let plan = plan(&stripe, |node| scene.presence(node), &scene.candidates(), &mut rng(seed));
+        // Rows of the lost may go at any time.
+        let surplus = !removals(&stripe, &plan.health, &plan.health.here, plan.goal).is_empty();
+        let urgency = urgency(&plan.health, plan.goal, surplus, DELAY, &CALM);
+        prop_assert!(matches!(urgency, Urgency::Whole | Urgency::Waits), "{urgency:?}: {plan:?}");
     }
 
     /// Nodes with room, all of those here: then nothing stays short.
@@ -582,14 +685,18 @@ proptest! {
             prop_assert_eq!(scene.survived(goal, false), Some(goal));
             prop_assert_eq!(scene.left(&[], false), scene.geometry.shards());
         }
-        scene.step(&mut rng(seed))?;
-        prop_assert_eq!(scene.step(&mut rng(seed ^ 1))?, 0, "the second plan is not empty");
+        scene.step(false, &mut rng(seed))?;
+        prop_assert_eq!(scene.step(false, &mut rng(seed ^ 1))?, 0, "the second plan is not empty");
     }
 }
 
 #[test]
 fn repair_yields_to_who_waits_and_never_stands_still() {
-    let parts = [0, 50, 75, 100, 255].map(|cpu| (part_of_budget(cpu) * 1000.0).round());
-    assert_eq!(parts, [1000.0, 1000.0, 550.0, 100.0, 100.0]);
-    assert!((1..=100).all(|cpu| part_of_budget(cpu) <= part_of_budget(cpu - 1)));
+    let permille = |cpu, requests| (part_of_budget(cpu, requests) * 1000.0).round();
+    assert_eq!([0, 50, 75, 100, 255].map(|cpu| permille(cpu, 3)), [1000.0, 1000.0, 550.0, 100.0, 100.0]);
+    assert_eq!([0, 16, 40, 64, u64::MAX].map(|n| permille(20, n)), [1000.0, 1000.0, 550.0, 100.0, 100.0]);
+    // The scarcer of the two counts.
+    assert_eq!((permille(75, 64), permille(100, 40)), (100.0, 100.0));
+    assert!((1..=100).all(|cpu| part_of_budget(cpu, 0) <= part_of_budget(cpu - 1, 0)));
+    assert!((1..=100).all(|n| part_of_budget(0, n) <= part_of_budget(0, n - 1)));
 }

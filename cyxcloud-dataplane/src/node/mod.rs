@@ -2,6 +2,8 @@
 
 pub(crate) mod connect;
 pub(crate) mod health;
+mod inventory;
+pub(crate) mod issuer;
 pub(crate) mod pool;
 pub(crate) mod raw;
 pub(crate) mod view;

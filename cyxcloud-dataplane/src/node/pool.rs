@@ -11,18 +11,22 @@ use bytes::Bytes;
 use cyxcloud_core::address::AddressPolicy;
 use cyxcloud_core::proof;
 use cyxcloud_core::receipt::Receipt;
+use cyxcloud_core::token::Operation;
 use cyxcloud_core::{ByteCount, ChunkId, Generation, NodeId};
 use cyxcloud_metadata::model::Node;
 use cyxcloud_proto::convert::{self, FieldError};
 use cyxcloud_proto::node as wire;
 use cyxcloud_proto::node::chunk_service_client::ChunkServiceClient;
-use futures::{Stream, StreamExt, TryStreamExt};
+use cyxcloud_proto::node::data_service_client::DataServiceClient;
+use futures::{Stream, StreamExt};
 use prost::Message;
 use tonic::Status;
 use tonic::transport::Channel;
 use tracing::debug;
 
-use super::connect;
+use super::connect::Dialer;
+use super::inventory::{Inventory, PAGE_BYTES, PAGE_IN_FULL_BYTES};
+use super::issuer::Issuer;
 use super::raw::{self, Pieces};
 use super::view::{NodeClient, View};
 use crate::config::Config;
@@ -40,13 +44,15 @@ const ENVELOPE: usize = 1024;
 #[derive(Debug)]
 pub struct NodePool {
     view: RwLock<Arc<View>>,
-    policy: Arc<AddressPolicy>,
+    dialer: Dialer,
     config: Config,
     cpu: Cpu,
     pub(crate) metrics: Metrics,
     pub(crate) store_times: LatencyBySize,
     pub(crate) fetch_times: LatencyBySize,
     pub(crate) fetch_repeats: Repeats,
+    /// Signs what nodes want to see.
+    pub(crate) issuer: Issuer,
 }
 
 /// One entry of a node's inventory.
@@ -94,15 +100,22 @@ pub enum Deleted {
 
 impl NodePool {
     pub(crate) fn new(config: Config, policy: AddressPolicy, cpu: Cpu, metrics: Metrics) -> Self {
+        let issuer = Issuer::new(&metrics);
         Self {
             view: RwLock::default(),
-            policy: Arc::new(policy),
+            dialer: Dialer {
+                policy: Arc::new(policy),
+                key: config.key.clone(),
+                connect_timeout: config.connect_timeout,
+                other_identities: metrics.other_identities.clone(),
+            },
             config,
             cpu,
             metrics,
             store_times: LatencyBySize::default(),
             fetch_times: LatencyBySize::default(),
             fetch_repeats: Repeats::default(),
+            issuer,
         }
     }
 
@@ -132,16 +145,18 @@ impl NodePool {
             chunk_id: convert::chunk_id_bytes(&chunk),
             data: Bytes::new(),
             descriptor,
-            token: Bytes::new(),
+            token: self.token(&client, Operation::Store),
         };
         let timeout = self.config.write_timeout;
         let answer = match self.channel(&client) {
-            Ok(channel) => raw::unary(&channel, STORE_CHUNK, &request, Some((2, data)), ENVELOPE, timeout)
-                .await
-                .map_err(|status| NodeError::from_status(&status)),
+            Ok(channel) => {
+                raw::unary(&channel, STORE_CHUNK, &request, Some((2, data)), ENVELOPE, timeout, timeout)
+                    .await
+                    .map_err(|status| NodeError::from_status(&status))
+            }
             Err(error) => Err(error),
         };
-        let receipt = answer.and_then(|answer| receipt_of(answer, &client, &chunk, length));
+        let receipt = answer.and_then(|answer| receipt_of(answer, &client.public_key, &chunk, length));
         self.note(&client, "store", &receipt);
         if receipt.is_ok() {
             self.metrics.stores.inc();
@@ -169,7 +184,8 @@ impl NodePool {
     ) -> Result<Pieces, NodeError> {
         let began = Instant::now();
         let client = self.client(node)?;
-        let fetched = match (self.get(&client, &chunk, &[], length + ENVELOPE).await, check) {
+        let got = self.get(&client, &chunk, &[], length + ENVELOPE, self.config.read_timeout).await;
+        let fetched = match (got, check) {
             (Ok(answer), Check::Now) => self.check_chunk(answer, chunk, length).await,
             (Ok(answer), Check::Later) => of_length(answer, length),
             (Err(error), _) => Err(error),
@@ -190,12 +206,24 @@ impl NodePool {
         length: ByteCount,
         slices: &[Range<u64>],
     ) -> Result<Vec<Bytes>, NodeError> {
+        self.get_slices_from(node, chunk, length, slices, self.config.read_timeout).await
+    }
+
+    /// The same, of a node that must begin to answer within `first_byte`. It cannot tell the two apart.
+    pub async fn get_slices_from(
+        &self,
+        node: NodeId,
+        chunk: ChunkId,
+        length: ByteCount,
+        slices: &[Range<u64>],
+        first_byte: Duration,
+    ) -> Result<Vec<Bytes>, NodeError> {
         let began = Instant::now();
         let client = self.client(node)?;
         let wanted: usize = slices.iter().map(|slice| slice.end.saturating_sub(slice.start) as usize).sum();
         // A slice grows to whole groups of 16 KiB at both ends, the last group comes too, and the paths are 64 bytes a step.
         let limit = wanted + (slices.len() + 1) * (40 << 10) + ENVELOPE;
-        let verified = self.get(&client, &chunk, slices, limit).await.and_then(|answer| {
+        let verified = self.get(&client, &chunk, slices, limit, first_byte).await.and_then(|answer| {
             let proof =
                 raw::bytes_field(answer, 2).map_err(|status| NodeError::from_status(&status))?.into_bytes();
             proof::verify(&chunk, length.get(), slices, &proof).map_err(|_| NodeError::Corrupt)
@@ -208,6 +236,32 @@ impl NodePool {
         verified
     }
 
+    /// Has one node send a chunk of this length to another, past us, and answers with the other's receipt, which was verified.
+    pub async fn replicate_chunk(
+        &self,
+        (from, to): (NodeId, NodeId),
+        chunk: ChunkId,
+        length: usize,
+        descriptor: Bytes,
+    ) -> Result<Receipt, NodeError> {
+        let (source, target) = (self.client(from)?, self.client(to)?);
+        let request = wire::ReplicateChunkRequest {
+            chunk_id: convert::chunk_id_bytes(&chunk),
+            target_address: target.address.clone(),
+            target_key: Bytes::copy_from_slice(&target.public_key),
+            descriptor,
+            token: self.token(&source, Operation::Replicate),
+            target_token: self.issuer.to_store(&target.public_key, &source.public_key, chunk),
+        };
+        let mut service = DataServiceClient::new(self.channel(&source)?);
+        let answer = with_timeout(self.config.read_timeout, service.replicate_chunk(request)).await?;
+        let receipt = believe(answer.receipt, &target.public_key, &chunk, length);
+        if receipt.is_ok() {
+            self.metrics.pushes.inc();
+        }
+        receipt
+    }
+
     /// Asks the node to forget one generation of a chunk, or an older one of the same incarnation.
     pub async fn delete_chunk(
         &self,
@@ -216,12 +270,12 @@ impl NodePool {
         generation: Generation,
     ) -> Result<Deleted, NodeError> {
         use wire::delete_chunk_response::Outcome;
+        let client = self.client(node)?;
         let request = wire::DeleteChunkRequest {
             chunk_id: convert::chunk_id_bytes(&chunk),
             generation: Some(generation.into()),
-            token: Bytes::new(),
+            token: self.token(&client, Operation::Delete),
         };
-        let client = self.client(node)?;
         let mut service = self.service(&client)?;
         let answer = with_timeout(self.config.write_timeout, service.delete_chunk(request)).await;
         let deleted = answer.and_then(|answer| match answer.outcome() {
@@ -237,15 +291,33 @@ impl NodePool {
         deleted
     }
 
+    /// Asks the node to take a chunk out of its trash, whichever generation is there. Whether it did.
+    pub async fn restore_chunk(&self, node: NodeId, chunk: ChunkId) -> Result<bool, NodeError> {
+        use wire::restore_chunk_response::Outcome;
+        let client = self.client(node)?;
+        let request = wire::RestoreChunkRequest {
+            chunk_id: convert::chunk_id_bytes(&chunk),
+            generation: None,
+            token: self.token(&client, Operation::Restore),
+        };
+        let mut service = self.service(&client)?;
+        let answer = with_timeout(self.config.write_timeout, service.restore_chunk(request)).await;
+        let restored = answer.map(|answer| answer.outcome() == Outcome::Restored);
+        self.note(&client, "restore", &restored);
+        restored
+    }
+
     /// Length and newest generation of a chunk, if the node says that it holds it.
     pub async fn has_chunk(
         &self,
         node: NodeId,
         chunk: ChunkId,
     ) -> Result<Option<(ByteCount, Generation)>, NodeError> {
-        let request =
-            wire::HasChunkRequest { chunk_id: convert::chunk_id_bytes(&chunk), token: Bytes::new() };
         let client = self.client(node)?;
+        let request = wire::HasChunkRequest {
+            chunk_id: convert::chunk_id_bytes(&chunk),
+            token: self.token(&client, Operation::Has),
+        };
         let mut service = self.service(&client)?;
         let answer = with_timeout(self.config.read_timeout, service.has_chunk(request)).await;
         let held = answer.and_then(|answer| {
@@ -269,36 +341,37 @@ impl NodePool {
         limit: u64,
         in_full: bool,
     ) -> Result<impl Stream<Item = Result<ListedChunk, NodeError>> + Send + 'static, NodeError> {
+        let client = self.client(node)?;
         let request = wire::ListChunksRequest {
             after: after.as_ref().map(convert::chunk_id_bytes).unwrap_or_default(),
             limit,
             with_descriptors: in_full,
             with_receipts: in_full,
-            token: Bytes::new(),
+            token: self.token(&client, Operation::List),
         };
-        let client = self.client(node)?;
-        let mut service = self.service(&client)?;
-        let pages = with_timeout(self.config.read_timeout, service.list_chunks(request)).await;
+        let page = if in_full { PAGE_IN_FULL_BYTES } else { PAGE_BYTES };
+        let mut service = ChunkServiceClient::new(self.channel(&client)?).max_decoding_message_size(page);
+        let patience = self.config.read_timeout;
+        let pages = with_timeout(patience, service.list_chunks(request)).await;
         self.note(&client, "list", &pages);
-        let key = client.public_key;
-        let entries = pages?
-            .map_err(|status| NodeError::from_status(&status))
-            .map_ok(move |page| {
-                futures::stream::iter(page.chunks.into_iter().map(move |entry| listed(entry, &key)))
-            })
-            .try_flatten();
-        Ok(entries.boxed())
+        Ok(Inventory::new(pages?, client.public_key, after, patience).entries().boxed())
     }
 
     fn client(&self, node: NodeId) -> Result<Arc<NodeClient>, NodeError> {
         self.view().nodes.get(&node).map(|node| node.client.clone()).ok_or(NodeError::Unknown(node))
     }
 
+    /// A token for an operation on a node; where the connection proves our key, good for nobody else.
+    fn token(&self, client: &NodeClient, operation: Operation) -> Bytes {
+        let secure = client.address.starts_with("https://");
+        self.issuer.session(&client.public_key, operation, secure.then(|| self.dialer.key.public()))
+    }
+
     fn channel(&self, client: &NodeClient) -> Result<Channel, NodeError> {
         if let Some(channel) = client.channel.get() {
             return Ok(channel.clone());
         }
-        let fresh = connect::channel(&client.address, self.policy.clone(), self.config.connect_timeout)?;
+        let fresh = self.dialer.channel(&client.address, client.id, client.public_key)?;
         Ok(client.channel.get_or_init(|| fresh).clone())
     }
 
@@ -315,6 +388,7 @@ impl NodePool {
         chunk: &ChunkId,
         slices: &[Range<u64>],
         limit: usize,
+        first_byte: Duration,
     ) -> Result<Pieces, NodeError> {
         let request = wire::GetChunkRequest {
             chunk_id: convert::chunk_id_bytes(chunk),
@@ -325,10 +399,10 @@ impl NodePool {
                     length: slice.end.saturating_sub(slice.start),
                 })
                 .collect(),
-            token: Bytes::new(),
+            token: self.token(client, Operation::Get),
         };
         let channel = self.channel(client)?;
-        raw::unary(&channel, GET_CHUNK, &request, None, limit, self.config.read_timeout)
+        raw::unary(&channel, GET_CHUNK, &request, None, limit, self.config.read_timeout, first_byte)
             .await
             .map_err(|status| NodeError::from_status(&status))
     }
@@ -360,6 +434,7 @@ impl NodePool {
             | NodeError::BadAddress { .. }
             | NodeError::TimedOut
             | NodeError::Corrupt
+            | NodeError::Rotten
             | NodeError::BadReceipt(_)
             | NodeError::Status { .. } => client.health.failed(self.config.penalty),
         }
@@ -388,7 +463,8 @@ fn malformed(error: FieldError) -> NodeError {
     NodeError::Status { code: tonic::Code::Internal, message: format!("the answer is malformed: {error}") }
 }
 
-fn listed(mut entry: wire::ChunkEntry, key: &[u8; 32]) -> Result<ListedChunk, NodeError> {
+/// An entry of an inventory, with its receipt if that is signed by the node and for this entry.
+pub(crate) fn listed(mut entry: wire::ChunkEntry, key: &[u8; 32]) -> Result<ListedChunk, NodeError> {
     let receipt = entry.receipt.take();
     let mut listed = described(entry).map_err(malformed)?;
     let Some(receipt) = receipt else { return Ok(listed) };
@@ -414,19 +490,29 @@ fn described(entry: wire::ChunkEntry) -> Result<ListedChunk, FieldError> {
 }
 
 /// The receipt in an answer to a store, if it says what it must and is signed by the node.
-fn receipt_of(
+pub(crate) fn receipt_of(
     answer: Pieces,
-    client: &NodeClient,
+    key: &[u8; 32],
     chunk: &ChunkId,
     length: usize,
 ) -> Result<Receipt, NodeError> {
     let answer = wire::StoreChunkResponse::decode(answer.into_bytes())
         .map_err(|_| NodeError::BadReceipt("the answer is malformed"))?;
-    let receipt = answer.receipt.ok_or(NodeError::BadReceipt("there is none"))?;
+    believe(answer.receipt, key, chunk, length)
+}
+
+/// A receipt, if it is for this chunk, of the node with this key.
+fn believe(
+    receipt: Option<wire::Receipt>,
+    key: &[u8; 32],
+    chunk: &ChunkId,
+    length: usize,
+) -> Result<Receipt, NodeError> {
+    let receipt = receipt.ok_or(NodeError::BadReceipt("there is none"))?;
     let receipt = Receipt::try_from(receipt).map_err(|_| NodeError::BadReceipt("a field is malformed"))?;
     if receipt.chunk != *chunk || receipt.length != ByteCount::bytes(length as u64) {
         return Err(NodeError::BadReceipt("it is for something else"));
     }
-    receipt.verify(&client.public_key).map_err(|_| NodeError::BadReceipt("the signature does not fit"))?;
+    receipt.verify(key).map_err(|_| NodeError::BadReceipt("the signature does not fit"))?;
     Ok(receipt)
 }

@@ -27,6 +27,11 @@ const HEAD: usize = 5;
 pub(crate) struct Pieces(Vec<Bytes>);
 
 impl Pieces {
+    /// Bytes as if they had arrived so many at a time.
+    pub(crate) fn of(bytes: &[u8], at_a_time: usize) -> Self {
+        Self(bytes.chunks(at_a_time).map(Bytes::copy_from_slice).collect())
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.0.iter().map(Bytes::len).sum()
     }
@@ -59,16 +64,9 @@ impl From<Pieces> for Vec<Bytes> {
     }
 }
 
-#[cfg(test)]
-impl Pieces {
-    /// Bytes as if they had arrived so many at a time.
-    pub(crate) fn of(bytes: &[u8], at_a_time: usize) -> Self {
-        Self(bytes.chunks(at_a_time).map(Bytes::copy_from_slice).collect())
-    }
-}
-
 /// Calls `path` with `message`, to which `payload` is added as field number `field` of type `bytes`. Answers with the bytes of
-/// the response message. An answer of more than `limit` bytes is refused before it is held.
+/// the response message. An answer of more than `limit` bytes is refused before it is held. The node is told of `timeout`; that
+/// the answer must begin within `first_byte`, it is not told.
 pub(crate) async fn unary(
     channel: &Channel,
     path: &'static str,
@@ -76,6 +74,7 @@ pub(crate) async fn unary(
     payload: Option<(u32, Bytes)>,
     limit: usize,
     timeout: Duration,
+    first_byte: Duration,
 ) -> Result<Pieces, Status> {
     let mut request = http::Request::new(Body::new(Frames::new(message, payload)));
     *request.method_mut() = http::Method::POST;
@@ -90,11 +89,15 @@ pub(crate) async fn unary(
     let call = async {
         let mut channel = channel.clone();
         let unavailable = |error: tonic::transport::Error| Status::from_error(Box::new(error));
-        let response =
-            channel.ready().await.map_err(unavailable)?.call(request).await.map_err(unavailable)?;
+        let begins = async { channel.ready().await?.call(request).await };
+        let response = tokio::time::timeout(first_byte, begins).await.map_err(late)?.map_err(unavailable)?;
         receive(response, limit).await
     };
-    tokio::time::timeout(timeout, call).await.map_err(|_| Status::deadline_exceeded("no answer in time"))?
+    tokio::time::timeout(timeout, call).await.map_err(late)?
+}
+
+fn late(_: tokio::time::error::Elapsed) -> Status {
+    Status::deadline_exceeded("no answer in time")
 }
 
 /// Reads the one message of a response, and its status.
@@ -133,8 +136,13 @@ async fn receive(response: http::Response<Body>, limit: usize) -> Result<Pieces,
     if !ended_well {
         return Err(Status::unavailable("the answer broke off"));
     }
+    message_of(Pieces(pieces))
+}
+
+/// The one message in a body: behind a flag, which must say that it is not compressed, and its length.
+pub(crate) fn message_of(body: Pieces) -> Result<Pieces, Status> {
     let malformed = || Status::internal("the answer is not one gRPC message");
-    let mut cursor = Cursor::new(Pieces(pieces));
+    let mut cursor = Cursor::new(body);
     let uncompressed = cursor.byte().ok_or_else(malformed)? == 0;
     let stated =
         cursor.take(4).ok_or_else(malformed)?.iter().flatten().fold(0, |n, &b| n << 8 | usize::from(b));

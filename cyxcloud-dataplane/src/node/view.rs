@@ -71,8 +71,10 @@ impl View {
             subnet: node.subnet.clone(),
             region: node.region.clone(),
             weight_penalty: false,
+            vetted: node.vetted,
         });
-        KnownNode { client, serves_reads: node.status.serves_reads() && !node.maintenance, candidate }
+        let serves_reads = node.facts().presence().is_there() && !node.maintenance;
+        KnownNode { client, serves_reads, candidate }
     }
 
     /// How many nodes take new chunks.

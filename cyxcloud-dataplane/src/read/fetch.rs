@@ -127,6 +127,10 @@ pub(crate) fn failed(
             plane.metrics.corrupt_shards.inc();
             Fault::Corrupt
         }
+        NodeError::Rotten => {
+            plane.metrics.corrupt_shards.inc();
+            Fault::Rotten
+        }
         NodeError::Unknown(_)
         | NodeError::BadAddress { .. }
         | NodeError::TimedOut

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 
+use super::pace::Pace;
 use crate::error::WriteError;
 
 /// A body that is read from the front.
@@ -56,9 +57,9 @@ where
     }
 
     /// Takes bytes until `out` is full or the body has ended; answers how many.
-    pub(super) async fn fill(&mut self, out: &mut [u8]) -> Result<usize, WriteError<E>> {
+    pub(super) async fn fill(&mut self, out: &mut [u8], pace: &mut Pace<'_>) -> Result<usize, WriteError<E>> {
         let mut filled = 0;
-        while filled < out.len() && self.more().await? {
+        while filled < out.len() && pace.keep(filled, self.more()).await? {
             let Some(front) = self.rest.front_mut() else { break };
             let here = front.split_to(front.len().min(out.len() - filled));
             out[filled..filled + here.len()].copy_from_slice(&here);

@@ -5,6 +5,7 @@
 
 mod code;
 mod cut;
+mod pace;
 mod pipeline;
 mod store;
 mod tap;
@@ -25,6 +26,7 @@ use crate::buffer::{Buffer, Plain};
 use crate::error::WriteError;
 use code::{Sealing, stripe_cost};
 use cut::Cutter;
+use pace::Pace;
 use tap::TapState;
 
 /// Sees all plain bytes of a body, in order.
@@ -64,11 +66,13 @@ where
         // Held until it has ended or is no longer small.
         let hold = request.length.map_or(small_max + 1, |length| length as usize);
         let cost = hold + stripe_cost(request.profile.small, hold);
-        let mut permit = plane.write_budget.share(plane.config.per_request, cost).take(cost).await;
+        let share = plane.write_budget.share_of(request.owner, plane.config.per_request, cost);
+        let mut permit = share.take(cost).await;
         let mut held = plane.buffers.take(hold);
-        let len = cutter.fill(&mut held).await?;
+        let mut pace = Pace::new(&plane.write_budget, plane.config.sender_grace, hold);
+        let len = cutter.fill(&mut held, &mut pace).await?;
         held.truncate(len);
-        if len <= small_max && !cutter.more().await? {
+        if len <= small_max && !pace.keep(len, cutter.more()).await? {
             permit.shrink(hold + stripe_cost(request.profile.small, len));
             let for_shards = permit.split(stripe_cost(request.profile.small, len));
             return small(plane, &request, Plain { bytes: held, permit }, for_shards, tap).await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cyxcloud_core::stripe::StripeSize;
-use cyxcloud_core::{Geometry, SegmentId};
+use cyxcloud_core::{Geometry, OwnerId, SegmentId};
 use cyxcloud_metadata::model::{NewSegment, NewStripe, SegmentBody};
 use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt};
@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::code::{Sealing, stripe_cost};
 use super::cut::Cutter;
+use super::pace::Pace;
 use super::tap::TapState;
 use super::{Tap, WriteRequest, least_tolerance, new_segment, new_segment_id, store};
 use crate::Plane;
@@ -57,7 +58,7 @@ where
     let one_stripe = cutter.left().is_some_and(|left| left <= stripe_size.get().get());
     let (filled, to_store) = mpsc::channel(1);
     let ((), (stripes, tap)) = futures::future::try_join(
-        fill(plane, geometry, stripe_size, cutter, filled),
+        fill(&job, request.owner, stripe_size, cutter, filled),
         drain(&job, to_store, TapState::new(tap, !one_stripe)),
     )
     .await?;
@@ -75,8 +76,8 @@ where
 
 /// Reads the body into buffers, one stripe each, as far as the budget allows.
 async fn fill<S, E>(
-    plane: &Plane,
-    geometry: Geometry,
+    job: &Job<'_>,
+    owner: OwnerId,
     stripe_size: StripeSize,
     mut cutter: Cutter<'_, S>,
     filled: mpsc::Sender<Filled>,
@@ -85,18 +86,34 @@ where
     S: Stream<Item = Result<Bytes, E>> + Send,
     E: Send,
 {
+    let Job { plane, geometry, .. } = *job;
     let full = stripe_size.get().as_usize();
     let first = cutter.left().map_or(full, |left| full.min(left as usize));
-    let share = plane.write_budget.share(plane.config.per_request, first + stripe_cost(geometry, first));
+    let stripe = first + stripe_cost(geometry, first);
+    let share = plane.write_budget.share_of(owner, plane.config.per_request, stripe);
     let mut index = 0;
     while cutter.more().await? {
         let room = cutter.left().map_or(full, |left| full.min(left as usize));
-        let mut permit = share.take(room + stripe_cost(geometry, room)).await;
+        let cost = room + stripe_cost(geometry, room);
+        let turn = if share.is_large(cost) { Some(share.large_turn().await) } else { None };
+        let mut permit = match &turn {
+            Some(_) => share.take_half(room).await,
+            None => share.take(cost).await,
+        };
         let mut bytes = plane.buffers.take(room);
-        let len = cutter.fill(&mut bytes).await?;
+        let mut pace = Pace::new(&plane.write_budget, plane.config.sender_grace, room);
+        let len = cutter.fill(&mut bytes, &mut pace).await?;
         bytes.truncate(len);
-        permit.shrink(room + stripe_cost(geometry, len));
-        let for_shards = permit.split(stripe_cost(geometry, len));
+        let for_shards = match turn {
+            Some(_turn) => {
+                permit.shrink(room);
+                share.take_beside(&permit, stripe_cost(geometry, len)).await
+            }
+            None => {
+                permit.shrink(room + stripe_cost(geometry, len));
+                permit.split(stripe_cost(geometry, len))
+            }
+        };
         let stripe = Filled { index, plain: Plain { bytes, permit }, permit: for_shards };
         if filled.send(stripe).await.is_err() {
             // The other side failed, and says why.

@@ -2,7 +2,7 @@
 //!
 //! The promise is computed from verified receipts and not counted. A store that fails, or is late, is planned again over
 //! the nodes that are left. Once the promise is kept the rest gets a short grace; what is then still missing is left
-//! to repair.
+//! to repair. Where everybody is silent the client is told so, rather than kept waiting for each node's time to run out.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -24,6 +24,9 @@ use crate::node::view::View;
 
 /// At least this long does a stripe wait for stragglers: cutting off a node that is merely busy makes work for repair.
 const GRACE_LEAST: Duration = Duration::from_millis(100);
+
+/// See [`Config::silence`](crate::Config): so many times as long as a store must take to be late.
+const SILENT_FOR: u32 = 2;
 
 type Place = (ShardIndex, NodeId);
 
@@ -90,6 +93,9 @@ impl<'a> Storing<'a> {
             config.late_store,
             (config.write_timeout / 2).max(config.late_store),
         );
+        // As many times what is late as would show that it is not the size of the shards.
+        let silence = (late_after * SILENT_FOR).max(config.silence).min(config.write_timeout);
+        let mut signed = began;
         let mut stores = FuturesUnordered::new();
         let mut planned = plan;
         let mut next_look = began + late_after;
@@ -121,11 +127,20 @@ impl<'a> Storing<'a> {
                 let grace = began.elapsed().min(config.straggler_grace).max(GRACE_LEAST);
                 *grace_ends.get_or_insert(Instant::now() + grace)
             } else {
-                next_look
+                next_look.min(signed + silence)
             };
             tokio::select! {
-                Some((place, outcome)) = stores.next() => planned = self.answered(place, outcome),
+                Some((place, outcome)) = stores.next() => {
+                    if outcome.is_ok() {
+                        signed = Instant::now();
+                    }
+                    planned = self.answered(place, outcome);
+                }
                 () = tokio::time::sleep_until(wake) => if !kept {
+                    if signed.elapsed() >= silence {
+                        self.give_up_pending();
+                        return None;
+                    }
                     next_look = Instant::now() + late_after;
                     planned = self.plan_late(late_after);
                 },

@@ -17,7 +17,7 @@ use cyxcloud_proto::node::{
     HasChunkResponse, ListChunksRequest, ListChunksResponse, RestoreChunkRequest, RestoreChunkResponse,
     StoreChunkRequest, StoreChunkResponse,
 };
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use tokio::runtime::Runtime;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
@@ -51,6 +51,12 @@ pub(crate) enum Fault {
     Full,
     /// Refuses everything after so many stores.
     DieAfter(u64),
+    /// Lists what it holds, and then nothing, without an end.
+    SilentList,
+    /// Lists what it holds again and again.
+    EndlessList,
+    /// Lists what nobody stored, one at a time and slowly.
+    DrippingList,
 }
 
 struct Held {
@@ -325,7 +331,7 @@ impl ChunkService for Service {
         request: Request<ListChunksRequest>,
     ) -> Result<Response<Self::ListChunksStream>, Status> {
         let request = request.into_inner();
-        self.0.enter().await?;
+        let fault = self.0.enter().await?;
         let after = (!request.after.is_empty()).then(|| id_of(&request.after)).transpose()?;
         let limit = if request.limit == 0 { usize::MAX } else { request.limit as usize };
         let entries: Vec<ChunkEntry> = self
@@ -349,6 +355,27 @@ impl ChunkService for Service {
             .collect();
         let pages: Vec<_> =
             entries.chunks(3).map(|page| Ok(ListChunksResponse { chunks: page.to_vec() })).collect();
-        Ok(Response::new(Box::pin(futures::stream::iter(pages))))
+        let pages: Self::ListChunksStream = match fault {
+            Fault::SilentList => Box::pin(futures::stream::iter(pages).chain(futures::stream::pending())),
+            Fault::EndlessList => {
+                let pages: Vec<ListChunksResponse> = pages.into_iter().filter_map(Result::ok).collect();
+                Box::pin(futures::stream::iter(pages.into_iter().cycle().map(Ok)))
+            }
+            Fault::DrippingList => Box::pin(futures::stream::unfold(0u128, |n| async move {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                let mut id = [0; 32];
+                id[..16].copy_from_slice(&n.to_be_bytes());
+                let generation = Some(Generation { incarnation: Uuid::from_u128(1), counter: 1 }.into());
+                let entry = ChunkEntry {
+                    chunk_id: Bytes::copy_from_slice(&id),
+                    length: 1,
+                    generation,
+                    ..ChunkEntry::default()
+                };
+                Some((Ok(ListChunksResponse { chunks: vec![entry] }), n + 1))
+            })),
+            _ => Box::pin(futures::stream::iter(pages)),
+        };
+        Ok(Response::new(pages))
     }
 }

@@ -1,10 +1,12 @@
 //! Calls to single nodes.
 
 use cyxcloud_core::{ByteCount, ChunkId, Generation, NodeId};
-use cyxcloud_dataplane::{Deleted, NodeError};
+use std::time::Duration;
+
+use cyxcloud_dataplane::{Config, Deleted, NodeError};
 use futures::TryStreamExt;
 
-use crate::cluster::{Cluster, random};
+use crate::cluster::{Cluster, quick, random};
 use crate::fake::Fault;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,6 +51,33 @@ async fn chunks_are_stored_found_listed_and_deleted() {
     assert!(matches!(missing, Err(NodeError::Missing)), "{missing:?}");
 }
 
+/// Whoever reads an inventory comes to an end of it, whatever the node does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_does_not_end_is_given_up() {
+    let config = Config { read_timeout: Duration::from_millis(400), ..quick() };
+    let cluster = Cluster::with(1, config).await;
+    let (pool, node) = (cluster.plane.nodes(), cluster.nodes[0].id);
+    for seed in 0..10 {
+        let data = random(100, seed);
+        pool.store_chunk(node, ChunkId::of(&data), data.clone(), Default::default()).await.expect("store");
+    }
+    let list = async |after| -> Result<Vec<_>, NodeError> {
+        pool.list_chunks(node, after, 0, false).await?.try_collect().await
+    };
+    let all = list(None).await.expect("a good list");
+    for fault in [Fault::SilentList, Fault::EndlessList, Fault::DrippingList] {
+        cluster.nodes[0].fault(fault);
+        let given_up = list(None).await.expect_err("it has no end");
+        match fault {
+            Fault::EndlessList => assert!(matches!(given_up, NodeError::Status { .. }), "{given_up:?}"),
+            _ => assert!(matches!(given_up, NodeError::TimedOut), "{fault:?}: {given_up:?}"),
+        }
+    }
+    cluster.nodes[0].fault(Fault::None);
+    let rest = list(Some(all[3].chunk)).await.expect("a good list");
+    assert_eq!(rest.len(), 6);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn lies_are_found_out() {
     let cluster = Cluster::start(1).await;
@@ -60,15 +89,20 @@ async fn lies_are_found_out() {
         let stored = pool.store_chunk(node, chunk, data.clone(), Default::default()).await;
         assert!(matches!(stored, Err(NodeError::BadReceipt(_))), "{fault:?}: {stored:?}");
     }
-    for fault in [Fault::WrongBytes, Fault::ShortBytes, Fault::Rotten] {
+    for (fault, admits) in [(Fault::WrongBytes, false), (Fault::ShortBytes, false), (Fault::Rotten, true)] {
+        let right = |error: Option<&NodeError>| match error {
+            Some(NodeError::Corrupt) => !admits,
+            Some(NodeError::Rotten) => admits,
+            _ => false,
+        };
         cluster.nodes[0].fault(fault);
         let whole = pool.get_chunk(node, chunk, length).await.map(|bytes| bytes.len());
-        assert!(matches!(whole, Err(NodeError::Corrupt)), "{fault:?}: {whole:?}");
+        assert!(right(whole.as_ref().err()), "{fault:?}: {whole:?}");
         let slice = pool
             .get_slices(node, chunk, length, std::slice::from_ref(&(240_000..260_000)))
             .await
             .map(|slices| slices.len());
-        assert!(matches!(slice, Err(NodeError::Corrupt)), "{fault:?}: {slice:?}");
+        assert!(right(slice.as_ref().err()), "{fault:?}: {slice:?}");
     }
     cluster.nodes[0].fault(Fault::LongBytes);
     let whole = pool.get_chunk(node, chunk, length).await.map(|bytes| bytes.len());

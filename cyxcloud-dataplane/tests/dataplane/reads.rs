@@ -199,6 +199,10 @@ async fn wrong_and_missing_shards_are_reported() {
         assert_eq!(lost(&after), found, "{fault:?}");
         let left = load(&after[0]).get(&victim).copied().unwrap_or(0);
         assert_eq!(left + found, load(&before[0])[&victim]);
+        // Who sent a lie is to be audited for it, and not who owned up to a loss.
+        let owed = cluster.metadata.claim_contained(100, PATIENCE).await.expect("claim");
+        assert_eq!(owed.len(), if fault == Fault::WrongBytes { found } else { 0 }, "{fault:?}");
+        assert!(owed.iter().all(|owed| owed.node == victim));
     }
 }
 

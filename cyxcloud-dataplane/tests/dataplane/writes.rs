@@ -9,7 +9,7 @@ use cyxcloud_core::placement::tolerance;
 use cyxcloud_core::profile::TooFewNodes;
 use cyxcloud_core::seal::{Descriptor, MasterKey};
 use cyxcloud_core::{NodeId, ShardIndex};
-use cyxcloud_dataplane::{Config, WriteError};
+use cyxcloud_dataplane::{Config, WriteError, WriteRequest};
 use cyxcloud_metadata::model::{NewSegment, SegmentBody};
 use futures::StreamExt;
 
@@ -158,6 +158,27 @@ async fn faults_during_a_write_are_planned_around() {
     }
 }
 
+/// Whoever waits for the answer is told before the nodes' own time is over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_is_given_up_when_all_nodes_are_silent() {
+    let config = Config { silence: Duration::from_millis(100), ..quick() };
+    let cluster = Cluster::with(6, config).await;
+    for seed in 0..8 {
+        // What stores take here must be known before silence means anything.
+        for len in [STRIPE + 7, 60_000] {
+            cluster.write(&random(len, seed), true).await.expect("write");
+        }
+    }
+    cluster.fault_all(Fault::Hang);
+    let began = Instant::now();
+    for len in [STRIPE + 7, 60_000] {
+        let given_up = cluster.write(&random(len, 99), true).await;
+        assert!(matches!(given_up, Err(WriteError::NotEnoughAcks { .. })), "{given_up:?}");
+    }
+    assert!(began.elapsed() < PATIENCE, "{:?}: a time-out was waited for", began.elapsed());
+    cluster.memory_is_returned().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn few_nodes_get_extra_copies() {
     for (nodes, locations) in [(2, 20), (3, 16), (4, 14)] {
@@ -260,6 +281,44 @@ async fn a_dropped_write_stops_and_returns_its_memory() {
         tokio::time::timeout(Duration::from_millis(400), write).await.expect_err("it never ends");
         cluster.memory_is_returned().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn adv_30_who_drips_keeps_nobody_from_writing() {
+    // Two stripes of one MiB, or one of two and half of the budget.
+    let memory = cyxcloud_core::ByteCount::mib(12);
+    let sender_grace = Duration::from_millis(300);
+    let cluster = Cluster::with(6, Config { memory, per_request: memory, sender_grace, ..quick() }).await;
+    let drip = |length: Option<u64>, stripe: usize| {
+        let drops = futures::stream::repeat(Bytes::from_static(b"x")).then(|drop| async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Ok::<_, String>(drop)
+        });
+        let stripe_size = cyxcloud_core::ByteCount::bytes(stripe as u64);
+        let request = WriteRequest { stripe_size, ..cluster.request(length) };
+        cluster.plane.write_segment(request, drops, Box::new(|_| ()))
+    };
+    let alone = tokio::time::timeout(4 * sender_grace, drip(Some(4 << 20), STRIPE)).await;
+    assert!(alone.is_err(), "whoever keeps nobody waiting is not hurried");
+    for (length, stripe) in [(Some(4 << 20), STRIPE), (Some(4 << 20), 2 * STRIPE), (None, STRIPE)] {
+        let drips = futures::future::join_all((0..16).map(|_| async {
+            let cut = drip(length, stripe).await;
+            assert!(matches!(cut, Err(WriteError::Slow { .. })), "{cut:?}");
+        }));
+        let body = random(3 * STRIPE, 30);
+        let good = async {
+            tokio::time::sleep(sender_grace / 3).await;
+            tokio::time::timeout(PATIENCE, cluster.write(&body, true)).await
+        };
+        let (mut good, drips) = (std::pin::pin!(good), std::pin::pin!(drips));
+        let written = tokio::select! {
+            written = good.as_mut() => written,
+            // All of them kept it waiting.
+            _ = drips => good.await,
+        };
+        written.expect("in time").expect("write");
+    }
+    cluster.memory_is_returned().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,10 +3,11 @@
 //! The algorithm is pinned here and never taken from the token. Not here: whether a token was revoked and whether its
 //! user may still do anything ([`super::keys`]).
 
-use cyxcloud_core::claims::{Claims, TOKEN_MAX, TokenKind, Wanted, key_id};
+use cyxcloud_core::claims::{Claims, IDENTITY_AUDIENCE, TOKEN_MAX, TokenKind, Wanted, key_id};
 use cyxcloud_core::{OwnerId, Timestamp};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode};
 use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use uuid::Uuid;
 
@@ -31,7 +32,8 @@ impl JwtConfig {
 }
 
 /// What a token is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// Opens S3 and REST.
     Access,
@@ -39,6 +41,8 @@ pub enum Kind {
     Refresh,
     /// Opens what its key opens.
     ApiKey,
+    /// A storage node's heartbeats; `owner` is then the node's id.
+    Node,
 }
 
 impl Kind {
@@ -48,6 +52,7 @@ impl Kind {
             Self::Access => "access",
             Self::Refresh => "refresh",
             Self::ApiKey => "api_key",
+            Self::Node => "node",
         }
     }
 
@@ -56,12 +61,13 @@ impl Kind {
             Self::Access => TokenKind::Access,
             Self::Refresh => TokenKind::Refresh,
             Self::ApiKey => TokenKind::ApiKey,
+            Self::Node => TokenKind::Node,
         }
     }
 }
 
 /// A token that was issued for us and is in its time.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
     /// Whose.
     pub owner: OwnerId,
@@ -73,8 +79,8 @@ pub struct Token {
     pub session: Option<Uuid>,
     /// The access key that it is the other face of.
     pub key: Option<String>,
-    /// The user's token version when it was issued; zero where another service issued it.
-    pub version: i64,
+    /// The user's token version when we issued it; another service knows of none.
+    pub version: Option<i64>,
     /// When it ends.
     pub expires_at: Timestamp,
 }
@@ -131,38 +137,90 @@ impl Tokens {
             nbf: None,
             sid: token.session,
             key: token.key.clone(),
-            ver: Some(token.version),
+            ver: token.version,
         };
+        self.encode(&claims)
+    }
+
+    /// What the identity service is asked with about this account, and nothing else.
+    pub(crate) fn service_token(&self, account: OwnerId, now: Timestamp) -> Result<SecretString, AuthError> {
+        let kind = TokenKind::Service;
+        self.encode(&Claims {
+            sub: account.to_string(),
+            wallet: None,
+            typ: kind,
+            iat: seconds(now),
+            exp: seconds(now.plus(kind.lifetime())),
+            jti: Uuid::new_v4().to_string(),
+            iss: self.config.issuer.clone(),
+            aud: IDENTITY_AUDIENCE.to_owned(),
+            nbf: None,
+            sid: None,
+            key: None,
+            ver: None,
+        })
+    }
+
+    fn encode(&self, claims: &Claims) -> Result<SecretString, AuthError> {
         let header = Header { kid: Some(self.key_id.clone()), ..Header::new(Algorithm::HS256) };
-        let text = encode(&header, &claims, &self.signing_key).map_err(|_| AuthError::internal())?;
+        let text = encode(&header, claims, &self.signing_key).map_err(|_| AuthError::internal())?;
         Ok(text.into())
     }
 
     /// What a token of one of these kinds says. Whether it still holds is for the caller to find out.
     pub(crate) fn verify(&self, token: &str, now: Timestamp, kinds: &[Kind]) -> Result<Token, AuthError> {
+        let claimed: Vec<TokenKind> = kinds.iter().map(|kind| kind.claimed()).collect();
+        let claims = self.open(token, &claimed, now)?;
+        let kind = kinds.iter().copied().find(|kind| kind.claimed() == claims.typ).ok_or_else(malformed)?;
+        Ok(Token {
+            owner: claims.sub.parse().map_err(|_| malformed())?,
+            kind,
+            expires_at: end(&claims),
+            id: claims.jti,
+            session: claims.sid,
+            key: claims.key,
+            version: claims.ver,
+        })
+    }
+
+    /// The claims of a token of one of these kinds, if it is one of ours and in its time.
+    fn open(&self, token: &str, kinds: &[TokenKind], now: Timestamp) -> Result<Claims, AuthError> {
         if token.is_empty() || token.len() > TOKEN_MAX {
             return Err(AuthError::bad_token("there is no token, or it is too long; log in again"));
         }
-        let malformed = || AuthError::bad_token("the token is not one of ours; log in again");
         let header = decode_header(token).map_err(|_| malformed())?;
         if header.alg != Algorithm::HS256 || header.kid.as_deref() != Some(self.key_id.as_str()) {
             return Err(malformed());
         }
         let claims = decode::<Claims>(token, &self.key, &self.validation).map_err(|_| malformed())?.claims;
         // Said again, because the library skips claims that it does not find.
-        let claimed: Vec<TokenKind> = kinds.iter().map(|kind| kind.claimed()).collect();
-        let wanted = Wanted { issuer: &self.config.issuer, audience: &self.config.audience, kinds: &claimed };
+        let wanted = Wanted { issuer: &self.config.issuer, audience: &self.config.audience, kinds };
         claims.check(&wanted, now).map_err(|error| AuthError::bad_token(error.to_string()))?;
-        let kind = kinds.iter().copied().find(|kind| kind.claimed() == claims.typ).ok_or_else(malformed)?;
-        let expires = i64::try_from(claims.exp).unwrap_or(i64::MAX).saturating_mul(1000);
-        Ok(Token {
-            owner: claims.sub.parse().map_err(|_| malformed())?,
-            kind,
-            id: claims.jti,
-            session: claims.sid,
-            key: claims.key,
-            version: claims.ver.unwrap_or(0),
-            expires_at: Timestamp::from_unix_millis(expires),
-        })
+        Ok(claims)
+    }
+}
+
+fn malformed() -> AuthError {
+    AuthError::bad_token("the token is not one of ours; log in again")
+}
+
+fn end(claims: &Claims) -> Timestamp {
+    Timestamp::from_unix_millis(i64::try_from(claims.exp).unwrap_or(i64::MAX).saturating_mul(1000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_identity_service_is_asked_with_opens_nothing_here() {
+        let (issuer, audience) = ("cyxcloud".to_owned(), "cyxcloud".to_owned());
+        let secret = "0123456789abcdef0123456789abcdef".into();
+        let ours = Tokens::new(JwtConfig { secret, issuer, audience });
+        let now = Timestamp::from_unix_millis(1_800_000_000_000);
+        let token = ours.service_token(OwnerId::from_random([7; 16]), now).expect("signs");
+        for kind in [Kind::Access, Kind::ApiKey, Kind::Refresh, Kind::Node] {
+            assert!(ours.verify(token.expose_secret(), now, &[kind]).is_err(), "{kind:?}");
+        }
     }
 }

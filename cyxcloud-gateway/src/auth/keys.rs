@@ -1,12 +1,13 @@
 //! Access keys, users and tokens: whose they are, and whether they still hold.
 //!
 //! What the store said is remembered for [`REMEMBERED`], so what was revoked elsewhere stops working by then, and at once
-//! where [`KeyRing::forget_all`] or [`KeyRing::refuse`] is called (here, and by news wherever Redis carries them). An
-//! expiry is looked at on every use. What does not exist is not remembered.
+//! where [`KeyRing::forget_all`] or [`KeyRing::refuse`] is called (here, and by news wherever Redis carries them). While
+//! those news are known to be lost, nothing is remembered. An expiry is looked at on every use. What does not exist is
+//! not remembered.
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,16 +15,20 @@ use cyxcloud_core::seal::MasterKey;
 use cyxcloud_core::sigv4::{Scope, SigningKey};
 use cyxcloud_core::{ByteCount, OwnerId, Timestamp};
 use cyxcloud_metadata::MetadataStore;
+use cyxcloud_metadata::identity::model::PersonChange;
 use cyxcloud_metadata::model::Owner;
+use cyxwiz_client::Account;
 use http::StatusCode;
 use moka::future::Cache;
 use secrecy::{ExposeSecret, SecretString};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::AuthError;
+use super::accounts::{Accounts, Known};
 use super::jwt::Token;
+use crate::journal;
 use crate::limits::Limits;
 use crate::objects::OwnerSecrets;
 
@@ -34,6 +39,8 @@ const REMEMBERED_MAX: u64 = 10_000;
 /// Days with a signing key at hand, per access key: a presigned URL lives for a week, so nine can be in use.
 const DAYS_MAX: usize = 10;
 
+/// What the audit log calls the identity service.
+const SERVICE: &str = "CyxWiz API";
 /// Between two records of which keys were used.
 const TOUCH_EVERY: Duration = Duration::from_secs(60);
 
@@ -92,15 +99,19 @@ pub(crate) struct KeyRing {
     metadata: Arc<dyn MetadataStore>,
     master: MasterKey,
     root: Option<Arc<Key>>,
-    /// Space of a user that the identity service vouches for first.
+    /// Space of a user that the identity service vouches for first, where it does not say.
     newcomer_quota: Option<ByteCount>,
+    /// The identity service, where it may be asked.
+    accounts: Option<Arc<Accounts>>,
     // Under the round in which they were asked for: what is asked for in an earlier one is never looked at again, also
     // where its answer comes late.
     round: AtomicU64,
+    /// Whether nobody tells us what was ended elsewhere.
+    deaf: AtomicBool,
     keys: Cache<(u64, String), Arc<Key>>,
     owners: Cache<(u64, OwnerId), Standing>,
     /// Tokens, by their ids and sessions, that were found to hold.
-    good: Cache<(String, Option<Uuid>), ()>,
+    good: Cache<(u64, String, Option<Uuid>), ()>,
     /// Tokens and sessions that were ended here or by news, for longer than anything is remembered.
     ended: Cache<String, ()>,
     used: Mutex<HashSet<String>>,
@@ -135,7 +146,9 @@ impl KeyRing {
             master,
             root,
             newcomer_quota: None,
+            accounts: None,
             round: AtomicU64::new(0),
+            deaf: AtomicBool::new(false),
             keys: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(REMEMBERED).build(),
             owners: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(REMEMBERED).build(),
             good: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(REMEMBERED).build(),
@@ -148,16 +161,53 @@ impl KeyRing {
         self.newcomer_quota = Some(quota);
     }
 
-    /// The key, if it may be used now.
+    pub(crate) fn set_accounts(&mut self, accounts: Accounts) {
+        self.accounts = Some(Arc::new(accounts));
+    }
+
+    /// Whether an administrator here suspended this user.
+    pub(crate) async fn suspended_here(&self, id: OwnerId) -> Result<bool, AuthError> {
+        if self.owner(id).await?.is_some() {
+            return Ok(false);
+        }
+        let person = self.metadata.person(id).await.map_err(|error| store_failed(&error))?;
+        Ok(person.is_some_and(|person| person.suspended))
+    }
+
+    /// Whether the identity service says that this account may do nothing now; `None` while it never said anything.
+    pub(crate) async fn suspended_elsewhere(&self, id: OwnerId) -> Option<bool> {
+        let Some(accounts) = &self.accounts else { return Some(false) };
+        match accounts.known(id).await {
+            Known::Account(Account { suspended, .. }) => Some(suspended),
+            Known::Nobody => Some(false),
+            Known::Nothing => None,
+        }
+    }
+
+    /// Whether this is the root user's key.
+    pub(crate) fn is_root(&self, id: &str) -> bool {
+        self.root.as_ref().is_some_and(|root| root.id == id)
+    }
+
+    /// Notes that somebody who has this key used it.
+    pub(crate) fn used(&self, id: &str) {
+        if !self.is_root(id) {
+            self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
+        }
+    }
+
+    /// The key, if it may be used now. Why it may not is for those who have proven that they have it: see [`unproven`].
     pub(crate) async fn key(&self, id: &str, now: Timestamp) -> Result<Arc<Key>, AuthError> {
         let key = match &self.root {
             Some(root) if root.id == id => root.clone(),
             _ => {
                 let at = (self.round.load(Ordering::SeqCst), id.to_owned());
-                let key =
-                    self.keys.try_get_with(at, self.load(id)).await.map_err(|error| (*error).clone())?;
-                self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
-                key
+                match self.deaf.load(Ordering::SeqCst) {
+                    true => self.load(id).await?,
+                    false => {
+                        self.keys.try_get_with(at, self.load(id)).await.map_err(|error| (*error).clone())?
+                    }
+                }
             }
         };
         match key.expires_at {
@@ -202,14 +252,15 @@ impl KeyRing {
         }))
     }
 
-    /// What the owner may do; `None` if there is no such owner or it is suspended.
+    /// What the owner may do; `None` if there is no such owner or it is suspended, here or at the identity service.
     pub(crate) async fn owner(&self, id: OwnerId) -> Result<Option<Standing>, AuthError> {
         let at = (self.round.load(Ordering::SeqCst), id);
-        if let Some(standing) = self.owners.get(&at).await {
+        let deaf = self.deaf.load(Ordering::SeqCst);
+        if !deaf && let Some(standing) = self.owners.get(&at).await {
             return Ok(Some(standing));
         }
         let standing = self.load_owner(id).await?;
-        if let Some(standing) = standing {
+        if !deaf && let Some(standing) = standing {
             self.owners.insert(at, standing).await;
         }
         Ok(standing)
@@ -219,18 +270,29 @@ impl KeyRing {
     /// and which wallet it holds is the service's to know. Nothing for one who is suspended.
     pub(crate) async fn welcome(&self, id: OwnerId) -> Result<Option<Standing>, AuthError> {
         if self.metadata.person(id).await.map_err(|error| store_failed(&error))?.is_none() {
+            let said = match &self.accounts {
+                Some(accounts) => accounts.known(id).await,
+                None => Known::Nothing,
+            };
+            if matches!(said, Known::Account(Account { suspended: true, .. })) {
+                return Ok(None);
+            }
             let new = Owner {
                 id,
                 username: None,
                 email: None,
                 wallet_address: None,
                 admin: false,
-                storage_quota: self.newcomer_quota,
+                storage_quota: match said {
+                    Known::Account(account) => account.storage_quota,
+                    Known::Nobody | Known::Nothing => self.newcomer_quota,
+                },
                 wrapped_secret: OwnerSecrets::wrap_new(&self.master, id),
                 created_at: Timestamp::default(),
             };
             self.metadata.ensure_owner(&new).await.map_err(|error| store_failed(&error))?;
             info!(owner = %id, "made the user of an identity service's token");
+            journal::write(&*self.metadata, Some(id), &id.to_string(), "signup", SERVICE, None, "ok").await;
         }
         self.owner(id).await
     }
@@ -238,19 +300,57 @@ impl KeyRing {
     async fn load_owner(&self, id: OwnerId) -> Result<Option<Standing>, AuthError> {
         let person = self.metadata.person(id).await.map_err(|error| store_failed(&error))?;
         let person = person.filter(|person| !person.suspended);
+        if let Some(person) = &person {
+            self.look_up_account(&person.owner);
+        }
+        if let Some(accounts) = &self.accounts
+            && accounts.said_suspended(id).await
+        {
+            return Ok(None);
+        }
         Ok(person.map(|person| Standing { admin: person.owner.admin, token_version: person.token_version }))
+    }
+
+    /// Takes over what the identity service says of one of its accounts, beside the request that asks for it: what it
+    /// said before is in the store, and is kept to meanwhile.
+    fn look_up_account(&self, owner: &Owner) {
+        let Some(accounts) = &self.accounts else { return };
+        if !is_the_service_s(owner) || accounts.is_fresh(owner.id) {
+            return;
+        }
+        let (accounts, metadata) = (accounts.clone(), self.metadata.clone());
+        let (id, before) = (owner.id, owner.storage_quota);
+        tokio::spawn(async move {
+            let Known::Account(account) = accounts.known(id).await else { return };
+            if account.storage_quota == before {
+                return;
+            }
+            let change = PersonChange { quota: Some(account.storage_quota), ..PersonChange::default() };
+            match metadata.change_person(id, &change).await {
+                Ok(_) => {
+                    let quota = account.storage_quota.map(ByteCount::get);
+                    info!(owner = %id, quota, "the CyxWiz API changed a quota");
+                    let target = quota.map_or("unlimited".to_owned(), |bytes| format!("{bytes} bytes"));
+                    journal::write(&*metadata, Some(id), SERVICE, "quota", &target, None, "ok").await;
+                }
+                Err(error) => warn!(owner = %id, %error, "a quota could not be changed"),
+            }
+        });
     }
 
     /// Refuses a token that was ended, by itself or with its session.
     pub(crate) async fn check_token(&self, token: &Token) -> Result<(), AuthError> {
         let over = || AuthError::bad_token("the token was ended; log in again");
-        let at = (token.id.clone(), token.session);
-        if self.good.get(&at).await.is_none() {
+        let at = (self.round.load(Ordering::SeqCst), token.id.clone(), token.session);
+        let deaf = self.deaf.load(Ordering::SeqCst);
+        if deaf || self.good.get(&at).await.is_none() {
             let revoked = self.metadata.token_is_revoked(&token.id, token.session).await;
             if revoked.map_err(|error| store_failed(&error))? {
                 return Err(over());
             }
-            self.good.insert(at, ()).await;
+            if !deaf {
+                self.good.insert(at, ()).await;
+            }
         }
         // Looked at last: whoever ends a token while we ask has said so here before it answers.
         let session = token.session.map(|session| session.to_string());
@@ -272,18 +372,46 @@ impl KeyRing {
         self.round.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Says whether news of what was ended elsewhere are heard. What was missed is not held against anyone: all is looked
+    /// up anew.
+    pub(crate) fn hears(&self, news: bool) {
+        self.forget_all();
+        self.deaf.store(!news, Ordering::SeqCst);
+    }
+
     /// Records now and then which keys were used.
     pub(crate) async fn record_use(&self) {
         loop {
             tokio::time::sleep(TOUCH_EVERY).await;
-            let used = std::mem::take(&mut *self.used.lock().unwrap_or_else(PoisonError::into_inner));
-            let used: Vec<String> = used.into_iter().collect();
-            if !used.is_empty()
-                && let Err(error) = self.metadata.touch_api_keys(&used).await
-            {
-                tracing::debug!(%error, "the use of keys was not recorded");
-            }
+            self.record_used().await;
         }
+    }
+
+    /// Records which keys were used since it was last asked to.
+    pub(crate) async fn record_used(&self) {
+        let used = std::mem::take(&mut *self.used.lock().unwrap_or_else(PoisonError::into_inner));
+        let used: Vec<String> = used.into_iter().collect();
+        if !used.is_empty()
+            && let Err(error) = self.metadata.touch_api_keys(&used).await
+        {
+            tracing::debug!(%error, "the use of keys was not recorded");
+        }
+    }
+}
+
+/// Whether a user was made by [`KeyRing::welcome`]: one who logged in here has a wallet, and root a name.
+fn is_the_service_s(owner: &Owner) -> bool {
+    owner.wallet_address.is_none() && owner.username.is_none() && owner.email.is_none()
+}
+
+/// What somebody is told who names a key and has not proven to have it: the same whatever is wrong with the key.
+pub(crate) fn unproven(error: AuthError) -> AuthError {
+    match error.status() {
+        StatusCode::FORBIDDEN => unknown_key(
+            "no key of this access key id may sign: it is not one of ours, was revoked or has expired, or its owner is \
+             suspended; check it, or make a new one",
+        ),
+        _ => error,
     }
 }
 

@@ -7,27 +7,32 @@
 //! A body fails before its end if it is not what was promised ([`crate::body`]).
 //! Not here: what a principal may do (`objects`, `limits`), CORS preflights, public routes, who is given tokens and keys.
 
+mod accounts;
 mod credentials;
 mod error;
-mod jwt;
+pub(crate) mod jwt;
 mod keys;
 mod payload;
-mod query;
-mod rewrite;
+pub(crate) mod query;
+pub(crate) mod rewrite;
 mod signature;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use cyxcloud_core::claims::{LEEWAY_SECS, TokenKind};
 use cyxcloud_core::seal::MasterKey;
 use cyxcloud_core::sigv4;
-use cyxcloud_core::{ByteCount, OwnerId, Timestamp, faults};
+use cyxcloud_core::{ByteCount, NodeId, OwnerId, Timestamp, faults};
 use cyxcloud_metadata::MetadataStore;
 use http::Request;
 use http::request::Parts;
 use http_body::Body;
 use secrecy::SecretString;
+use tonic::metadata::MetadataMap;
+use uuid::Uuid;
 
 pub use error::AuthError;
 pub use jwt::{JwtConfig, Kind, Token};
@@ -49,6 +54,8 @@ pub enum Scheme {
     Presigned,
     /// JWT.
     Bearer,
+    /// A ticket for one WebSocket, which was given for one of the others.
+    Ticket,
 }
 
 /// Who sends a request. In the extensions of every request that was let in.
@@ -73,6 +80,17 @@ impl Principal {
     pub fn caller(&self) -> Caller {
         Caller { owner: self.owner, limits: self.limits.clone() }
     }
+
+    fn of_key(key: &keys::Key, scheme: Scheme) -> Self {
+        Self {
+            owner: key.owner,
+            admin: key.admin,
+            access_key: Some(key.id.clone()),
+            scheme,
+            limits: key.limits.clone(),
+            token: None,
+        }
+    }
 }
 
 /// Where a handler is mounted.
@@ -82,7 +100,7 @@ pub enum Mount {
     Prefix(&'static str),
     /// S3 at the root.
     Root,
-    /// Not S3: the path stays as it was sent, and the host names no bucket.
+    /// Not S3: the path keeps its meaning in one encoding, and the host names no bucket.
     Plain,
 }
 
@@ -134,6 +152,19 @@ impl Authenticator {
     #[must_use]
     pub fn with_newcomer_quota(mut self, quota: ByteCount) -> Self {
         self.keys.set_newcomer_quota(quota);
+        self
+    }
+
+    /// Asks this identity service what its accounts may store, and believes an answer for so long. Only where there are
+    /// tokens at all: it is asked with one.
+    #[must_use]
+    pub fn with_identity_service(
+        mut self,
+        client: cyxwiz_client::Client,
+        jwt: JwtConfig,
+        believed: Duration,
+    ) -> Self {
+        self.keys.set_accounts(accounts::Accounts::new(client, jwt, believed));
         self
     }
 
@@ -202,14 +233,44 @@ impl Authenticator {
         Ok(Request::from_parts(parts, S3Body::new(body, framing)))
     }
 
-    /// Whose a token is; for doors that are not HTTP, such as gRPC.
-    pub async fn authenticate_token(&self, token: &str) -> Result<Principal, AuthError> {
+    /// Who calls by gRPC: whose the token in the `authorization` metadata is.
+    pub async fn authenticate_metadata(&self, metadata: &MetadataMap) -> Result<Principal, AuthError> {
+        let header = metadata.get("authorization").and_then(|value| value.to_str().ok());
+        let token = header
+            .and_then(|header| header.strip_prefix("Bearer "))
+            .ok_or_else(|| AuthError::bad_token("send `authorization: Bearer <token>`"))?;
         self.token(token, now()).await
+    }
+
+    /// Who operates a node, by an access token of theirs.
+    pub async fn operator(&self, token: &str) -> Result<OwnerId, AuthError> {
+        let now = now();
+        // Keys for programs are limited to what is stored; nodes are not among that.
+        let operator = self.tokens()?.verify(token, now, &[Kind::Access])?.owner;
+        // First, since it is the clearer answer.
+        if self.keys.suspended_elsewhere(operator).await == Some(true) {
+            return Err(AuthError::denied("the operator's account is suspended; ask an administrator"));
+        }
+        Ok(self.token(token, now).await?.owner)
+    }
+
+    /// Whether an operator may do nothing now, here or at the identity service; `None` where that cannot be found out.
+    pub async fn is_suspended(&self, operator: OwnerId) -> Option<bool> {
+        match self.keys.suspended_here(operator).await {
+            Ok(true) => Some(true),
+            Ok(false) => self.keys.suspended_elsewhere(operator).await,
+            Err(_) => None,
+        }
     }
 
     /// Looks keys and users up anew on their next use: to be called where one is revoked or changed.
     pub fn forget_all(&self) {
         self.keys.forget_all();
+    }
+
+    /// Says whether the news of what other gateways end or change are heard: without them nothing is remembered.
+    pub fn hears(&self, news: bool) {
+        self.keys.hears(news);
     }
 
     /// Refuses a token or a session from now on, whatever is remembered of it. The store must know already.
@@ -222,9 +283,36 @@ impl Authenticator {
         self.keys.record_use().await;
     }
 
+    /// Records which keys were used since it was last asked to.
+    pub async fn record_used(&self) {
+        self.keys.record_used().await;
+    }
+
+    /// Somebody who was let in, as they would be now by the same credentials: for what lasts longer than a request.
+    pub async fn still(&self, who: &Principal) -> Result<Principal, AuthError> {
+        let (now, scheme) = (now(), who.scheme);
+        if let Some(token) = &who.token {
+            // As long as it would open the door.
+            if now >= token.expires_at.plus(Duration::from_secs(LEEWAY_SECS)) {
+                return Err(AuthError::bad_token("the token has expired; log in again"));
+            }
+            let holder = self.holder(token.clone(), now).await?;
+            return Ok(Principal { scheme, ..holder });
+        }
+        let id =
+            who.access_key.as_ref().ok_or_else(|| AuthError::denied("there are no credentials any more"))?;
+        let key = self.keys.key(id, now).await?;
+        Ok(Principal::of_key(&key, scheme))
+    }
+
     /// When an access key ends, if it does.
     pub async fn access_key_expiry(&self, id: &str) -> Result<Option<Timestamp>, AuthError> {
         Ok(self.keys.key(id, now()).await?.expires_at)
+    }
+
+    /// Whether this is the root user's key, which is in the configuration and not in the store.
+    pub fn is_root_key(&self, id: &str) -> bool {
+        self.keys.is_root(id)
     }
 
     /// A token that says this of itself, issued now.
@@ -235,6 +323,29 @@ impl Authenticator {
         now: Timestamp,
     ) -> Result<SecretString, AuthError> {
         self.tokens()?.issue(token, wallet, now)
+    }
+
+    /// A token for a node's heartbeats, and when it ends.
+    pub fn issue_node(&self, node: NodeId, now: Timestamp) -> Result<SecretString, AuthError> {
+        let token = Token {
+            owner: OwnerId::from_uuid(node.as_uuid()),
+            kind: Kind::Node,
+            id: Uuid::new_v4().to_string(),
+            session: None,
+            key: None,
+            version: Some(0),
+            expires_at: now.plus(TokenKind::Node.lifetime()),
+        };
+        self.issue(&token, None, now)
+    }
+
+    /// Whether a token is this node's; and whether it is half through, so that another is due.
+    pub fn node_token(&self, token: &str, node: NodeId, now: Timestamp) -> Result<bool, AuthError> {
+        let token = self.tokens()?.verify(token, now, &[Kind::Node])?;
+        if token.owner.as_uuid() != node.as_uuid() {
+            return Err(AuthError::bad_token("the token is another node's; register again"));
+        }
+        Ok(token.expires_at <= now.plus(TokenKind::Node.lifetime() / 2))
     }
 
     /// A refresh token whose user may still do something. Whether it was exchanged before is for the store to say.
@@ -253,14 +364,18 @@ impl Authenticator {
     /// What the user of a token may do, if the token is none of a former version.
     async fn standing(&self, token: &Token) -> Result<keys::Standing, AuthError> {
         let mut standing = self.keys.owner(token.owner).await?;
-        // Ours carry a session: without one it is the identity service that vouches for the user.
-        if standing.is_none() && token.kind == Kind::Access && token.session.is_none() && token.version == 0 {
+        // Ours carry a session and a version: without them it is the identity service that vouches for the user.
+        let is_the_service_s =
+            token.kind == Kind::Access && token.session.is_none() && token.version.is_none();
+        if standing.is_none() && is_the_service_s {
             standing = self.keys.welcome(token.owner).await?;
         }
         let standing = standing.ok_or_else(|| {
             AuthError::bad_token("the user of this token does not exist or is suspended; log in again")
         })?;
-        if standing.token_version != token.version {
+        // The service knows of no versions, so that its next token would be refused like the last. Role and status are
+        // looked up for every token.
+        if !is_the_service_s && token.version.unwrap_or(0) != standing.token_version {
             return Err(AuthError::bad_token("the token was ended; log in again"));
         }
         Ok(standing)
@@ -268,6 +383,11 @@ impl Authenticator {
 
     async fn token(&self, token: &str, now: Timestamp) -> Result<Principal, AuthError> {
         let token = self.tokens()?.verify(token, now, &[Kind::Access, Kind::ApiKey])?;
+        self.holder(token, now).await
+    }
+
+    /// Who a token makes its bearer, now.
+    async fn holder(&self, token: Token, now: Timestamp) -> Result<Principal, AuthError> {
         let owner = token.owner;
         let standing = match token.key {
             // A key outlives log-ins; its own row says whether it holds.
@@ -284,6 +404,7 @@ impl Authenticator {
                 if key.owner != owner {
                     return Err(AuthError::bad_token("the token is not one of ours; log in again"));
                 }
+                self.keys.used(id);
                 Some(key)
             }
             None => None,
@@ -328,9 +449,10 @@ impl Authenticator {
             ));
         }
         signature::check_coverage(claim, parts)?;
-        let key = self.keys.key(&claim.access_key, now).await?;
+        let key = self.keys.key(&claim.access_key, now).await.map_err(keys::unproven)?;
         let signing_key = key.signing_key(&claim.scope);
         signature::check(claim, &signing_key, parts, query, hash)?;
+        self.keys.used(&key.id);
         if presigned && payload.is_chunked() {
             return Err(AuthError::new(
                 "NotImplemented",
@@ -339,14 +461,7 @@ impl Authenticator {
             ));
         }
         let scheme = if presigned { Scheme::Presigned } else { Scheme::Header };
-        let principal = Principal {
-            owner: key.owner,
-            admin: key.admin,
-            access_key: Some(key.id.clone()),
-            scheme,
-            limits: key.limits.clone(),
-            token: None,
-        };
+        let principal = Principal::of_key(&key, scheme);
         let (date, scope, seed) = (claim.amz_date.clone(), claim.scope.clone(), claim.signature.clone());
         let signer = Some(ChunkSigner::new(signing_key, date, scope, seed));
         Ok(Verified { principal, payload, signer })

@@ -31,23 +31,37 @@ pub fn virtual_host_bucket(host: &str, domains: &[String]) -> Option<BucketName>
     shortest.parse().ok()
 }
 
-/// The path behind us for the path that was sent: below the mount, with the bucket in front, in one encoding only.
+/// The path behind us for the path that was sent: decoded once, below the mount, with the bucket in front, in one
+/// encoding only.
 pub(crate) fn plain_path(raw: &str, mount: Mount, bucket: Option<&BucketName>) -> Result<String, AuthError> {
+    let path = decode(raw)?;
     let below = match mount {
-        Mount::Plain => return Ok(raw.to_owned()),
-        Mount::Root => raw,
-        Mount::Prefix(prefix) => match raw.strip_prefix(prefix) {
+        Mount::Plain => return Ok(uri_encode(path, false)),
+        Mount::Root => path.as_str(),
+        Mount::Prefix(prefix) => match path.strip_prefix(prefix) {
             Some("") => "/",
             Some(below) if below.starts_with('/') => below,
             _ => return Err(AuthError::invalid_uri("the path is not below the one that S3 is served at")),
         },
     };
-    let key = uri_encode(decode(below)?, false);
+    let key = uri_encode(below, false);
     let key = if key.starts_with('/') { key } else { format!("/{key}") };
     Ok(match bucket {
         Some(bucket) => format!("/{bucket}{key}"),
         None => key,
     })
+}
+
+/// The address of this path, which is plain already, and query.
+pub(crate) fn address(path: &str, query: &str) -> Result<Uri, AuthError> {
+    path_and_query(path, query).map(Uri::from)
+}
+
+/// The same without a host.
+pub(crate) fn path_and_query(path: &str, query: &str) -> Result<PathAndQuery, AuthError> {
+    let address = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
+    PathAndQuery::try_from(address)
+        .map_err(|_| AuthError::invalid_uri("the address has characters that must be percent-encoded"))
 }
 
 /// Whether a query parameter belongs to the signature of a presigned URL rather than to the operation.
@@ -78,17 +92,14 @@ pub(crate) fn head(
         }
         kept.retain(|(name, _)| !name.to_ascii_lowercase().starts_with("x-amz-"));
     }
-    let query = render(kept.into_iter());
-    let address = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
-    let address = PathAndQuery::try_from(address)
-        .map_err(|_| AuthError::invalid_uri("the address has characters that must be percent-encoded"))?;
+    let address = address(path, &render(kept.into_iter()))?;
     if let Some(authority) = parts.uri.authority()
         && !parts.headers.contains_key(HOST)
         && let Ok(host) = HeaderValue::from_str(authority.as_str())
     {
         parts.headers.insert(HOST, host);
     }
-    parts.uri = Uri::from(address);
+    parts.uri = address;
     let headers = &mut parts.headers;
     for name in [AUTHORIZATION, TRANSFER_ENCODING, EXPECT] {
         headers.remove(name);

@@ -34,7 +34,8 @@ fn adv_20_paths_have_one_decoded_key() {
         ("/b/%c3%a4%25", Mount::Root, "/b/%C3%A4%25"),
         ("/s3/../b", s3, "/../b"),
         ("/s3//b", s3, "//b"),
-        ("/api/v1/x%2fy", Mount::Plain, "/api/v1/x%2fy"),
+        ("/%73%33%2fb/k", s3, "/b/k"),
+        ("/api/v1/x%252f%c3%a4", Mount::Plain, "/api/v1/x%252f%C3%A4"),
     ] {
         assert_eq!(path(raw, mount).as_deref(), Ok(plain), "{raw}");
     }
@@ -93,5 +94,58 @@ proptest! {
             prop_assert_eq!(decode(&plain).expect("ours"), decode(&raw).expect("was decoded"));
             prop_assert_eq!(plain_path(&plain, Mount::Root, None).expect("ours"), plain);
         }
+    }
+}
+
+/// With news missing, what was remembered as good is asked for each time; with news again, nothing of before counts.
+#[tokio::test]
+async fn what_is_ended_elsewhere_is_refused_at_once_while_nobody_tells_us() {
+    use cyxcloud_metadata::identity::model::NewSession;
+    use cyxcloud_metadata::sqlite::{SqliteConfig, SqliteStore};
+
+    let metadata: Arc<dyn MetadataStore> = Arc::new(SqliteStore::open(&SqliteConfig::Memory).expect("opens"));
+    let master = MasterKey::from_bytes([3; 32]);
+    let jwt = JwtConfig { secret: "k".repeat(32).into(), issuer: "i".to_owned(), audience: "a".to_owned() };
+    let auth = Authenticator::new(metadata.clone(), master.clone(), Some(jwt), "us-east-1".to_owned(), None);
+    let id = OwnerId::from_random(rand::random());
+    let owner = cyxcloud_metadata::model::Owner {
+        id,
+        username: Some(id.to_string()),
+        email: None,
+        wallet_address: None,
+        admin: false,
+        storage_quota: None,
+        wrapped_secret: crate::objects::OwnerSecrets::wrap_new(&master, id),
+        created_at: Timestamp::default(),
+    };
+    metadata.ensure_owner(&owner).await.expect("made");
+    let expires_at = now().plus(Duration::from_secs(3_600));
+    for heard in [false, true] {
+        let session = Uuid::new_v4();
+        let new = NewSession { id: session, owner: id, refresh: "r".to_owned(), expires_at };
+        assert!(metadata.begin_session(&new).await.expect("begun"));
+        let token = Token {
+            owner: id,
+            kind: Kind::Access,
+            id: Uuid::new_v4().to_string(),
+            session: Some(session),
+            key: None,
+            version: Some(0),
+            expires_at,
+        };
+        let token = auth.issue(&token, None, now()).expect("issued");
+        let holds = async || auth.token(secrecy::ExposeSecret::expose_secret(&token), now()).await.is_ok();
+        assert!(holds().await);
+        if !heard {
+            auth.hears(false);
+            assert!(holds().await);
+        }
+        metadata.end_session(session).await.expect("ended");
+        if heard {
+            assert!(holds().await, "remembered: without this the test says nothing");
+            auth.hears(true);
+        }
+        assert!(!holds().await, "{heard}");
+        auth.hears(true);
     }
 }

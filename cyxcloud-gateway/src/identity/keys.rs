@@ -1,7 +1,7 @@
 //! API keys: a token and an S3 access key in one, made and revoked.
 //!
-//! A key never allows more than what it was made with: fewer or the same buckets, prefixes and rights, no longer life,
-//! the same owner. Its secret is shown once and kept wrapped.
+//! A key never allows more than what it was made with: fewer or the same buckets, prefixes and rights, no longer life
+//! (it ends with the key that made it, by time or by being revoked), the same owner. Its secret is shown once and kept wrapped.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -139,6 +139,7 @@ impl Identity {
             prefixes: limits.prefixes,
             read_only: limits.read_only,
             expires_at: Some(expires_at),
+            made_by: caller.access_key.clone().filter(|id| !self.auth.is_root_key(id)),
             created_at: Timestamp::default(),
             last_used_at: None,
             revoked_at: None,
@@ -150,7 +151,7 @@ impl Identity {
             id: id.clone(),
             session: None,
             key: Some(id.clone()),
-            version: person.token_version,
+            version: Some(person.token_version),
             expires_at,
         };
         let token = self.auth.issue(&token, person.owner.wallet_address.as_deref(), now)?;
@@ -164,7 +165,7 @@ impl Identity {
         Ok(self.metadata.api_keys(owner, LISTED_MAX).await?)
     }
 
-    /// Revokes the caller's key; false if there is none of this id.
+    /// Revokes the caller's key and those that were made with it; false if there is none of this id.
     pub async fn revoke_key(&self, caller: &Principal, id: &str, from: IpAddr) -> Result<bool, Refusal> {
         let revoked = self.metadata.revoke_api_key(caller.owner, id).await?;
         if revoked {
@@ -176,7 +177,7 @@ impl Identity {
 }
 
 /// Who acts: the user, and by which key.
-pub(super) fn actor(caller: &Principal) -> String {
+pub(crate) fn actor(caller: &Principal) -> String {
     match &caller.access_key {
         Some(key) => format!("{} by key {key}", caller.owner),
         None => caller.owner.to_string(),

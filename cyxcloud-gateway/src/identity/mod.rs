@@ -2,6 +2,8 @@
 //!
 //! Every nonce is used once, every refresh token is exchanged once, and what was revoked is refused also when Redis
 //! forgot everything: the truth is in the metadata store. A refusal says the same whatever was wrong with a log-in.
+//! Nobody is kept out by what strangers try: a wallet's signature cannot be guessed, so only tries that it did not prove
+//! are counted against where they came from, and only those that it proved against the wallet.
 //! Not here: verifying requests ([`crate::auth`]), HTTP ([`routes`]).
 
 pub mod challenge;
@@ -16,9 +18,7 @@ use std::time::Duration;
 use cyxcloud_core::seal::MasterKey;
 use cyxcloud_core::{ByteCount, OwnerId, Timestamp};
 use cyxcloud_metadata::MetadataStore;
-use cyxcloud_metadata::identity::model::{
-    NewAuditEntry, NewSession, Person, PersonChange, Rotated, Rotation,
-};
+use cyxcloud_metadata::identity::model::{NewSession, Person, PersonChange, Rotated, Rotation};
 use cyxcloud_metadata::model::Owner;
 use futures::StreamExt as _;
 use secrecy::ExposeSecret;
@@ -26,12 +26,17 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 use uuid::Uuid;
 
-use crate::auth::{AuthError, Authenticator, Kind, Principal, Token, now};
-use crate::ephemeral::{Ephemeral, Topic};
+use crate::auth::{AuthError, Authenticator, Kind, Principal, Scheme, Token, now};
+use crate::ephemeral::{Ephemeral, Heard, Topic, over_limit};
+use crate::journal;
 use crate::objects::OwnerSecrets;
 use challenge::{Binding, Wallet};
+use cyxcloud_tls::crowd::address_group;
+pub(crate) use keys::actor;
 pub use keys::{MadeKey, WantedKey};
 
+/// Longest nonce that is looked up, in bytes.
+const NONCE_MAX: usize = 64;
 /// A nonce is good for so long.
 const CHALLENGE_LIFE: Duration = Duration::from_secs(300);
 const ACCESS_LIFE: Duration = Duration::from_secs(3600);
@@ -39,9 +44,11 @@ const REFRESH_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// A refresh token that was exchanged gets the same answer again for so long.
 const REFRESH_GRACE: Duration = Duration::from_secs(60);
 const TICKET_LIFE: Duration = Duration::from_secs(30);
-const MINUTE: Duration = Duration::from_secs(60);
 const CHALLENGES_PER_MINUTE: u64 = 10;
+/// Log-ins of one wallet; and tries at one wallet from one address that proved nothing.
 const LOGINS_PER_MINUTE: u64 = 5;
+/// Tries from one address, right or wrong: bounds what is verified for it.
+const TRIES_PER_ADDRESS_AND_MINUTE: u64 = 30;
 
 /// Why a log-in or an exchange was refused.
 #[derive(Debug, thiserror::Error)]
@@ -141,21 +148,23 @@ fn session_context(session: Uuid) -> String {
     format!("cyxcloud/session/v1/{session}")
 }
 
-/// Addresses of one household or host share a count.
-fn address_group(address: IpAddr) -> String {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
-        }
-    }
+/// Under which the nonce is kept that a wallet was last asked to sign, from there.
+fn latest(wallet: &Wallet, from: IpAddr) -> String {
+    format!("latest:{wallet} {}", address_group(from))
 }
 
 #[derive(Serialize, Deserialize)]
 struct Pending {
     wallet: String,
     text: String,
+}
+
+/// What a ticket was given for.
+#[derive(Serialize, Deserialize)]
+struct Given {
+    owner: OwnerId,
+    access_key: Option<String>,
+    token: Option<Token>,
 }
 
 impl Identity {
@@ -171,26 +180,28 @@ impl Identity {
     }
 
     async fn limit(&self, what: &str, who: &str, most: u64) -> Result<(), Refusal> {
-        let (count, after) = self.ephemeral.count(&format!("rate:{what}:{who}"), MINUTE).await?;
-        if count > most { Err(Refusal::TooMany { after }) } else { Ok(()) }
+        let over = over_limit(&*self.ephemeral, what, who, most).await?;
+        over.map_or(Ok(()), |after| Err(Refusal::TooMany { after }))
     }
 
     /// A text for this wallet to sign.
     pub async fn challenge(&self, wallet: &Wallet, from: IpAddr) -> Result<Challenge, Refusal> {
         self.limit("challenge", &address_group(from), CHALLENGES_PER_MINUTE).await?;
-        let nonce = hex::encode(rand::random::<[u8; 16]>());
+        let nonce = Uuid::new_v4().simple().to_string();
         let issued = now();
         let expires = issued.plus(CHALLENGE_LIFE);
         let text = self.config.binding.challenge(wallet, &nonce, issued, expires);
         let pending = Pending { wallet: wallet.to_string(), text: text.clone() };
         let pending = serde_json::to_string(&pending).map_err(|_| Refusal::Unavailable)?;
         self.ephemeral.keep(&format!("nonce:{nonce}"), &pending, CHALLENGE_LIFE).await?;
-        // For clients that send the signature alone.
-        self.ephemeral.keep(&format!("latest:{wallet}"), &nonce, CHALLENGE_LIFE).await?;
+        // For clients that send the signature alone. By address, too: nobody else's challenge takes this one's place.
+        self.ephemeral.keep(&latest(wallet, from), &nonce, CHALLENGE_LIFE).await?;
         Ok(Challenge { text, nonce, expires })
     }
 
-    /// Lets a wallet in that signed the challenge of this nonce, or its latest one. The nonce is used up either way.
+    /// Lets a wallet in that signed the challenge of this nonce, or the latest one that its address asked for. A nonce is
+    /// used up by the signature that proves it and by nothing else; it names the session that begins, so that it begins none
+    /// again where a Redis has come back with what it knew before.
     pub async fn log_in(
         &self,
         wallet: &Wallet,
@@ -202,24 +213,14 @@ impl Identity {
         const REFUSED: Refusal = Refusal::NotLetIn(
             "the log-in was refused; ask for a new challenge, sign exactly its text, and send the signature in base58",
         );
-        self.limit("wallet", wallet.address(), LOGINS_PER_MINUTE).await?;
-        let nonce = match nonce {
-            Some(nonce) => Some(nonce.to_owned()),
-            None => self.ephemeral.take(&format!("latest:{wallet}")).await?,
-        };
-        let pending = match nonce.filter(|nonce| nonce.len() <= 64) {
-            Some(nonce) => self.ephemeral.take(&format!("nonce:{nonce}")).await?,
-            None => None,
-        };
-        let pending: Option<Pending> = pending.and_then(|pending| serde_json::from_str(&pending).ok());
-        // Verified also where there is nothing to verify: a stranger does not learn which it was by the time it takes.
-        let signed = wallet.signed(pending.as_ref().map_or("", |pending| &pending.text), signature);
-        let Some(pending) = pending else { return Err(REFUSED) };
-        let same_text = text.is_none_or(|text| text == pending.text);
-        if !signed || !same_text || pending.wallet != wallet.address() {
+        let address = address_group(from);
+        self.limit("login", &address, TRIES_PER_ADDRESS_AND_MINUTE).await?;
+        let Some(session) = self.proves(wallet, signature, nonce, text, from).await? else {
+            self.limit("wrong", &format!("{wallet} {address}"), LOGINS_PER_MINUTE).await?;
             self.audit(None, wallet.address(), "login", "", from, "refused").await;
             return Err(REFUSED);
-        }
+        };
+        self.limit("wallet", wallet.address(), LOGINS_PER_MINUTE).await?;
         let id = OwnerId::from_random(rand::random());
         let new = Owner {
             id,
@@ -238,14 +239,46 @@ impl Identity {
             self.audit(Some(owner.id), &actor, "login", wallet.address(), from, "suspended").await;
             return Err(Refusal::Suspended);
         }
-        let session = Uuid::new_v4();
         let (issued, refresh) = self.issue(&owner, session, person.token_version)?;
         let session =
             NewSession { id: session, owner: owner.id, refresh: refresh.id, expires_at: refresh.expires_at };
-        self.metadata.begin_session(&session).await?;
+        if !self.metadata.begin_session(&session).await? {
+            self.audit(Some(owner.id), &actor, "login", wallet.address(), from, "replayed").await;
+            return Err(REFUSED);
+        }
         let action = if made { "signup" } else { "login" };
         self.audit(Some(owner.id), &actor, action, wallet.address(), from, "ok").await;
         Ok(issued)
+    }
+
+    /// The session that this signature begins, if it is the wallet's under a challenge of its own, for the first time.
+    async fn proves(
+        &self,
+        wallet: &Wallet,
+        signature: &str,
+        nonce: Option<&str>,
+        text: Option<&str>,
+        from: IpAddr,
+    ) -> Result<Option<Uuid>, Refusal> {
+        let nonce = match nonce {
+            Some(nonce) => Some(nonce.to_owned()),
+            None => self.ephemeral.look(&latest(wallet, from)).await?,
+        };
+        let session = nonce.as_ref().and_then(|nonce| nonce.parse::<Uuid>().ok());
+        let name = nonce.filter(|nonce| nonce.len() <= NONCE_MAX).map(|nonce| format!("nonce:{nonce}"));
+        let pending = match &name {
+            Some(name) => self.ephemeral.look(name).await?,
+            None => None,
+        };
+        let pending: Option<Pending> = pending.and_then(|pending| serde_json::from_str(&pending).ok());
+        // Verified also where there is nothing to verify: a stranger does not learn which it was by the time it takes.
+        let signed = wallet.signed(pending.as_ref().map_or("", |pending| &pending.text), signature);
+        let (Some(name), Some(pending)) = (name, pending) else { return Ok(None) };
+        let same_text = text.is_none_or(|text| text == pending.text);
+        let proven = signed && same_text && pending.wallet == wallet.address();
+        // Of those who show the same proof at once, one takes it.
+        let taken = proven && self.ephemeral.take(&name).await?.is_some();
+        Ok(session.filter(|_| taken))
     }
 
     fn issue(&self, owner: &Owner, session: Uuid, version: i64) -> Result<(Issued, Token), Refusal> {
@@ -256,7 +289,7 @@ impl Identity {
             id: Uuid::new_v4().to_string(),
             session: Some(session),
             key: None,
-            version,
+            version: Some(version),
             expires_at: now.plus(life),
         };
         let (access, refresh) = (token(Kind::Access, ACCESS_LIFE), token(Kind::Refresh, REFRESH_LIFE));
@@ -319,19 +352,29 @@ impl Identity {
     }
 
     /// A ticket that opens one WebSocket soon, for browsers, whose addresses would tell a token to everybody.
-    pub async fn ticket(&self, owner: OwnerId) -> Result<(String, Duration), Refusal> {
+    /// It stands for the credentials that the caller came with, and for nothing that they do not.
+    pub async fn ticket(&self, caller: &Principal) -> Result<(String, Duration), Refusal> {
         let ticket = hex::encode(rand::random::<[u8; 32]>());
-        self.ephemeral.keep(&format!("ticket:{ticket}"), &owner.to_string(), TICKET_LIFE).await?;
+        let Principal { owner, access_key, token, .. } = caller.clone();
+        let given = Given { owner, access_key, token };
+        let given = serde_json::to_string(&given).map_err(|_| Refusal::Unavailable)?;
+        self.ephemeral.keep(&format!("ticket:{ticket}"), &given, TICKET_LIFE).await?;
         Ok((ticket, TICKET_LIFE))
     }
 
-    /// Whose ticket it is; asked once, it is used up.
-    pub async fn redeem_ticket(&self, ticket: &str) -> Result<Option<OwnerId>, Refusal> {
+    /// Who comes with a ticket; asked once, it is used up. Nobody where it is not good, or not any more.
+    pub async fn redeem_ticket(&self, ticket: &str) -> Result<Option<Principal>, Refusal> {
         if ticket.len() != 64 {
             return Ok(None);
         }
-        let owner = self.ephemeral.take(&format!("ticket:{ticket}")).await?;
-        Ok(owner.and_then(|owner| owner.parse().ok()))
+        let given = self.ephemeral.take(&format!("ticket:{ticket}")).await?;
+        let Some(given) = given.and_then(|given| serde_json::from_str::<Given>(&given).ok()) else {
+            return Ok(None);
+        };
+        let Given { owner, access_key, token } = given;
+        let scheme = Scheme::Ticket;
+        let given = Principal { owner, admin: false, access_key, scheme, limits: None, token };
+        Ok(Some(self.auth.still(&given).await?))
     }
 
     /// Changes a user; what it could do before ends at once here, and elsewhere as soon as the news are there.
@@ -350,7 +393,7 @@ impl Identity {
     async fn ended(&self, id: &str) {
         self.auth.refuse(id).await;
         if let Err(error) = self.ephemeral.publish(Topic::Credentials, id).await {
-            warn!(%error, "other gateways hear of an ended session by themselves, within seconds");
+            warn!(%error, "other gateways are not told of an ended session and must look for themselves");
         }
     }
 
@@ -358,7 +401,7 @@ impl Identity {
     async fn changed(&self) {
         self.auth.forget_all();
         if let Err(error) = self.ephemeral.publish(Topic::Credentials, "*").await {
-            warn!(%error, "other gateways hear of a changed key or user by themselves, within seconds");
+            warn!(%error, "other gateways are not told of a changed key or user and must look for themselves");
         }
     }
 
@@ -366,14 +409,19 @@ impl Identity {
     pub async fn listen(&self) {
         match self.ephemeral.subscribe(Topic::Credentials).await {
             Ok(mut news) => {
-                while let Some(id) = news.next().await {
-                    match id.as_str() {
-                        "*" => self.auth.forget_all(),
-                        id => self.auth.refuse(id).await,
+                while let Some(heard) = news.next().await {
+                    match heard {
+                        Heard::Message(all) if all == "*" => self.auth.forget_all(),
+                        Heard::Message(id) => self.auth.refuse(&id).await,
+                        Heard::Lost => self.auth.hears(false),
+                        Heard::Back => self.auth.hears(true),
                     }
                 }
             }
-            Err(error) => warn!(%error, "without news revocations elsewhere are seen within seconds"),
+            Err(error) => {
+                warn!(%error, "without news the metadata store is asked about each request");
+                self.auth.hears(false);
+            }
         }
     }
 
@@ -387,34 +435,6 @@ impl Identity {
         from: IpAddr,
         outcome: &str,
     ) {
-        let entry = NewAuditEntry {
-            id: Uuid::new_v4(),
-            owner,
-            actor: actor.to_owned(),
-            action: action.to_owned(),
-            target: target.chars().take(200).collect(),
-            address: from.to_canonical().to_string(),
-            outcome: outcome.to_owned(),
-        };
-        if let Err(error) = self.metadata.append_audit(&entry).await {
-            error!(
-                error = &error as &dyn std::error::Error,
-                action, actor, "a line of the audit log is lost"
-            );
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn neighbours_share_a_count_and_strangers_do_not() {
-        let group = |text: &str| address_group(text.parse().expect("an address"));
-        assert_eq!(group("2001:db8::1"), group("2001:db8::ffff:2"));
-        assert_ne!(group("2001:db8:0:1::1"), group("2001:db8::1"));
-        assert_eq!(group("::ffff:192.0.2.1"), group("192.0.2.1"));
-        assert_ne!(group("192.0.2.1"), group("192.0.2.2"));
+        journal::write(&*self.metadata, owner, actor, action, target, Some(from), outcome).await;
     }
 }

@@ -8,7 +8,6 @@ use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::IntoResponse;
 use axum::{Extension, Json};
 use cyxcloud_core::{ByteCount, OwnerId, Timestamp};
 use cyxcloud_metadata::MetadataStore;
@@ -16,14 +15,15 @@ use cyxcloud_metadata::identity::model::{ApiKey, AuditCursor, AuditEntry, Person
 use secrecy::ExposeSecret;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::challenge::Wallet;
 use super::keys::{WantedKey, actor};
 use super::{Identity, Issued, Refusal};
 use crate::auth::Principal;
-use crate::rest::{Problem, known, rfc3339};
+use crate::problem::{Kind, Problem};
+use crate::rest::{Raw, known, rfc3339};
 use crate::run::ROOT_OWNER;
 
 /// Rows on a page, at most and where nothing is said.
@@ -34,7 +34,7 @@ type Service = State<Arc<Identity>>;
 type Metadata = State<Arc<dyn MetadataStore>>;
 type Caller = Option<Extension<Principal>>;
 type From = Extension<ClientAddress>;
-type Asked<T> = Result<Query<T>, QueryRejection>;
+pub(crate) type Asked<T> = Result<Query<T>, QueryRejection>;
 
 /// Where a request came from, as far as the proxies that we trust tell.
 #[derive(Clone, Copy, Debug)]
@@ -43,19 +43,17 @@ pub struct ClientAddress(pub IpAddr);
 impl std::convert::From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         let detail = refusal.to_string();
-        let (status, kind, title) = match &refusal {
-            Refusal::NotLetIn(_) => (StatusCode::UNAUTHORIZED, "login-refused", "Not let in"),
-            Refusal::Suspended => (StatusCode::FORBIDDEN, "suspended", "Suspended"),
-            Refusal::TooMany { .. } => {
-                (StatusCode::TOO_MANY_REQUESTS, "too-many-requests", "Too many requests")
-            }
-            Refusal::Exceeds(_) => (StatusCode::FORBIDDEN, "exceeds-key", "More than the key allows"),
-            Refusal::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid-request", "Invalid request"),
-            Refusal::TooManyKeys(_) => (StatusCode::CONFLICT, "too-many-keys", "Too many keys"),
+        let kind = match &refusal {
+            Refusal::NotLetIn(_) => Kind::LoginRefused,
+            Refusal::Suspended => Kind::Suspended,
+            Refusal::TooMany { .. } => Kind::TooManyRequests,
+            Refusal::Exceeds(_) => Kind::ExceedsKey,
+            Refusal::Invalid(_) => Kind::InvalidRequest,
+            Refusal::TooManyKeys(_) => Kind::TooManyKeys,
             Refusal::Auth(error) => return Self::of_auth(error),
-            Refusal::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Not available"),
+            Refusal::Unavailable => Kind::Unavailable,
         };
-        let problem = Self::new(status, kind, title, detail);
+        let problem = Self::new(kind, detail);
         match refusal {
             Refusal::TooMany { after } => problem.retry_after(after),
             _ => problem,
@@ -63,16 +61,16 @@ impl std::convert::From<Refusal> for Problem {
     }
 }
 
-fn invalid(detail: impl Into<String>) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, "invalid-request", "Invalid request", detail)
+pub(crate) fn invalid(detail: impl Into<String>) -> Problem {
+    Problem::new(Kind::InvalidRequest, detail)
 }
 
-fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
+pub(crate) fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
     serde_json::from_slice(body)
         .map_err(|error| invalid(format!("the body is not the JSON that belongs here: {error}")))
 }
 
-fn asked<T>(query: Asked<T>) -> Result<T, Problem> {
+pub(crate) fn asked<T>(query: Asked<T>) -> Result<T, Problem> {
     query.map(|Query(query)| query).map_err(|rejection| invalid(rejection.body_text()))
 }
 
@@ -85,9 +83,10 @@ fn unavailable(error: cyxcloud_metadata::Error) -> Problem {
 }
 
 /// Who wants to log in.
-#[derive(Deserialize, ToSchema)]
+#[derive(Deserialize, ToSchema, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WalletBody {
+    /// Base58.
     wallet_address: String,
 }
 
@@ -111,7 +110,7 @@ async fn challenged(
 pub(crate) async fn challenge(
     State(identity): Service,
     Extension(ClientAddress(from)): From,
-    body: Bytes,
+    Raw(body): Raw,
 ) -> Result<Json<ChallengeBody>, Problem> {
     challenged(&identity, &parse::<WalletBody>(&body)?.wallet_address, from).await
 }
@@ -134,7 +133,7 @@ pub(crate) struct LogInBody {
     signature: String,
     /// The text that was signed.
     challenge: Option<String>,
-    /// The nonce in it; without it the wallet's latest challenge is meant.
+    /// The nonce in it; without it the latest challenge is meant that was asked for from the same address.
     nonce: Option<String>,
 }
 
@@ -157,7 +156,7 @@ impl std::convert::From<Issued> for TokensBody {
 pub(crate) async fn log_in(
     State(identity): Service,
     Extension(ClientAddress(from)): From,
-    body: Bytes,
+    Raw(body): Raw,
 ) -> Result<Json<TokensBody>, Problem> {
     let body: LogInBody = parse(&body)?;
     let (nonce, text) = (body.nonce.as_deref(), body.challenge.as_deref());
@@ -176,7 +175,7 @@ pub(crate) async fn refresh(
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     let (_, token) = token.ok_or_else(|| {
         let detail = "send the refresh token as Authorization: Bearer";
-        Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", "Credentials are needed", detail)
+        Problem::new(Kind::Unauthenticated, detail)
     })?;
     Ok(Json(identity.refresh(token.trim(), from).await?.into()))
 }
@@ -185,7 +184,7 @@ pub(crate) async fn log_out(
     State(identity): Service,
     Extension(ClientAddress(from)): From,
     caller: Caller,
-) -> Result<impl IntoResponse, Problem> {
+) -> Result<StatusCode, Problem> {
     identity.log_out(&known(caller)?, from).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -213,7 +212,7 @@ fn role(admin: bool) -> &'static str {
 
 fn no_such_user() -> Problem {
     let detail = "GET /api/v1/admin/users lists the users there are";
-    Problem::new(StatusCode::NOT_FOUND, "no-such-user", "No such user", detail)
+    Problem::new(Kind::NoSuchUser, detail)
 }
 
 pub(crate) async fn me(State(metadata): Metadata, caller: Caller) -> Result<Json<MeBody>, Problem> {
@@ -280,8 +279,8 @@ pub(crate) async fn create_key(
     State(identity): Service,
     Extension(ClientAddress(from)): From,
     caller: Caller,
-    body: Bytes,
-) -> Result<impl IntoResponse, Problem> {
+    Raw(body): Raw,
+) -> Result<(StatusCode, Json<MadeKeyBody>), Problem> {
     let caller = known(caller)?;
     let made = identity.create_key(&caller, parse::<WantedKey>(&body)?, from).await?;
     let body = MadeKeyBody {
@@ -308,12 +307,12 @@ pub(crate) async fn revoke_key(
     Extension(ClientAddress(from)): From,
     caller: Caller,
     Path(id): Path<String>,
-) -> Result<impl IntoResponse, Problem> {
+) -> Result<StatusCode, Problem> {
     if identity.revoke_key(&known(caller)?, &id, from).await? {
         return Ok(StatusCode::NO_CONTENT);
     }
     let detail = "GET /api/v1/auth/api-keys lists yours";
-    Err(Problem::new(StatusCode::NOT_FOUND, "no-such-key", "No such key", detail))
+    Err(Problem::new(Kind::NoSuchKey, detail))
 }
 
 /// A ticket for one WebSocket.
@@ -324,15 +323,17 @@ pub(crate) struct TicketBody {
 }
 
 pub(crate) async fn ticket(State(identity): Service, caller: Caller) -> Result<Json<TicketBody>, Problem> {
-    let (ticket, life) = identity.ticket(known(caller)?.owner).await?;
+    let (ticket, life) = identity.ticket(&known(caller)?).await?;
     Ok(Json(TicketBody { ticket, expires_in: life.as_secs() }))
 }
 
 /// A page of something.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct PageQuery {
     /// `next` of the page before.
     after: Option<String>,
+    /// Rows on it, 1 to 1000; 100 where nothing is said.
     limit: Option<usize>,
 }
 
@@ -506,7 +507,7 @@ pub(crate) async fn change_user(
     Extension(ClientAddress(from)): From,
     caller: Caller,
     Path(id): Path<String>,
-    body: Bytes,
+    Raw(body): Raw,
 ) -> Result<Json<UserBody>, Problem> {
     let caller = known(caller)?;
     let body: ChangeUserBody = parse(&body)?;
@@ -518,7 +519,7 @@ pub(crate) async fn change_user(
     };
     if id == ROOT_OWNER && change.ends_tokens() {
         let detail = "the root user is set by the configuration and stays as it is";
-        return Err(Problem::new(StatusCode::CONFLICT, "root-user", "Not the root user", detail));
+        return Err(Problem::new(Kind::RootUser, detail));
     }
     let person = identity.change_user(id, &change).await?.ok_or_else(no_such_user)?;
     let mut said = Vec::new();

@@ -8,14 +8,27 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cyxcloud_core::address::{AddressPolicy, AddressRefused};
+use cyxcloud_tls::{ServerKey, connect, identity};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
+use prometheus::IntCounter;
 use tokio::net::TcpStream;
 
 /// For the whole call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest answer that is read.
 const ANSWER_MAX: usize = 1024;
+
+/// Who calls back, and where it may.
+#[derive(Debug)]
+pub struct Caller {
+    /// Which addresses may be dialled.
+    pub policy: AddressPolicy,
+    /// What nodes that speak TLS are shown.
+    pub key: ServerKey,
+    /// Nodes refused because somebody else answered at their address.
+    pub other_identities: IntCounter,
+}
 
 /// Why a node was not accepted at its address.
 #[derive(Debug, thiserror::Error)]
@@ -30,8 +43,18 @@ pub enum Error {
     #[error(transparent)]
     Refused(#[from] AddressRefused),
     /// It cannot be reached, or does not speak HTTP.
-    #[error("{address} does not answer GET /health: {reason}")]
+    #[error("{address} does not answer {asked}: {reason}")]
     Silent {
+        /// dialled
+        address: SocketAddr,
+        /// what it was asked
+        asked: &'static str,
+        /// what went wrong
+        reason: String,
+    },
+    /// It said that it speaks TLS, and does not, or is somebody else.
+    #[error("{address} does not prove the key of this node: {reason}")]
+    Identity {
         /// dialled
         address: SocketAddr,
         /// what went wrong
@@ -71,7 +94,7 @@ pub async fn resolve(policy: &AddressPolicy, host: &str, port: u16) -> Result<Ip
 /// Asks `GET /health` at an address that was judged.
 pub async fn check_health(policy: &AddressPolicy, address: SocketAddr) -> Result<(), Error> {
     policy.check(address)?;
-    let silent = |reason: String| Error::Silent { address, reason };
+    let silent = |reason: String| Error::Silent { address, asked: "GET /health", reason };
     match tokio::time::timeout(CALL_TIMEOUT, ask(address)).await {
         Err(_) => Err(silent(format!("no answer within {} s", CALL_TIMEOUT.as_secs()))),
         Ok(Err(reason)) => Err(silent(reason)),
@@ -80,6 +103,26 @@ pub async fn check_health(policy: &AddressPolicy, address: SocketAddr) -> Result
             let text: String = String::from_utf8_lossy(&body).chars().take(80).collect();
             Err(Error::Unhealthy { address, answer: format!("{status} {text}") })
         }
+    }
+}
+
+impl Caller {
+    /// Shakes hands with a chunk service that speaks TLS: it must hold the key that is being registered.
+    pub async fn check_identity(&self, address: SocketAddr, public_key: [u8; 32]) -> Result<(), Error> {
+        self.policy.check(address)?;
+        let silent = |reason: String| Error::Silent { address, asked: "a TLS handshake", reason };
+        let tls = identity::client_config(self.key.identity(), public_key);
+        let shake = async {
+            let stream = TcpStream::connect(address).await.map_err(|error| silent(error.to_string()))?;
+            connect::secure(tls, &address.ip().to_string(), stream).await.map(drop).map_err(|error| {
+                if identity::is_other_identity(&error) {
+                    self.other_identities.inc();
+                }
+                Error::Identity { address, reason: error.to_string() }
+            })
+        };
+        let late = |_| silent(format!("no answer within {} s", CALL_TIMEOUT.as_secs()));
+        tokio::time::timeout(CALL_TIMEOUT, shake).await.map_err(late)?
     }
 }
 

@@ -16,7 +16,9 @@ use futures::StreamExt;
 use prometheus::{IntGaugeVec, Opts, Registry};
 use tracing::{debug, info, warn};
 
+use super::changes::Seen;
 use crate::ephemeral::{Ephemeral, Topic};
+use crate::events::Events;
 
 /// How often the nodes are looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -31,6 +33,7 @@ pub struct Monitor {
     by_status: IntGaugeVec,
     /// When this monitor first looked, by the database's clock.
     began: OnceLock<Timestamp>,
+    events: Option<Events>,
 }
 
 /// Whether a decision holds a node's silence against it.
@@ -53,7 +56,13 @@ impl Monitor {
         let by_status =
             IntGaugeVec::new(Opts::new("cyxcloud_gateway_nodes", "Nodes by status"), &["status"])?;
         registry.register(Box::new(by_status.clone()))?;
-        Ok(Self { metadata, plane, ephemeral, timers, by_status, began: OnceLock::new() })
+        Ok(Self { metadata, plane, ephemeral, timers, by_status, began: OnceLock::new(), events: None })
+    }
+
+    /// Tells what changes about the nodes.
+    #[must_use]
+    pub fn with_events(self, events: Events) -> Self {
+        Self { events: Some(events), ..self }
     }
 
     /// Ticks until it is dropped.
@@ -65,6 +74,7 @@ impl Monitor {
                 Box::pin(futures::stream::pending())
             }
         };
+        let mut seen = Seen::default();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -72,15 +82,18 @@ impl Monitor {
                 _ = tick.tick() => {}
                 _ = news.next() => {}
             }
-            if let Err(error) = self.look().await {
+            if let Err(error) = self.look(&mut seen).await {
                 warn!(%error, "the nodes could not be looked at");
             }
         }
     }
 
-    async fn look(&self) -> Result<(), Error> {
+    async fn look(&self, seen: &mut Seen) -> Result<(), Error> {
         let nodes = self.metadata.nodes().await?;
         self.count(&nodes);
+        for event in seen.look(&nodes) {
+            self.events.iter().for_each(|events| events.tell_all(event.clone()));
+        }
         let now = self.metadata.now().await?;
         let mut changed = false;
         for node in &nodes {

@@ -1,30 +1,41 @@
-//! NodeService: nodes register and send heartbeats; programs ask which nodes there are.
+//! NodeService: nodes register and send heartbeats; administrators' programs ask which nodes there are.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cyxcloud_core::address::{AddressPolicy, subnet_of};
-use cyxcloud_core::faults;
-use cyxcloud_core::receipt::{registration_message, verify_signature};
+use cyxcloud_core::address::{is_public, subnet_of};
+use cyxcloud_core::receipt::verify_signature;
 use cyxcloud_core::reservation::{SYSTEM_RESERVED, StorageAccount};
 use cyxcloud_core::{ByteCount, ChunkId, NodeId, Timestamp};
+use cyxcloud_dataplane::DataPlane;
 use cyxcloud_metadata::model::{Node, NodeHeartbeat, RegisterNode};
 use cyxcloud_metadata::{Error as MetadataError, MetadataStore};
 use cyxcloud_proto::gateway as wire;
 use cyxcloud_proto::gateway::node_command::Kind;
 use cyxcloud_proto::gateway::node_service_server::NodeService;
-use cyxcloud_proto::{FORMAT_OLDEST, WIRE_VERSION, format_newest};
+use cyxcloud_proto::{FORMAT_OLDEST, GATEWAY_TIME, WIRE_VERSION, format_newest, signed};
+use cyxcloud_tls::crowd::address_group;
+use cyxcloud_tls::grpc::PeerInfo;
+use secrecy::ExposeSecret;
 use tonic::{Request, Response, Status};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::callback;
+use super::callback::{self, Caller};
 use super::heartbeats::{Heartbeats, Outcome};
-use crate::ephemeral::{Ephemeral, Topic};
+use crate::auth::{self, AuthError, Authenticator};
+use crate::ephemeral::{Ephemeral, Topic, over_limit};
+use crate::journal;
+use crate::problem::FOR_ADMINISTRATORS;
 
 /// Skew between a node's clock and ours at which its signature still counts.
 const SIGNATURE_AGE_MAX: Duration = Duration::from_secs(3_600);
+/// How long a signature may count, made as far in the future as it may be.
+const SIGNATURE_LIFE: Duration = Duration::from_secs(2 * SIGNATURE_AGE_MAX.as_secs());
+/// Registrations that one address may ask for in a minute: something is dialled for each. Nodes behind one address return
+/// together, and wait ever longer before they try again.
+const TRIES_PER_MINUTE: u64 = 60;
 /// Longest text that a node may register.
 const TEXT_MAX: usize = 255;
 /// Corrupt chunks that one heartbeat may report.
@@ -32,30 +43,148 @@ const CORRUPT_MAX: usize = 1_000;
 /// Largest page of nodes, and the one given unasked.
 const PAGE_MAX: usize = 1_000;
 
+/// Under which name the wish is kept that a node checks all that it holds.
+pub(crate) fn scrub_wanted(node: NodeId) -> String {
+    format!("scrub/{node}")
+}
+
 /// NodeService over the metadata store.
 #[derive(Debug)]
 pub struct NodeApi {
     metadata: Arc<dyn MetadataStore>,
     ephemeral: Arc<dyn Ephemeral>,
-    policy: AddressPolicy,
+    caller: Caller,
     heartbeats: Heartbeats,
     heartbeat_interval: Duration,
     /// Newest format that nodes may go over to.
     node_format: u32,
+    plane: DataPlane,
+    /// What checks tokens, where nodes and whoever asks about them must show one.
+    auth: Option<Arc<Authenticator>>,
+    /// What knows nodes' operators, where those must have logged in.
+    operators: Option<Arc<Authenticator>>,
+}
+
+/// What nodes are told to check tokens by.
+#[derive(Default)]
+struct TokenRules {
+    keys: Vec<bytes::Bytes>,
+    required: bool,
 }
 
 impl NodeApi {
-    /// Answers nodes; `policy` says where they may be.
+    /// Answers nodes; `caller` says where they may be, and calls them back. With `auth` heartbeats and questions must carry tokens, and so must all
+    /// that nodes are asked; what signs those is the `plane`'s. With `operators` only nodes whose operator has logged in.
+    #[allow(clippy::too_many_arguments, reason = "each is another server's part, given once at start")]
     pub fn new(
         metadata: Arc<dyn MetadataStore>,
         ephemeral: Arc<dyn Ephemeral>,
-        policy: AddressPolicy,
+        caller: Caller,
         heartbeat_interval: Duration,
         node_format: u32,
+        plane: DataPlane,
+        auth: Option<Arc<Authenticator>>,
+        operators: Option<Arc<Authenticator>>,
     ) -> Self {
         let heartbeats = Heartbeats::start(metadata.clone());
         let node_format = node_format.min(format_newest());
-        Self { metadata, ephemeral, policy, heartbeats, heartbeat_interval, node_format }
+        Self {
+            metadata,
+            ephemeral,
+            caller,
+            heartbeats,
+            heartbeat_interval,
+            node_format,
+            plane,
+            auth,
+            operators,
+        }
+    }
+
+    async fn token_rules(&self) -> Result<TokenRules, Status> {
+        if self.auth.is_none() {
+            return Ok(TokenRules::default());
+        }
+        let mut keys = self.plane.token_keys();
+        if keys.is_empty() {
+            self.plane.refresh_nodes().await.map_err(unavailable)?;
+            keys = self.plane.token_keys();
+        }
+        let keys = keys.into_iter().map(|key| key.to_vec().into()).collect();
+        Ok(TokenRules { keys, required: true })
+    }
+
+    /// Who operates a node that registers; what the node itself says where operators need not be known.
+    async fn operator(&self, wanted: &wire::RegisterNodeRequest) -> Result<String, Status> {
+        let Some(operators) = &self.operators else { return Ok(wanted.operator.clone()) };
+        if wanted.access_token.is_empty() {
+            warn!(peer_id = wanted.peer_id, "a node without an operator was refused");
+            return Err(Status::unauthenticated(
+                "this gateway takes only nodes whose operator has logged in; set CYXWIZ_API_URL, CYXWIZ_EMAIL and \
+                 CYXWIZ_PASSWORD on the node",
+            ));
+        }
+        match operators.operator(&wanted.access_token).await {
+            Ok(operator) => Ok(operator.to_string()),
+            Err(error) => {
+                warn!(peer_id = wanted.peer_id, %error, "a node's operator was refused");
+                Err(not_let_in(&error))
+            }
+        }
+    }
+
+    /// Lets an address try so often, and no more. Networks of nodes have no limit: their operator knows who is in them.
+    async fn limit(&self, from: IpAddr) -> Result<(), Status> {
+        if self.caller.policy.networks.iter().any(|net| net.contains(&from.to_canonical())) {
+            return Ok(());
+        }
+        let over = over_limit(&*self.ephemeral, "register", &address_group(from), TRIES_PER_MINUTE).await;
+        if let Some(after) = over.map_err(forgetful)? {
+            let seconds = after.as_secs().max(1);
+            return Err(Status::resource_exhausted(format!(
+                "too many registrations from this address; wait {seconds} s and try again"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Takes a registration that nobody has sent before, whatever becomes of it: whoever saw it sends it in vain, and its
+    /// node signs anew. Where nothing is remembered nothing is let in.
+    async fn spend(&self, signature: &[u8]) -> Result<(), Status> {
+        let name = format!("registration:{}", blake3::hash(signature).to_hex());
+        let (times, _) = self.ephemeral.count(&name, SIGNATURE_LIFE).await.map_err(forgetful)?;
+        if times > 1 {
+            return Err(Status::permission_denied("this registration was sent before; sign it anew"));
+        }
+        Ok(())
+    }
+
+    /// By the database's clock, so that gateways whose clocks differ take each other's tokens.
+    fn now(&self) -> Timestamp {
+        self.plane.now().unwrap_or_else(auth::now)
+    }
+
+    fn node_token(&self, node: NodeId) -> Result<String, Status> {
+        let Some(auth) = &self.auth else { return Ok(String::new()) };
+        let token = auth.issue_node(node, self.now()).map_err(|error| not_let_in(&error))?;
+        Ok(token.expose_secret().to_owned())
+    }
+
+    /// Whether the node's token is half through, if it must have one.
+    fn check_heartbeat(&self, beat: &wire::HeartbeatRequest, node: NodeId) -> Result<bool, Status> {
+        let Some(auth) = &self.auth else { return Ok(false) };
+        auth.node_token(&beat.token, node, self.now()).map_err(|error| not_let_in(&error))
+    }
+
+    /// Lets administrators ask about nodes: where these are is nobody else's business, here as by REST and by WebSocket.
+    async fn admit<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let Some(auth) = &self.auth else { return Ok(()) };
+        let caller =
+            auth.authenticate_metadata(request.metadata()).await.map_err(|error| not_let_in(&error))?;
+        match caller.admin {
+            true => Ok(()),
+            false => Err(Status::permission_denied(FOR_ADMINISTRATORS)),
+        }
     }
 
     async fn node(&self, id: NodeId) -> Result<Option<Node>, Status> {
@@ -70,13 +199,24 @@ impl NodeService for NodeApi {
         &self,
         request: Request<wire::RegisterNodeRequest>,
     ) -> Result<Response<wire::RegisterNodeResponse>, Status> {
-        let peer = request.remote_addr().map(|address| address.ip());
+        let peer = request.extensions().get::<PeerInfo>().and_then(|peer| peer.address);
         let wanted = request.into_inner();
-        let (public_key, incarnation) = check_registration(&wanted)?;
-        let (host, ports) = (advertised_host(&wanted, peer)?, ports(&wanted)?);
-        let ip = callback::resolve(&self.policy, &host, ports.grpc).await.map_err(refused)?;
+        let (public_key, incarnation) = check_registration(&wanted, self.now())?;
+        if let Some(peer) = peer {
+            self.limit(peer.ip()).await?;
+        }
+        self.spend(&wanted.signature).await?;
+        // Before anything is dialled for a stranger.
+        let operator = self.operator(&wanted).await?;
+        let (host, ports) = (advertised_host(&wanted, peer.map(|address| address.ip()))?, ports(&wanted)?);
+        let ip = callback::resolve(&self.caller.policy, &host, ports.grpc).await.map_err(refused)?;
         let health = SocketAddr::new(ip, ports.metrics);
-        callback::check_health(&self.policy, health).await.map_err(refused)?;
+        callback::check_health(&self.caller.policy, health).await.map_err(refused)?;
+        let chunks = SocketAddr::new(ip, ports.grpc);
+        if wanted.tls {
+            self.caller.check_identity(chunks, public_key).await.map_err(refused)?;
+        }
+        let scheme = if wanted.tls { "https" } else { "http" };
 
         let reserved = match wanted.has_reserved {
             true => ByteCount::bytes(wanted.storage_reserved),
@@ -99,23 +239,41 @@ impl NodeService for NodeApi {
             peer_id: wanted.peer_id,
             label: wanted.label,
             name: wanted.name,
-            grpc_address: format!("http://{}", SocketAddr::new(ip, ports.grpc)),
+            grpc_address: format!("{scheme}://{chunks}"),
             metrics_address: format!("http://{health}"),
             incarnation,
             storage_total: account.total,
             storage_reserved: reserved,
             storage_used: account.used,
             region: wanted.region,
-            operator: wanted.operator,
+            operator,
             subnet: subnet_of(ip),
             version: wanted.version,
             wire_version: wanted.wire_version,
         };
+        let fresh = node.id;
         let node = self.metadata.register_node(&node).await.map_err(|error| match error {
             MetadataError::NodeConflict => Status::permission_denied(error.to_string()),
             other => unavailable(other),
         })?;
-        info!(node = %node.id, address = %node.grpc_address, status = node.status.as_str(), "node registered");
+        if node.id == fresh {
+            // What a node says of itself is nobody's account.
+            let owner = self.operators.as_ref().and_then(|_| node.operator.parse().ok());
+            let (id, from) = (node.id.to_string(), peer.map(|peer| peer.ip()));
+            journal::write(&*self.metadata, owner, &node.operator, "node.register", &id, from, "ok").await;
+        }
+        info!(
+            node = %node.id,
+            address = %node.grpc_address,
+            operator = node.operator,
+            status = node.status.as_str(),
+            "node registered"
+        );
+        let rules = self.token_rules().await?;
+        let now = self.metadata.now().await.map_err(unavailable)?;
+        if is_public(ip) && !wanted.tls {
+            warn!(node = %node.id, "the node is reached over the public network in plain text; NODE_TLS=true turns TLS on");
+        }
         if let Err(error) = self.ephemeral.publish(Topic::Nodes, "registered").await {
             warn!(%error, "other gateways will see the node at their next tick");
         }
@@ -125,9 +283,12 @@ impl NodeService for NodeApi {
             storage_allocatable: account.allocatable().get(),
             heartbeat_interval_ms: u64::try_from(self.heartbeat_interval.as_millis()).unwrap_or(u64::MAX),
             status: node.status.as_str().to_owned(),
-            token: String::new(),
+            token: self.node_token(node.id)?,
             wire_version: WIRE_VERSION,
             format_version: self.node_format,
+            now_ms: now.unix_millis(),
+            token_keys: rules.keys,
+            require_tokens: rules.required,
         }))
     }
 
@@ -137,6 +298,7 @@ impl NodeService for NodeApi {
     ) -> Result<Response<wire::HeartbeatResponse>, Status> {
         let beat = request.into_inner();
         let id = node_id(&beat.node_id)?;
+        let renew = self.check_heartbeat(&beat, id)?;
         let outcome = self
             .heartbeats
             .record(NodeHeartbeat {
@@ -163,13 +325,19 @@ impl NodeService for NodeApi {
             warn!(node = %id, chunks = chunks.len(), locations = marked, "node reports corrupt chunks");
         }
         let moved = beat.incarnation.as_ref() != heard.incarnation.as_bytes().as_slice();
-        let commands =
-            if moved { vec![wire::NodeCommand { kind: i32::from(Kind::Register) }] } else { Vec::new() };
+        let scrub = matches!(self.ephemeral.take(&scrub_wanted(id)).await, Ok(Some(_)));
+        let commands = [(moved, Kind::Register), (scrub, Kind::Scrub)];
+        let commands = commands.into_iter().filter(|(wanted, _)| *wanted);
+        let commands = commands.map(|(_, kind)| wire::NodeCommand { kind: i32::from(kind) }).collect();
+        let rules = self.token_rules().await?;
         Ok(Response::new(wire::HeartbeatResponse {
             status: heard.status.as_str().to_owned(),
             commands,
             now_ms: heard.now.unix_millis(),
             format_version: self.node_format,
+            token_keys: rules.keys,
+            require_tokens: rules.required,
+            token: if renew { self.node_token(id)? } else { String::new() },
         }))
     }
 
@@ -177,6 +345,7 @@ impl NodeService for NodeApi {
         &self,
         request: Request<wire::GetNodeInfoRequest>,
     ) -> Result<Response<wire::NodeInfo>, Status> {
+        self.admit(&request).await?;
         let id = node_id(&request.into_inner().node_id)?;
         self.node(id).await?.map(|node| Response::new(info_of(node))).ok_or_else(unknown_node)
     }
@@ -185,6 +354,7 @@ impl NodeService for NodeApi {
         &self,
         request: Request<wire::ListNodesRequest>,
     ) -> Result<Response<wire::ListNodesResponse>, Status> {
+        self.admit(&request).await?;
         let query = request.into_inner();
         let after = match query.after.is_empty() {
             true => None,
@@ -213,7 +383,10 @@ struct Ports {
 }
 
 /// What a registration must be before anything is dialled: of our version, signed by the key it names, and short.
-fn check_registration(wanted: &wire::RegisterNodeRequest) -> Result<([u8; 32], Uuid), Status> {
+pub(crate) fn check_registration(
+    wanted: &wire::RegisterNodeRequest,
+    now: Timestamp,
+) -> Result<([u8; 32], Uuid), Status> {
     if wanted.wire_version != WIRE_VERSION {
         return Err(Status::failed_precondition(format!(
             "the node speaks version {} of the protocol and this gateway version {WIRE_VERSION}; update the older one",
@@ -252,32 +425,28 @@ fn check_registration(wanted: &wire::RegisterNodeRequest) -> Result<([u8; 32], U
     }
     let incarnation = Uuid::from_slice(&wanted.incarnation)
         .map_err(|_| Status::invalid_argument("incarnation is not 16 bytes"))?;
-    let ports = ports(wanted)?;
-    let message = registration_message(
-        &public_key,
-        &incarnation,
-        Timestamp::from_unix_millis(wanted.signed_at_ms),
-        &wanted.advertise_host,
-        ports.grpc,
-        ports.metrics,
-    );
+    ports(wanted)?;
     let signature: &[u8; 64] = wanted
         .signature
         .as_ref()
         .try_into()
         .map_err(|_| Status::invalid_argument("signature is not 64 bytes"))?;
-    verify_signature(&public_key, &message, signature)
+    verify_signature(&public_key, &signed::registration(wanted), signature)
         .map_err(|_| Status::permission_denied("the signature does not prove possession of public_key"))?;
-    let now_ms = faults::wall_clock(chrono::Utc::now().timestamp_millis());
+    let now_ms = now.unix_millis();
     if now_ms.abs_diff(wanted.signed_at_ms) > SIGNATURE_AGE_MAX.as_millis() as u64 {
-        return Err(Status::permission_denied("the signature is older than an hour; set the node's clock"));
+        let mut status =
+            Status::permission_denied("the signature is older than an hour, or not made yet: clocks differ");
+        // A node whose clock is wrong may sign again by ours.
+        status.metadata_mut().insert(GATEWAY_TIME, now_ms.into());
+        return Err(status);
     }
     Ok((public_key, incarnation))
 }
 
 /// libp2p's id of an Ed25519 key: base58 of the identity multihash of the key's protobuf
 /// (libp2p specification, "Peer Ids and Keys").
-fn peer_id(public_key: &[u8; 32]) -> String {
+pub(crate) fn peer_id(public_key: &[u8; 32]) -> String {
     const IDENTITY_36_ED25519_32: [u8; 6] = [0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
     let mut multihash = Vec::with_capacity(IDENTITY_36_ED25519_32.len() + public_key.len());
     multihash.extend_from_slice(&IDENTITY_36_ED25519_32);
@@ -326,10 +495,20 @@ fn node_id(raw: &[u8]) -> Result<NodeId, Status> {
     NodeId::try_from(raw).map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
+/// A token that opens nothing is asked for again; an account that may do nothing is not.
+fn not_let_in(error: &AuthError) -> Status {
+    match error.status() {
+        http::StatusCode::UNAUTHORIZED => Status::unauthenticated(error.to_string()),
+        http::StatusCode::FORBIDDEN => Status::permission_denied(error.to_string()),
+        _ => Status::unavailable(error.to_string()),
+    }
+}
+
 fn unknown_node() -> Status {
     Status::not_found("there is no such node; register first")
 }
 
+/// What the callback saw is for the log: whoever asks may not be at the address that was dialled.
 fn refused(error: callback::Error) -> Status {
     warn!(%error, "a node was refused");
     match &error {
@@ -337,10 +516,20 @@ fn refused(error: callback::Error) -> Status {
             "{error}; an operator can allow private networks with --node-networks"
         )),
         callback::Error::Unresolvable { .. } => Status::invalid_argument(error.to_string()),
-        callback::Error::Silent { .. } | callback::Error::Unhealthy { .. } => {
-            Status::failed_precondition(format!("{error}; is ADVERTISE_ADDR right and the port open?"))
-        }
+        callback::Error::Identity { .. } => Status::failed_precondition(
+            "who answers at this address does not prove the key of this node; is ADVERTISE_ADDR this node's own, and \
+             does it run with NODE_TLS=true? The gateway's log says more",
+        ),
+        callback::Error::Silent { .. } | callback::Error::Unhealthy { .. } => Status::failed_precondition(
+            "the node was called back and did not answer as it should; is ADVERTISE_ADDR right, are its ports open, and does \
+             /health say OK? The gateway's log says more",
+        ),
     }
+}
+
+fn forgetful(error: crate::ephemeral::Error) -> Status {
+    warn!(error = &error as &dyn std::error::Error, "ephemeral state failed a registration");
+    Status::unavailable("registrations cannot be checked just now; try again")
 }
 
 fn unavailable(error: MetadataError) -> Status {
@@ -372,13 +561,14 @@ mod tests {
 
     use super::*;
 
+    fn sign(key: &NodeKey, request: &mut wire::RegisterNodeRequest) {
+        request.signature = key.sign(&signed::registration(request)).to_vec().into();
+    }
+
     fn registration() -> (NodeKey, wire::RegisterNodeRequest) {
         let key = NodeKey::from_seed([7; 32]);
         let (incarnation, signed_at) = (Uuid::from_u128(9), chrono::Utc::now().timestamp_millis());
-        let at = Timestamp::from_unix_millis(signed_at);
-        let signature =
-            key.sign(&registration_message(&key.public(), &incarnation, at, "192.0.2.7", 50051, 9090));
-        let request = wire::RegisterNodeRequest {
+        let mut request = wire::RegisterNodeRequest {
             public_key: key.public().to_vec().into(),
             peer_id: peer_id(&key.public()),
             advertise_host: "192.0.2.7".to_owned(),
@@ -388,26 +578,37 @@ mod tests {
             format_version: FORMAT_OLDEST,
             incarnation: incarnation.as_bytes().to_vec().into(),
             signed_at_ms: signed_at,
-            signature: signature.to_vec().into(),
             ..wire::RegisterNodeRequest::default()
         };
+        sign(&key, &mut request);
         (key, request)
     }
 
     #[test]
     fn a_registration_proves_possession_of_its_key() {
         let (key, request) = registration();
-        let (public, _) = check_registration(&request).expect("proven");
+        let (public, _) = check_registration(&request, auth::now()).expect("proven");
         assert_eq!(public, key.public());
         type Change = fn(&mut wire::RegisterNodeRequest);
-        let changes: [(&str, Change); 10] = [
+        let changes: [(&str, Change); 21] = [
+            ("another operator", |r| r.access_token = "t".to_owned()),
             ("another host", |r| r.advertise_host = "192.0.2.8".to_owned()),
             ("another port", |r| r.grpc_port = 50052),
+            ("another way to speak", |r| r.tls = true),
             ("another life", |r| r.incarnation = vec![1; 16].into()),
             ("another key", |r| r.public_key = NodeKey::from_seed([8; 32]).public().to_vec().into()),
             ("another peer id", |r| r.peer_id = peer_id(&NodeKey::from_seed([8; 32]).public())),
             ("another time", |r| r.signed_at_ms += 1),
             ("no signature", |r| r.signature = Vec::new().into()),
+            ("more space", |r| r.storage_total += 1),
+            ("less in use", |r| r.storage_used += 1),
+            ("another reserve", |r| r.storage_reserved += 1),
+            ("a reserve", |r| r.has_reserved = true),
+            ("another region", |r| r.region = "r".to_owned()),
+            ("another failure domain", |r| r.operator = "o".to_owned()),
+            ("another label", |r| r.label = "l".to_owned()),
+            ("another name", |r| r.name = "n".to_owned()),
+            ("another version", |r| r.version = "9".to_owned()),
             ("another protocol", |r| r.wire_version += 1),
             ("a format from before there was one", |r| r.format_version = 0),
             ("a format to come", |r| r.format_version = cyxcloud_proto::FORMAT_NEWEST + 1),
@@ -415,20 +616,31 @@ mod tests {
         for (name, change) in changes {
             let mut changed = request.clone();
             change(&mut changed);
-            assert!(check_registration(&changed).is_err(), "{name}");
+            assert!(check_registration(&changed, auth::now()).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn who_signs_by_a_wrong_clock_is_told_the_time() {
+        let (_, request) = registration();
+        for off in [-2, 2] {
+            let now = Timestamp::from_unix_millis(request.signed_at_ms + off * 3_600_000);
+            let refused = check_registration(&request, now).expect_err("too far off");
+            let told = refused.metadata().get("cyx-now-ms").and_then(|value| value.to_str().ok());
+            assert_eq!(told, Some(now.unix_millis().to_string().as_str()));
         }
     }
 
     #[test]
     fn every_format_that_is_known_is_welcome() {
-        let (_, request) = registration();
+        let (key, mut request) = registration();
         for format_version in FORMAT_OLDEST..=cyxcloud_proto::FORMAT_NEWEST {
-            assert!(
-                check_registration(&wire::RegisterNodeRequest { format_version, ..request.clone() }).is_ok()
-            );
+            request.format_version = format_version;
+            sign(&key, &mut request);
+            check_registration(&request, auth::now()).expect("welcome");
         }
         let future = wire::RegisterNodeRequest { format_version: 9, ..request };
-        let refused = check_registration(&future).expect_err("not known");
+        let refused = check_registration(&future, auth::now()).expect_err("not known");
         assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
         assert!(refused.message().contains("in format 9 and this gateway knows formats 1 to 2"), "{refused}");
     }
@@ -438,7 +650,11 @@ mod tests {
         let (_, request) = registration();
         for text in ["x".repeat(TEXT_MAX + 1), "a\nb".to_owned()] {
             assert!(
-                check_registration(&wire::RegisterNodeRequest { region: text, ..request.clone() }).is_err()
+                check_registration(
+                    &wire::RegisterNodeRequest { region: text, ..request.clone() },
+                    auth::now()
+                )
+                .is_err()
             );
         }
     }

@@ -8,6 +8,7 @@ use cyxcloud_metadata::model::{Bucket, Usage};
 
 use super::ObjectService;
 use super::error::{Error, Result};
+use crate::events::Event;
 use crate::limits::{Caller, Need};
 
 impl ObjectService {
@@ -32,7 +33,11 @@ impl ObjectService {
         };
         match self.metadata.create_bucket(&bucket).await {
             Err(MetadataError::BucketExists { owner }) if owner == caller.owner => Err(Error::BucketOwned),
-            other => Ok(other?),
+            other => {
+                let bucket = other?;
+                self.tell(bucket.owner, Event::BucketCreated { bucket: bucket.name.to_string() });
+                Ok(bucket)
+            }
         }
     }
 
@@ -47,6 +52,7 @@ impl ObjectService {
     pub async fn delete_bucket(&self, caller: &Caller, name: &BucketName) -> Result<()> {
         let bucket = self.bucket(caller, name, Need::Manage).await?;
         self.metadata.delete_bucket(bucket.id).await?;
+        self.tell(bucket.owner, Event::BucketDeleted { bucket: name.to_string() });
         self.recent.forget(name).await;
         Ok(())
     }

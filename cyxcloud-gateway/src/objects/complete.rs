@@ -78,7 +78,11 @@ impl ObjectService {
         let wrong_part = wrong_part.into_inner().unwrap_or_else(PoisonError::into_inner);
         match (done, wrong_part) {
             (Err(MetadataError::PartsRefused { .. }), Some(number)) => Err(Error::InvalidPart { number }),
-            (done, _) => Ok(done?),
+            (done, _) => {
+                let object = done?;
+                self.tell_created(&bucket, &object);
+                Ok(object)
+            }
         }
     }
 }

@@ -129,7 +129,11 @@ impl ObjectService {
             };
             match self.metadata.commit_object(&commit).await {
                 Err(cyxcloud_metadata::Error::SourceGone) => continue,
-                done => return Ok(done?),
+                done => {
+                    let object = done?;
+                    self.tell_created(&bucket, &object);
+                    return Ok(object);
+                }
             }
         }
         Err(Error::Busy)
@@ -137,7 +141,7 @@ impl ObjectService {
 
     /// Copies an object, or a range of it, as a part.
     pub async fn copy_part(&self, copy: &CopyPart) -> Result<Part> {
-        let (_, upload) = self.open_upload(&copy.upload, Need::Write(&copy.upload.key)).await?;
+        let (bucket, upload) = self.open_upload(&copy.upload, Need::Write(&copy.upload.key)).await?;
         let algorithm = part_algorithm(&upload)?;
         let select =
             copy.range.map_or(Select::Whole, |(first, last)| Select::Range(ByteRange::FromTo(first, last)));
@@ -170,7 +174,11 @@ impl ObjectService {
             };
             match self.metadata.commit_part(&commit).await {
                 Err(cyxcloud_metadata::Error::SourceGone) => continue,
-                done => return Ok(done?),
+                done => {
+                    let part = done?;
+                    self.tell_part(&bucket, &upload.key, &part);
+                    return Ok(part);
+                }
             }
         }
         Err(Error::Busy)

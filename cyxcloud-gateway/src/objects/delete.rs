@@ -21,6 +21,7 @@ impl ObjectService {
         let mut deleted =
             self.metadata.delete_objects(bucket.id, std::slice::from_ref(key), precondition).await?;
         crash_point!("delete.committed");
+        self.tell_deleted(&bucket, deleted.iter().flatten());
         Ok(deleted.pop().flatten())
     }
 
@@ -31,7 +32,8 @@ impl ObjectService {
         }
         let bucket = self.bucket(caller, bucket, Need::Look).await?;
         if !keys.is_empty() {
-            self.metadata.delete_objects(bucket.id, keys, &Precondition::None).await?;
+            let deleted = self.metadata.delete_objects(bucket.id, keys, &Precondition::None).await?;
+            self.tell_deleted(&bucket, deleted.iter().flatten());
         }
         Ok(())
     }

@@ -170,6 +170,12 @@ pub enum Error {
     /// The bytes cannot be read now.
     #[error("the object cannot be read at the moment; too many storage nodes do not answer")]
     Unreadable(#[source] ReadError),
+    /// Too little of the body came while others waited for the memory kept for it; nothing was stored.
+    #[error("less than {rate} bytes were received per second while others waited; send it again")]
+    Slow {
+        /// bytes per second that would do
+        rate: usize,
+    },
     /// Took longer than its lease; nothing was stored.
     #[error("the upload took too long and was given up; send it again")]
     UploadGone,
@@ -247,6 +253,7 @@ impl From<WriteError<BodyFault>> for Error {
         match error {
             WriteError::Body(fault) => fault.into(),
             WriteError::Length { declared, got } => Self::IncompleteBody { want: declared, have: got },
+            WriteError::Slow { rate } => Self::Slow { rate },
             WriteError::TooFewNodes(few) => Self::TooFewNodes(few),
             WriteError::Placement(full) => Self::NoRoom(full),
             WriteError::Metadata(error) => error.into(),

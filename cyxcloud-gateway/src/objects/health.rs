@@ -18,7 +18,7 @@ use crate::limits::{Caller, Need};
 const STRIPES_MAX: usize = 4096;
 
 /// One word for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Condition {
     /// Every stripe has all of its shards, and survives the loss of a node.
@@ -64,7 +64,8 @@ pub struct ObjectHealth {
 
 /// Judges one stripe by the nodes there are.
 pub(super) fn judge(stripe: &StripeState, nodes: &HashMap<NodeId, Node>) -> StripeHealth {
-    let serves = |id: &NodeId| nodes.get(id).is_some_and(|node| node.status.serves_reads());
+    // Who drains because he has long been away has nothing that could be read.
+    let serves = |id: &NodeId| nodes.get(id).is_some_and(|node| node.facts().presence().is_there());
     let good: Vec<_> = stripe
         .locations
         .iter()

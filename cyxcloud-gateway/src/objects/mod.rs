@@ -30,11 +30,12 @@ use std::time::Duration;
 
 use cyxcloud_core::name::BucketName;
 use cyxcloud_core::stripe::{INLINE_MAX, StripeSize};
-use cyxcloud_core::{ByteCount, FileId, UploadId};
+use cyxcloud_core::{ByteCount, FileId, OwnerId, UploadId};
 use cyxcloud_dataplane::DataPlane;
 use cyxcloud_metadata::MetadataStore;
-use cyxcloud_metadata::model::Bucket;
+use cyxcloud_metadata::model::{Bucket, Object};
 
+use crate::events::{Event, Events};
 pub use crate::limits::{Caller, Limits, Need};
 pub use account::{Account, Kept};
 pub use complete::{CompleteUpload, CompletedPart};
@@ -92,6 +93,7 @@ pub struct ObjectService {
     secrets: OwnerSecrets,
     recent: RecentBuckets,
     config: Config,
+    events: Option<Events>,
 }
 
 impl ObjectService {
@@ -102,7 +104,43 @@ impl ObjectService {
         secrets: OwnerSecrets,
         config: Config,
     ) -> Self {
-        Self { metadata, plane, secrets, recent: RecentBuckets::new(), config }
+        Self { metadata, plane, secrets, recent: RecentBuckets::new(), config, events: None }
+    }
+
+    /// Tells what becomes of buckets and objects.
+    #[must_use]
+    pub fn with_events(self, events: Events) -> Self {
+        Self { events: Some(events), ..self }
+    }
+
+    fn tell(&self, owner: OwnerId, event: Event) {
+        if let Some(events) = &self.events {
+            events.tell(owner, event);
+        }
+    }
+
+    /// Tells that an object is there.
+    fn tell_created(&self, bucket: &Bucket, object: &Object) {
+        let (name, key) = (bucket.name.to_string(), object.key.as_str().to_owned());
+        self.tell(bucket.owner, Event::FileCreated { bucket: name, key, size: object.size.get() });
+    }
+
+    /// Tells that objects are gone, of those that were there.
+    fn tell_deleted<'a>(&self, bucket: &Bucket, objects: impl IntoIterator<Item = &'a Object>) {
+        for object in objects {
+            let (name, key) = (bucket.name.to_string(), object.key.as_str().to_owned());
+            self.tell(bucket.owner, Event::FileDeleted { bucket: name, key });
+        }
+    }
+
+    /// The data plane above the nodes.
+    pub fn plane(&self) -> &DataPlane {
+        &self.plane
+    }
+
+    /// Whether somebody waits to read because others hold the memory for it.
+    pub fn readers_wait(&self) -> bool {
+        self.plane.readers_wait()
     }
 
     /// The metadata store below.

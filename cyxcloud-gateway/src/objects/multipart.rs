@@ -14,6 +14,7 @@ use super::checksums::Algorithm;
 use super::error::{BoxError, Error, Result};
 use super::put::{Claims, Intent, Target};
 use super::{ObjectService, new_upload_id};
+use crate::events::progress::progress;
 use crate::limits::{Caller, Need};
 
 /// S3's word for a checksum over the parts' checksums.
@@ -103,7 +104,13 @@ impl ObjectService {
             }
             claims.compute.push(wanted);
         }
-        let target = Target { bucket: &bucket, key: &upload.key, stripe_size, length: claims.length };
+        let target = Target {
+            bucket: &bucket,
+            key: &upload.key,
+            part: Some(number),
+            stripe_size,
+            length: claims.length,
+        };
         // One that stays in the database has no intent to reserve by.
         if let Some(length) = claims.length.filter(|length| *length <= self.config.inline_max.get()) {
             self.metadata.check_room(bucket.owner, ByteCount::bytes(length)).await?;
@@ -123,7 +130,13 @@ impl ObjectService {
         let part = self.metadata.commit_part(&commit).await?;
         crash_point!("part.committed");
         written.intent.into_iter().for_each(Intent::ended);
+        self.tell_part(&bucket, &upload.key, &part);
         Ok(part)
+    }
+
+    /// Tells that a part is stored.
+    pub(super) fn tell_part(&self, bucket: &Bucket, key: &ObjectKey, part: &Part) {
+        self.tell(bucket.owner, progress(bucket, key, 100, Some(part.number)));
     }
 
     /// Drops an open upload and its parts.

@@ -15,12 +15,13 @@ use cyxcloud_metadata::model::{
     Attributes, Bucket, CommitObject, Content, NewSegment, NewUpload, Object, Precondition, SegmentBody,
 };
 use cyxcloud_metadata::{Error as MetadataError, MetadataStore};
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt as _};
 use tracing::{debug, warn};
 
 use super::checksums::{Algorithm, Digests, Hasher};
 use super::error::{BodyFault, BoxError, Error, Result};
 use super::{BODY_MAX, ObjectService, new_file_id, new_upload_id};
+use crate::events::progress::Teller;
 use crate::limits::{Caller, Need};
 
 /// Pauses before a cancellation that failed is tried again: longer than a database takes to come back.
@@ -111,6 +112,8 @@ pub struct PutObject {
 pub(super) struct Target<'a> {
     pub(super) bucket: &'a Bucket,
     pub(super) key: &'a ObjectKey,
+    /// Which part, where it is one of a multipart upload.
+    pub(super) part: Option<u32>,
     pub(super) stripe_size: Option<StripeSize>,
     pub(super) length: Option<u64>,
 }
@@ -137,7 +140,7 @@ impl ObjectService {
         };
         let bucket = &recent.bucket;
         self.check_early(bucket, &key, &precondition).await?;
-        let target = Target { bucket, key: &key, stripe_size, length: claims.length };
+        let target = Target { bucket, key: &key, part: None, stripe_size, length: claims.length };
         let written = self.write_body(target, claims, body).await?;
         attributes.checksums = written.digests.stored();
         let mut commit = CommitObject {
@@ -168,6 +171,7 @@ impl ObjectService {
         };
         crash_point!("put.committed");
         written.intent.into_iter().for_each(Intent::ended);
+        self.tell_created(bucket, &object);
         Ok(object)
     }
 
@@ -221,7 +225,14 @@ impl ObjectService {
                 hasher.update(bytes);
             }
         });
-        let body = limited(body, claims.length, max);
+        let mut teller = self.events.clone().zip(claims.length).map(|(events, total)| {
+            Teller::begin(events, total, bucket.clone(), target.key.clone(), target.part)
+        });
+        let body = limited(body, claims.length, max).inspect_ok(move |bytes| {
+            if let Some(teller) = &mut teller {
+                teller.received(bytes.len());
+            }
+        });
         let segment = match &intent {
             None => self.plane.write_segment(request, body, tap).await?,
             Some(intent) => tokio::select! {
@@ -393,7 +404,7 @@ mod tests {
         #[tokio::test]
         async fn one_that_is_dropped_is_cancelled() {
             let (service, bucket, key) = service().await;
-            let target = Target { bucket: &bucket, key: &key, stripe_size: None, length: None };
+            let target = Target { bucket: &bucket, key: &key, part: None, stripe_size: None, length: None };
             let id = new_upload_id();
             let intent = service.begin(id, &target).await.expect("begins");
             assert!(!is_gone(&service, id).await);
@@ -410,7 +421,7 @@ mod tests {
         #[tokio::test]
         async fn one_that_has_ended_is_left_alone() {
             let (service, bucket, key) = service().await;
-            let target = Target { bucket: &bucket, key: &key, stripe_size: None, length: None };
+            let target = Target { bucket: &bucket, key: &key, part: None, stripe_size: None, length: None };
             let id = new_upload_id();
             service.begin(id, &target).await.expect("begins").ended();
             tokio::time::sleep(Duration::from_millis(30)).await;
@@ -420,7 +431,7 @@ mod tests {
         #[tokio::test]
         async fn renewing_ends_when_the_lease_is_lost() {
             let (service, bucket, key) = service().await;
-            let target = Target { bucket: &bucket, key: &key, stripe_size: None, length: None };
+            let target = Target { bucket: &bucket, key: &key, part: None, stripe_size: None, length: None };
             let id = new_upload_id();
             let intent = service.begin(id, &target).await.expect("begins");
             let waited = tokio::time::timeout(Duration::from_millis(50), service.keep_alive(&intent)).await;

@@ -81,7 +81,7 @@ fn code_of(error: &Error) -> (&'static str, StatusCode) {
         Error::InvalidPartOrder => ("InvalidPartOrder", S::BAD_REQUEST),
         Error::PartTooSmall { .. } => ("EntityTooSmall", S::BAD_REQUEST),
         Error::QuotaExceeded { .. } => ("QuotaExceeded", S::FORBIDDEN),
-        Error::UploadGone => ("RequestTimeout", S::BAD_REQUEST),
+        Error::UploadGone | Error::Slow { .. } => ("RequestTimeout", S::BAD_REQUEST),
         Error::Busy => ("SlowDown", S::SERVICE_UNAVAILABLE),
         Error::TooFewNodes(_)
         | Error::NoRoom(_)

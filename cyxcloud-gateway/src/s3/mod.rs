@@ -9,6 +9,7 @@
 mod api;
 mod buckets;
 mod cors;
+mod deeds;
 mod encoding;
 mod error;
 mod headers;
@@ -33,7 +34,9 @@ pub use crate::objects::checksums;
 
 use crate::auth::{Authenticator, Mount};
 use crate::body::S3Body;
+use crate::journal::Journal;
 use crate::objects::{BoxError, ObjectService};
+use deeds::Doing;
 use error::s3_error_of;
 use respond::{Answer, RequestId};
 
@@ -44,11 +47,13 @@ pub struct Options {
     pub region: String,
     /// Let browsers of every origin read and write.
     pub cors_permissive: bool,
+    /// Where it is noted who did what; nowhere unless told.
+    pub journal: Option<Journal>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { region: "us-east-1".to_owned(), cors_permissive: false }
+        Self { region: "us-east-1".to_owned(), cors_permissive: false, journal: None }
     }
 }
 
@@ -132,6 +137,15 @@ impl S3Service {
     }
 
     async fn operate(&self, answer: &Answer, request: Request<S3Body>) -> Response<Body> {
+        let doing = self.options.journal.as_ref().and_then(|journal| Doing::of(journal, &request));
+        let response = self.perform(answer, request).await;
+        if let Some(doing) = doing {
+            doing.end(&response);
+        }
+        response
+    }
+
+    async fn perform(&self, answer: &Answer, request: Request<S3Body>) -> Response<Body> {
         let request = match request::prepare(request).await {
             Ok(request) => request,
             Err(error) => return answer.error(error),

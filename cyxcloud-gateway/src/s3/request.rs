@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use percent_encoding::percent_decode_str;
+use quick_xml::events::Event;
 use s3s::{Body, HttpRequest, S3Error, S3Result, s3_error};
 
 use super::error::{from_body, s3_error_of};
@@ -17,11 +18,13 @@ use crate::objects::checksums::{Algorithm, Hasher};
 
 /// Longest XML body of most operations.
 const XML_MAX: usize = 1 << 20;
+/// Elements within elements, at most; no document of S3 comes near.
+const DEPTH_MAX: usize = 32;
 /// Longest XML body where S3 allows that much: 10,000 parts with checksums, or 1,000 escaped keys.
 pub(super) const LONG_XML_MAX: usize = 8 << 20;
 
 /// Query names that select something else than the object or bucket itself.
-const SUBRESOURCES: [&str; 42] = [
+pub(super) const SUBRESOURCES: [&str; 42] = [
     "abac",
     "accelerate",
     "acl",
@@ -118,13 +121,13 @@ const UNSUPPORTED_PREFIXES: [&str; 6] = [
 
 /// What a path names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Level {
+pub(super) enum Level {
     Root,
     Bucket,
     Object,
 }
 
-fn level(path: &str) -> Level {
+pub(super) fn level(path: &str) -> Level {
     let path = path.strip_prefix('/').unwrap_or(path);
     match path.split_once('/') {
         None if path.is_empty() => Level::Root,
@@ -157,6 +160,7 @@ pub(super) async fn prepare(request: Request<S3Body>) -> S3Result<HttpRequest> {
     } else if parts.method == Method::POST || parts.method == Method::PUT {
         let long = query.iter().any(|(name, _)| name == "delete" || name == "uploadId");
         let bytes = collect(body, if long { LONG_XML_MAX } else { XML_MAX }).await?;
+        check_shape(&bytes)?;
         let completes = query.iter().any(|(name, _)| name == "uploadId");
         check_document(&bytes, completes, &headers, &parts.extensions)?;
         Body::from(bytes)
@@ -168,7 +172,7 @@ pub(super) async fn prepare(request: Request<S3Body>) -> S3Result<HttpRequest> {
 }
 
 /// Query parameters, decoded. Those of presigned requests that stand for headers are headers by now.
-fn query_names(query: &str) -> Vec<(String, String)> {
+pub(super) fn query_names(query: &str) -> Vec<(String, String)> {
     let decode = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
     pairs
@@ -273,6 +277,28 @@ async fn collect(body: S3Body, max: usize) -> S3Result<Bytes> {
             "The document is longer than the {max} bytes that are possible here."
         )),
         Err(error) => Err(from_body(&error)),
+    }
+}
+
+/// Refuses what no document of S3 has and parsers stumbled over: type definitions (with them entities), and depth. What
+/// is no XML at all is left to whoever reads it.
+fn check_shape(bytes: &[u8]) -> S3Result<()> {
+    let mut reader = quick_xml::Reader::from_reader(bytes);
+    reader.config_mut().check_end_names = false;
+    let mut depth = 0usize;
+    loop {
+        match reader.read_event() {
+            Ok(Event::DocType(_)) => {
+                return Err(s3_error!(MalformedXML, "The document must not have a type definition."));
+            }
+            Ok(Event::Start(_)) => depth += 1,
+            Ok(Event::End(_)) => depth = depth.saturating_sub(1),
+            Ok(Event::Eof) | Err(_) => return Ok(()),
+            Ok(_) => {}
+        }
+        if depth > DEPTH_MAX {
+            return Err(s3_error!(MalformedXML, "The document has elements more than {DEPTH_MAX} deep."));
+        }
     }
 }
 
@@ -404,6 +430,24 @@ mod tests {
         let crc = [("x-amz-checksum-crc32", "AAAAAA==")];
         assert_eq!(code(prepare(send("/bucket?delete", 1, &crc)).await).as_deref(), Some("BadDigest"));
         assert_eq!(code(prepare(send("/bucket/key?uploadId=1", 1, &crc)).await), None);
+    }
+
+    #[test]
+    fn adv_32_documents_have_no_definitions_and_little_depth() {
+        let deep = |depth: usize| "<a>".repeat(depth) + &"</a>".repeat(depth);
+        for good in
+            ["", "no xml", "<a b='c'><!-- d --><e/></a>", "<a><e></a>", "{\"a\": 1}", &deep(DEPTH_MAX)]
+        {
+            assert!(check_shape(good.as_bytes()).is_ok(), "{good}");
+        }
+        for bad in [
+            "<!DOCTYPE a><a/>",
+            "<!doctype a><a/>",
+            "<a><!DOCTYPE a [<!ENTITY b 'c'>]></a>",
+            &deep(DEPTH_MAX + 1),
+        ] {
+            assert!(check_shape(bad.as_bytes()).is_err(), "{bad}");
+        }
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use s3s::dto::*;
 use s3s::{S3Error, S3Request, S3Response, S3Result, s3_error};
 
 use super::api::{Answer, Asked, Translator, bucket, encryption, key, strong, version};
+use super::deeds::Fates;
 use super::headers;
 use super::read::{checksum_type, set_checksums};
 use crate::objects::checksums::Algorithm;
@@ -156,6 +157,11 @@ pub(super) async fn delete_many(
         }
     }
     s3.objects.delete_many(&asked.caller, &bucket, &plain).await?;
+    let told = fates.iter().map(|fate| match fate {
+        Fate::Deleted(key) => (key.clone(), "ok".to_owned()),
+        Fate::Failed(key, error) => (key.clone(), error.code().as_str().to_owned()),
+    });
+    let told = Fates(told.collect());
     let (mut deleted, mut errors) = (Vec::new(), Vec::new());
     for fate in fates {
         match fate {
@@ -169,11 +175,13 @@ pub(super) async fn delete_many(
             }),
         }
     }
-    Ok(S3Response::new(DeleteObjectsOutput {
+    let mut response = S3Response::new(DeleteObjectsOutput {
         deleted: Some(deleted),
         errors: Some(errors),
         ..DeleteObjectsOutput::default()
-    }))
+    });
+    response.extensions.insert(told);
+    Ok(response)
 }
 
 /// One key of a delete request and the condition on it.

@@ -15,10 +15,12 @@ use cyxcloud_gateway::api::{self, Api};
 use cyxcloud_gateway::auth::{Authenticator, Principal, Scheme};
 use cyxcloud_gateway::body::S3Body;
 use cyxcloud_gateway::ephemeral::InProcess;
+use cyxcloud_gateway::events::Events;
 use cyxcloud_gateway::identity::challenge::Binding;
 use cyxcloud_gateway::identity::{self, Identity};
 use cyxcloud_gateway::objects::{Config, ObjectService, OwnerSecrets};
 use cyxcloud_gateway::s3::{self, Options, S3Service};
+use cyxcloud_gateway::websocket::Sockets;
 use cyxcloud_metadata::MetadataStore;
 use cyxcloud_metadata::model::Owner;
 use cyxcloud_metadata::sqlite::{SqliteConfig, SqliteStore};
@@ -31,6 +33,7 @@ pub struct Gateway {
     pub service: S3Service,
     pub objects: Arc<ObjectService>,
     pub metadata: Arc<dyn MetadataStore>,
+    pub events: Events,
     pub caller: OwnerId,
 }
 
@@ -127,9 +130,11 @@ impl Gateway {
         );
         let secrets = OwnerSecrets::new(metadata.clone(), master);
         let config = Config { inline_max, ..Config::default() };
-        let objects = Arc::new(ObjectService::new(metadata.clone(), plane, secrets, config));
+        let events = Events::new(&registry).expect("registers");
+        let objects = ObjectService::new(metadata.clone(), plane, secrets, config);
+        let objects = Arc::new(objects.with_events(events.clone()));
         let service = s3::service(objects.clone(), Options { cors_permissive: true, ..Options::default() });
-        Self { service, objects, metadata, caller: OwnerId::from_random([1; 16]) }
+        Self { service, objects, metadata, events, caller: OwnerId::from_random([1; 16]) }
     }
 
     /// With room for parts of multipart uploads.
@@ -156,21 +161,29 @@ impl Gateway {
     /// The routes under `/api/v1`.
     pub fn rest(&self) -> axum::Router {
         let master = MasterKey::from_bytes([9; 32]);
-        let auth =
-            Authenticator::new(self.metadata.clone(), master.clone(), None, "us-east-1".to_owned(), None);
+        let auth = Authenticator::new(self.metadata.clone(), master, None, "us-east-1".to_owned(), None);
+        self.rest_behind(Arc::new(auth)).0
+    }
+
+    /// The same, with log-ins that this door knows of.
+    pub fn rest_behind(&self, auth: Arc<Authenticator>) -> (axum::Router, Arc<Identity>) {
         let binding = Binding { domain: "test".to_owned(), chain: "test".to_owned() };
         let identity = Identity::new(
             self.metadata.clone(),
             Arc::new(InProcess::default()),
-            Arc::new(auth),
-            master,
+            auth.clone(),
+            MasterKey::from_bytes([9; 32]),
             identity::Config { binding, quota: None },
         );
-        api::router(Api {
+        let identity = Arc::new(identity);
+        let api = Api {
             objects: self.objects.clone(),
             metadata: self.metadata.clone(),
-            identity: Arc::new(identity),
-        })
+            identity: identity.clone(),
+            sockets: Arc::new(Sockets::new(auth, self.events.clone(), Default::default())),
+            ephemeral: Arc::new(InProcess::default()),
+        };
+        (api::router(api), identity)
     }
 
     pub async fn send(&self, method: Method, uri: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {

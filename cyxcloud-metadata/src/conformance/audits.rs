@@ -122,6 +122,53 @@ pub async fn a_late_answer_is_asked_for_again(store: &dyn MetadataStore) {
     assert_eq!(state(store, at.stripe).await.expect("live").locations[3].status, LocationStatus::Corrupt);
 }
 
+/// For the whole chunk, once for each location that was not known to be bad; and not who says that it lost the chunk, or that it
+/// rotted. What was asked for already is asked for now.
+pub async fn who_sent_other_bytes_is_asked_at_once(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    let segment = stored(store, place, "k", 2, &nodes).await;
+    let bad = |shard: usize, fault| BadLocation {
+        segment: segment.id,
+        stripe: 1,
+        shard: coded().shard(shard).expect("exists"),
+        node: nodes[shard],
+        fault,
+    };
+    let (node, at) = (nodes[4], cursor(&segment, 1, 4));
+    record(store, &[event(node, at, AuditOutcome::Late)], LONG).await;
+    let reported =
+        [bad(0, Fault::Missing), bad(1, Fault::Corrupt), bad(2, Fault::Rotten), bad(4, Fault::Corrupt)];
+    store.report_bad_locations(&reported).await.expect("report");
+    let locations = state(store, at.stripe).await.expect("live").locations;
+    use LocationStatus::{Corrupt, Missing, Stored};
+    let statuses: Vec<LocationStatus> = locations.iter().map(|at| at.status).collect();
+    assert_eq!(statuses, [Missing, Corrupt, Corrupt, Stored, Corrupt]);
+    tick(store).await;
+    let mut claimed = store.claim_contained(10, LONG).await.expect("claim");
+    claimed.sort_by_key(|contained| contained.at.shard);
+    let whole = |shard: usize| Contained {
+        node: nodes[shard],
+        at: cursor(&segment, 1, shard),
+        size: ByteCount::bytes(65),
+        slice: 0..65,
+        attempts: 1,
+    };
+    assert_eq!(claimed, [whole(1), whole(4)]);
+    let answers =
+        [again(nodes[1], cursor(&segment, 1, 1), AuditOutcome::Wrong), again(node, at, AuditOutcome::Proven)];
+    store.record_audits(&answers, LONG, &judge).await.expect("record audits");
+    let after = upkeep(store, nodes[1]).await;
+    assert_eq!((after.quarantined, after.audits.failed), (true, 1));
+    assert_eq!(
+        (upkeep(store, node).await.audits.proven, state(store, at.stripe).await.expect("live").locations),
+        (1, locations)
+    );
+    store.report_bad_locations(&reported).await.expect("report again");
+    tick(store).await;
+    assert_eq!(store.claim_contained(10, LONG).await.expect("claim"), []);
+}
+
 /// Such that the order of events shows.
 fn judge(before: &AuditRecord, event: &AuditEvent) -> (AuditRecord, Option<bool>) {
     match event.outcome {
@@ -151,10 +198,12 @@ pub async fn a_node_is_judged_by_its_audits(store: &dyn MetadataStore) {
         let upkeep = upkeep(store, nodes[node]).await;
         let listed = store.nodes().await.expect("list nodes");
         assert!(listed.iter().any(|at| at.id == upkeep.node && at.quarantined == upkeep.quarantined));
-        let AuditRecord { alpha, beta, proven, failed, last_audit } = upkeep.audits;
+        let AuditRecord { alpha, beta, proven, failed, last_audit, .. } = upkeep.audits;
         (alpha, beta, proven, failed, upkeep.quarantined, last_audit.is_some())
     };
     assert_eq!(known(0).await, (0.0, 0.0, 0, 0, false, false));
+    let heard = store.nodes().await.expect("list nodes").into_iter().find(|node| node.id == nodes[0]);
+    assert_eq!(heard.map(|node| node.last_heartbeat), Some(upkeep(store, nodes[0]).await.last_heartbeat));
     let before = store.now().await.expect("now");
     rounds(&[
         at(0, 0, AuditOutcome::Proven),
@@ -239,14 +288,78 @@ pub async fn a_sample_is_stored_and_live(store: &dyn MetadataStore) {
     let mut want: Vec<NodeLocation> = store.node_locations(nodes[0], None, 100).await.expect("look");
     want.retain(|place| place.at.stripe.segment == segment.id && place.status == LocationStatus::Stored);
     assert_eq!(want.len(), 3);
-    let sample = async |chunk| store.sample_location(nodes[0], chunk).await.expect("look");
+    let sample = async |chunk| {
+        let mut found = store.sample_locations(nodes[0], &[chunk]).await.expect("look");
+        assert!(found.len() < 2);
+        found.pop()
+    };
     assert_eq!(sample(ChunkId::from_bytes([0; 32])).await.as_ref(), want.first());
     for (index, place) in want.iter().enumerate() {
         assert_eq!(sample(place.at.chunk).await.as_ref(), Some(place));
         assert_eq!(sample(past(place.at.chunk)).await.as_ref(), Some(&want[(index + 1) % 3]));
     }
-    let nothing = store.sample_location(nodes[5], want[0].at.chunk).await.expect("look");
-    assert_eq!(nothing, None);
+    let every: Vec<ChunkId> = want.iter().chain(&want).map(|place| place.at.chunk).collect();
+    let found = store.sample_locations(nodes[0], &every).await.expect("look");
+    let twice: Vec<&NodeLocation> = want.iter().chain(&want).collect();
+    assert_eq!(found.iter().collect::<Vec<_>>(), twice, "one for each, and in order");
+    assert_eq!(store.sample_locations(nodes[5], &every).await.expect("look"), []);
+}
+
+/// The time since it registered and its proofs are the judge's to weigh; what was said once stays said.
+pub async fn a_node_that_is_vetted_stays_so(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    let segment = stored(store, place, "k", 1, &nodes).await;
+    let before = upkeep(store, nodes[0]).await.audits;
+    assert!(!before.vetted && before.registered_at <= store.now().await.expect("now"));
+    let proven = event(nodes[0], cursor(&segment, 0, 0), AuditOutcome::Proven);
+    let vetted = async |by: bool| {
+        let events = std::slice::from_ref(&proven);
+        let judge = |record: &AuditRecord, _: &AuditEvent| (AuditRecord { vetted: by, ..*record }, None);
+        store.record_audits(events, LONG, &judge).await.expect("record audits");
+        let listed = store.nodes().await.expect("list nodes");
+        let vetted: Vec<NodeId> = listed.iter().filter(|node| node.vetted).map(|node| node.id).collect();
+        let after = upkeep(store, nodes[0]).await.audits;
+        assert_eq!((after.registered_at, after.vetted), (before.registered_at, vetted == [nodes[0]]));
+        after.vetted
+    };
+    assert!(!vetted(false).await);
+    assert!(vetted(true).await);
+    assert!(vetted(false).await);
+}
+
+/// What waits for its repair with few losses to spare, is live, believed in and was not proven lately.
+pub async fn what_is_at_risk_is_found(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    let segment = stored(store, place, "k", 3, &nodes).await;
+    let (start, whole) = (cyxcloud_core::SegmentId::from_uuid(Uuid::nil()), Duration::ZERO);
+    let found = async |from, losses, unproven_for, limit| {
+        let found = store.at_risk(from, losses, unproven_for, limit).await.expect("look");
+        for (node, place) in &found {
+            let of_node = store.node_locations(*node, None, 100).await.expect("look");
+            assert!(of_node.contains(place));
+        }
+        let mut places: Vec<(u32, usize)> =
+            found.iter().map(|(_, place)| (place.at.stripe.index, place.at.shard.get())).collect();
+        places.sort_unstable();
+        places
+    };
+    assert_eq!(found(start, 9, whole, 100).await, [], "nothing waits");
+    // Of five shards, three needed: one lost leaves one to lose, two lost none.
+    let lost = |stripe, shard| event(nodes[shard], cursor(&segment, stripe, shard), AuditOutcome::Lost);
+    record(store, &[lost(1, 0), lost(2, 0), lost(2, 1)], LONG).await;
+    tick(store).await;
+    assert_eq!(found(start, 0, whole, 100).await, [(2, 2), (2, 3), (2, 4)]);
+    assert_eq!(found(start, 1, whole, 100).await.len(), 7);
+    assert_eq!(found(segment.id, 1, whole, 100).await.len(), 7);
+    assert_eq!(found(start, 1, whole, 2).await.len(), 2);
+    let proven = event(nodes[3], cursor(&segment, 2, 3), AuditOutcome::Proven);
+    record(store, &[proven], LONG).await;
+    assert_eq!(found(start, 0, LONG, 100).await, [(2, 2), (2, 4)]);
+    place.delete(store, &["k"]).await;
+    condemn(store).await;
+    assert_eq!(found(start, 1, whole, 100).await, []);
 }
 
 /// What they made of a node stays; and they outlive it.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cyxcloud_core::node::NodeStatus::{Draining, Offline, Online, Recovering};
 use cyxcloud_core::{ChunkId, Generation, NodeId, UploadId};
 
 use super::multipart::{new_part, open};
@@ -9,10 +10,10 @@ use super::repairs::claimed;
 use super::segments::{expected, stripes};
 use super::stripes::{FREE, LONG, at, condemn, state, stored, tick, until};
 use super::{FIRST_LIFE, Place, fresh, key, online_nodes, place};
-use crate::model::{Content, NewSegment, NewUpload, SegmentBody};
+use crate::model::{Content, NewSegment, NewUpload, NodeStep, SegmentBody};
 use crate::upkeep::model::{
     ChunkDelete, DeleteOutcome, GcBrake, GcHalt, GcState, GcStep, LocationStatus, NewRepair, NodeCursor,
-    Reconciled, RepairDone,
+    OrphanStep, Reconciled, RepairDone,
 };
 use crate::{Error, MetadataStore};
 
@@ -162,18 +163,25 @@ pub async fn a_freeze_stops_everything(store: &dyn MetadataStore) {
     tick(store).await;
     let before = look(store).await;
     let why = Some("restored from a backup".to_owned());
-    let waiting =
-        GcState { candidates: 1, condemned: 1, deletes: 5, deletes_due: 5, orphans: 1, frozen: why };
+    let waiting = GcState {
+        candidates: 1,
+        condemned: 1,
+        deletes: 5,
+        deletes_due: 5,
+        orphans: 1,
+        frozen: why,
+        halted: None,
+    };
     assert_eq!(before, waiting);
     let halt = || GcHalt::Frozen("restored from a backup".to_owned());
     assert_eq!(store.condemn_segments(1000, FREE).await.expect("condemn"), Err(halt()));
     assert_eq!(store.collect_segments(Duration::ZERO, 1000).await.expect("collect"), Err(halt()));
-    assert_eq!(store.condemn_orphans(Duration::ZERO, 1000).await.expect("condemn orphans"), 0);
+    assert_eq!(store.condemn_orphans(Duration::ZERO, 1000, FREE).await.expect("condemn").taken, 0);
     assert_eq!(claim(store).await, []);
     assert_eq!(look(store).await, before);
     assert!(store.thaw_gc().await.expect("thaw"));
     assert!(!store.thaw_gc().await.expect("thaw"));
-    assert_eq!(store.condemn_orphans(Duration::ZERO, 1000).await.expect("condemn orphans"), 1);
+    assert_eq!(store.condemn_orphans(Duration::ZERO, 1000, FREE).await.expect("condemn").taken, 1);
     assert_eq!(collect(store).await, 5);
     condemn(store).await;
     assert_eq!(deletes(store).await.len(), 11);
@@ -296,6 +304,33 @@ pub async fn a_delete_waits_for_older_repairs(store: &dyn MetadataStore) {
     assert_eq!(named(&deletes(store).await), held(&segment));
 }
 
+/// Until it is heard again. One that drains by request can be asked.
+pub async fn a_node_that_is_not_there_is_not_asked_to_delete(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    stored(store, place, "k", 1, &nodes).await;
+    place.delete(store, &["k"]).await;
+    condemn(store).await;
+    assert_eq!(collect(store).await, 5);
+    let step = async |node: usize, from, to| {
+        store.step_node(&NodeStep { node: nodes[node], from, to }).await.expect("step");
+    };
+    step(0, Online, Offline).await;
+    step(1, Online, Offline).await;
+    step(1, Offline, Draining).await;
+    step(2, Online, Draining).await;
+    let asked = async || {
+        let claimed = deletes(store).await;
+        claimed.into_iter().map(|at| at.node).collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(asked().await, nodes[2..].iter().copied().collect());
+    tick(store).await;
+    assert_eq!(claim(store).await, []);
+    step(0, Offline, Recovering).await;
+    step(1, Draining, Recovering).await;
+    assert_eq!(asked().await, nodes[..2].iter().copied().collect());
+}
+
 /// Its grace, from when it was first seen as it is now, and for uploads begun before that. One that a location names by
 /// then is none.
 pub async fn an_orphan_waits(store: &dyn MetadataStore) {
@@ -308,7 +343,8 @@ pub async fn an_orphan_waits(store: &dyn MetadataStore) {
         let seen = Reconciled { orphans: vec![(chunk, held_again(counter))], ..found_nothing(node) };
         store.record_inventory(&seen).await.expect("record");
     };
-    let condemn_orphans = async |grace| store.condemn_orphans(grace, 1000).await.expect("condemn orphans");
+    let condemn_orphans =
+        async |grace| store.condemn_orphans(grace, 1000, FREE).await.expect("condemn").taken;
     see(lone, 3).await;
     see(chunk, 1).await;
     assert_eq!((look(store).await.orphans, condemn_orphans(LONG).await), (2, 0));
@@ -330,6 +366,60 @@ pub async fn an_orphan_waits(store: &dyn MetadataStore) {
     assert_eq!(look(store).await.orphans, 0);
     let found = deletes(store).await;
     assert_eq!(named(&found), [(node, lone, 4)]);
+}
+
+async fn sees(store: &dyn MetadataStore, node: NodeId, orphans: u8) {
+    let seen = (0..orphans).map(|n| (ChunkId::of(&[n]), held_again(3))).collect();
+    store.record_inventory(&Reconciled { orphans: seen, ..found_nothing(node) }).await.expect("record");
+}
+
+/// More than the brake lets go at once are rather kept by mistake of ours; what other nodes have goes.
+pub async fn too_many_orphans_of_a_node_stay(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    stored(store, place, "k", 1, &nodes).await;
+    sees(store, nodes[0], 3).await;
+    sees(store, nodes[1], 2).await;
+    tick(store).await;
+    let condemn = async |grace, max_fraction, floor| {
+        store.condemn_orphans(grace, 1000, GcBrake { max_fraction, floor }).await.expect("condemn")
+    };
+    assert_eq!(condemn(LONG, 0.5, 2).await, OrphanStep::default(), "in their grace");
+    let halt = Some(GcHalt::Orphans { node: nodes[0], orphans: 3, locations: 1 });
+    assert_eq!(condemn(Duration::ZERO, 0.5, 2).await, OrphanStep { taken: 2, halt: halt.clone() });
+    assert_eq!(condemn(Duration::ZERO, 0.5, 2).await, OrphanStep { taken: 0, halt });
+    assert_eq!(look(store).await.orphans, 3);
+    assert_eq!(condemn(Duration::ZERO, 0.75, 2).await, OrphanStep { taken: 3, halt: None }, "not too many");
+    assert!(deletes(store).await.iter().all(|at| [nodes[0], nodes[1]].contains(&at.node)));
+}
+
+/// All of them would go.
+pub async fn no_orphan_goes_where_no_location_is_known(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    stored(store, place, "lost", 1, &[]).await;
+    sees(store, nodes[0], 1).await;
+    tick(store).await;
+    let condemn = async || store.condemn_orphans(Duration::ZERO, 1000, FREE).await.expect("condemn");
+    assert_eq!(condemn().await, OrphanStep { taken: 0, halt: Some(GcHalt::NoLocations) });
+    stored(store, place, "known", 1, &nodes).await;
+    assert_eq!(condemn().await, OrphanStep { taken: 1, halt: None });
+}
+
+/// For operators, until it is noted that none does.
+pub async fn why_a_brake_holds_is_kept(store: &dyn MetadataStore) {
+    let note = async |why| {
+        store.note_gc_halt(why).await.expect("note");
+        look(store).await.halted
+    };
+    assert_eq!(look(store).await.halted, None);
+    assert_eq!(note(Some("too much")).await.as_deref(), Some("too much"));
+    assert_eq!(note(Some("far too much")).await.as_deref(), Some("far too much"));
+    store.freeze_gc("for now").await.expect("freeze");
+    store.thaw_gc().await.expect("thaw");
+    assert_eq!(look(store).await.halted.as_deref(), Some("far too much"));
+    assert_eq!(note(None).await, None);
+    assert_eq!(note(None).await, None);
 }
 
 /// Both ways, and again without harm; rows that are not there (any more) are left out.

@@ -65,7 +65,7 @@ pub async fn what_changes_rights_ends_tokens(store: &dyn MetadataStore) {
 async fn begun(store: &dyn MetadataStore, expires_at: Timestamp) -> NewSession {
     let owner = store.ensure_owner(&new_owner(None)).await.expect("make an owner").id;
     let session = NewSession { id: Uuid::new_v4(), owner, refresh: "r0".to_owned(), expires_at };
-    store.begin_session(&session).await.expect("begin a session");
+    assert!(store.begin_session(&session).await.expect("begin a session"));
     session
 }
 
@@ -77,6 +77,17 @@ fn rotation(session: &NewSession, presented: &str, next: &str) -> Rotation {
         expires_at: session.expires_at,
         answer: next.as_bytes().to_vec(),
     }
+}
+
+/// By whoever holds its first refresh token, also when it is asked for again; by nobody else, also after it ended.
+pub async fn a_session_begins_once(store: &dyn MetadataStore) {
+    let session = begun(store, later(store).await).await;
+    let other = NewSession { refresh: "other".to_owned(), ..session.clone() };
+    assert!(store.begin_session(&session).await.expect("a retry"));
+    assert!(!store.begin_session(&other).await.expect("asked"));
+    store.end_session(session.id).await.expect("ends");
+    assert!(!store.begin_session(&other).await.expect("asked"));
+    assert!(store.token_is_revoked("any", Some(session.id)).await.expect("asked"), "it stays ended");
 }
 
 /// Asked again within the grace, also at once, it gets what it got.
@@ -158,6 +169,7 @@ pub async fn a_key_keeps_its_limits_and_its_owner(store: &dyn MetadataStore) {
         prefixes: Some(vec!["a/ä".to_owned()]),
         read_only: true,
         expires_at: Some(Timestamp::from_unix_millis(1_900_000_000_001)),
+        made_by: None,
         created_at: Timestamp::default(),
         last_used_at: None,
         revoked_at: None,
@@ -182,6 +194,50 @@ pub async fn a_key_keeps_its_limits_and_its_owner(store: &dyn MetadataStore) {
     }
     assert!(!store.revoke_api_key(owner, "none").await.expect("asked"));
     assert_eq!(store.api_key("no\0ne").await.expect("read"), None);
+}
+
+/// However many keys lie between, whatever became of them; others live on, and what was revoked makes none.
+pub async fn a_key_is_revoked_with_the_one_that_made_it(store: &dyn MetadataStore) {
+    let owner = store.ensure_owner(&new_owner(None)).await.expect("make an owner").id;
+    let other = store.ensure_owner(&new_owner(None)).await.expect("make an owner").id;
+    let make = async |owner, maker: Option<&str>| {
+        let key = ApiKey {
+            id: format!("CYX{}", Uuid::new_v4().simple()),
+            owner,
+            name: "x".to_owned(),
+            wrapped_secret: b"wrapped".to_vec(),
+            buckets: None,
+            prefixes: None,
+            read_only: false,
+            expires_at: None,
+            made_by: maker.map(str::to_owned),
+            created_at: Timestamp::default(),
+            last_used_at: None,
+            revoked_at: None,
+        };
+        let made = store.create_api_key(&key).await?;
+        assert_eq!(made.made_by.as_deref(), maker);
+        Ok::<_, Error>(made.id)
+    };
+    let first = make(owner, None).await.expect("made");
+    let second = make(owner, Some(&first)).await.expect("made");
+    let third = make(owner, Some(&second)).await.expect("made");
+    let twin = make(owner, Some(&first)).await.expect("made");
+    let apart = make(owner, None).await.expect("made");
+    let revoked = async |id: &str| store.api_key(id).await.expect("read").expect("is there").revoked_at;
+    assert!(store.revoke_api_key(owner, &second).await.expect("revoke"));
+    assert!(revoked(&first).await.is_none() && revoked(&twin).await.is_none());
+    let at = revoked(&third).await;
+    assert!(at.is_some() && revoked(&second).await == at);
+    assert!(store.revoke_api_key(owner, &first).await.expect("revoke"));
+    assert!(revoked(&first).await.is_some() && revoked(&twin).await.is_some());
+    assert_eq!(revoked(&third).await, at, "it was revoked before");
+    assert!(revoked(&apart).await.is_none());
+    // By a revoked one, one that is not there, and another's.
+    for (owner, maker) in [(owner, twin.as_str()), (owner, "none"), (other, &apart)] {
+        let refused = make(owner, Some(maker)).await;
+        assert!(matches!(refused, Err(Error::Stale { .. })), "{refused:?}");
+    }
 }
 
 fn upload(place: Place, name: &str, reserve: u64) -> NewUpload {
@@ -238,8 +294,11 @@ pub async fn the_log_is_read_in_pages_by_whom_it_is_about(store: &dyn MetadataSt
             address: "192.0.2.1".to_owned(),
             outcome: "ok".to_owned(),
         };
-        store.append_audit(&entry).await.expect("append");
         written.push(entry);
+    }
+    let (one, rest) = written.split_at(1);
+    for lines in [one, rest, rest, &[]] {
+        store.append_audit(lines).await.expect("append");
     }
     let mut seen = Vec::new();
     let mut before = None;
@@ -277,7 +336,7 @@ pub async fn what_has_expired_is_dropped_and_no_other(store: &dyn MetadataStore)
         address: String::new(),
         outcome: "ok".to_owned(),
     };
-    store.append_audit(&entry).await.expect("append");
+    store.append_audit(&[entry]).await.expect("append");
     let gone = store.purge_identity(LONG, 1000).await.expect("purge");
     assert_eq!(gone, 2);
     assert!(!store.token_is_revoked(&old, None).await.expect("asked"));

@@ -18,6 +18,7 @@ pub mod repairs;
 pub mod scans;
 pub mod segments;
 pub mod stripes;
+pub mod token_keys;
 pub mod usage;
 
 use std::any::Any;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cyxcloud_core::name::ObjectKey;
+use cyxcloud_core::node::NodeStatus;
 use cyxcloud_core::{
     BucketId, ByteCount, ChunkId, Generation, Geometry, NodeId, OwnerId, ShardIndex, Timestamp,
 };
@@ -74,10 +76,13 @@ macro_rules! conformance_suite {
         $crate::conformance_suite! { @each $open;
             audits::an_audit_is_kept_and_marks_its_location,
             audits::a_late_answer_is_asked_for_again,
+            audits::who_sent_other_bytes_is_asked_at_once,
             audits::a_node_is_judged_by_its_audits,
             audits::who_has_nothing_left_to_prove_is_let_back,
             audits::who_cannot_be_reached_is_not_judged,
             audits::a_sample_is_stored_and_live,
+            audits::a_node_that_is_vetted_stays_so,
+            audits::what_is_at_risk_is_found,
             audits::old_audits_are_purged_and_records_stay,
             audits::multipart_uploads_do_not_stay_for_ever,
             buckets::a_bucket_name_is_taken_once,
@@ -91,7 +96,11 @@ macro_rules! conformance_suite {
             garbage::a_chunk_that_is_still_named_stays,
             garbage::a_delete_waits_for_older_uploads,
             garbage::a_delete_waits_for_older_repairs,
+            garbage::a_node_that_is_not_there_is_not_asked_to_delete,
             garbage::an_orphan_waits,
+            garbage::too_many_orphans_of_a_node_stay,
+            garbage::no_orphan_goes_where_no_location_is_known,
+            garbage::why_a_brake_holds_is_kept,
             garbage::a_compared_inventory_is_recorded,
             garbage::old_uploads_are_purged,
             held::lost_locations_are_recorded_again,
@@ -126,7 +135,9 @@ macro_rules! conformance_suite {
             nodes::a_node_is_known_by_its_public_key,
             nodes::a_taken_identity_is_a_conflict,
             nodes::a_node_that_comes_back_is_recovering,
+            nodes::a_drain_that_was_asked_for_goes_on,
             nodes::heartbeats_tell_who_is_known,
+            nodes::nodes_of_a_suspended_operator_drain_until_it_is_lifted,
             nodes::a_step_from_elsewhere_is_stale,
             nodes::going_offline_is_counted,
             nodes::what_a_former_life_stored_keeps_no_promise,
@@ -145,10 +156,12 @@ macro_rules! conformance_suite {
             objects::a_delete_refused_deletes_nothing,
             identity::a_wallet_has_one_owner,
             identity::what_changes_rights_ends_tokens,
+            identity::a_session_begins_once,
             identity::a_refresh_token_is_exchanged_once,
             identity::a_refresh_token_used_again_later_ends_its_session,
             identity::what_is_revoked_stays_revoked,
             identity::a_key_keeps_its_limits_and_its_owner,
+            identity::a_key_is_revoked_with_the_one_that_made_it,
             identity::room_is_reserved_and_given_back,
             identity::uploads_at_once_do_not_take_the_same_room,
             identity::the_log_is_read_in_pages_by_whom_it_is_about,
@@ -164,11 +177,13 @@ macro_rules! conformance_suite {
             repairs::a_stripe_queued_during_its_repair_comes_back,
             repairs::a_failed_job_waits_or_is_given_up,
             repairs::a_finished_repair_is_recorded_whole,
+            repairs::a_plan_that_was_overtaken_takes_nothing_away,
             repairs::a_repair_of_a_condemned_segment_records_nothing,
             scans::a_change_of_a_node_asks_for_a_scan,
             scans::maintenance_asks_for_a_scan_once,
             scans::a_scan_goes_on_where_it_stopped,
             scans::a_scan_begins_anew,
+            scans::an_inventory_in_hand_goes_on,
             scans::a_node_shows_all_its_locations,
             segments::stripes_read_back_in_any_geometry,
             segments::the_first_stripes_come_with_the_layout,
@@ -180,6 +195,9 @@ macro_rules! conformance_suite {
             stripes::a_stripe_shows_all_its_locations,
             stripes::a_sweep_meets_every_stripe_once,
             stripes::an_object_shows_its_stripes,
+            token_keys::the_first_key_is_made_once,
+            token_keys::a_key_is_added_after_the_newest_only,
+            token_keys::revoked_keys_are_gone,
             usage::usage_adds_up_folded_or_not,
             usage::a_quota_is_kept,
         }
@@ -194,6 +212,19 @@ macro_rules! conformance_suite {
             }
         )*
     };
+}
+
+/// What became of a database that held one online node, the access key `OLD` and the token key `[1, 2]` before any of
+/// the later migrations: the node is vetted, the key that tokens were signed with goes on signing, and a key whose maker
+/// was not recorded goes on opening.
+pub async fn brought_up_to_date(store: &dyn MetadataStore) {
+    let [node] = &*store.nodes().await.expect("nodes") else { panic!("there is one node") };
+    assert!(node.vetted && node.status == NodeStatus::Online);
+    let key = store.api_key("OLD").await.expect("read").expect("is there");
+    assert_eq!((key.made_by, key.revoked_at), (None, None));
+    let [key] = &*store.token_keys(b"another").await.expect("keys") else { panic!("there is one key") };
+    assert_eq!((key.times.number, key.wrapped_seed.as_slice()), (1, [1, 2].as_slice()));
+    assert!(key.times.signs_from <= store.now().await.expect("now") && key.times.accepted_until.is_none());
 }
 
 /// An owner and a bucket of one test.

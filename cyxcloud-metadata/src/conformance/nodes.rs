@@ -72,9 +72,45 @@ pub async fn a_node_that_comes_back_is_recovering(store: &dyn MetadataStore) {
     assert_eq!(store.register_node(&new).await.expect("register").status, Recovering);
     step(store, id, Recovering, Online).await;
     assert_eq!(store.register_node(&new).await.expect("register").status, Online);
-    step(store, id, Online, Draining).await;
+    step(store, id, Online, Offline).await;
+    step(store, id, Offline, Draining).await;
     let back = store.register_node(&new).await.expect("register");
     assert_eq!((back.id, back.status), (id, Recovering));
+}
+
+/// Until that is taken back, whatever the node does meanwhile.
+pub async fn a_drain_that_was_asked_for_goes_on(store: &dyn MetadataStore) {
+    let new = new_node();
+    let id = store.register_node(&new).await.expect("register").id;
+    // From every status, also from the drain of who was away.
+    let paths: [&[(NodeStatus, NodeStatus)]; 4] = [
+        &[],
+        &[(Online, Offline)],
+        &[(Online, Offline), (Offline, Draining)],
+        &[(Online, Offline), (Offline, Recovering)],
+    ];
+    for path in paths {
+        for (from, to) in path {
+            step(store, id, *from, *to).await;
+        }
+        assert!(store.drain_node(id, true).await.expect("drain"), "{path:?}");
+        assert!(!store.drain_node(id, true).await.expect("it does already"));
+        for _ in 0..2 {
+            let now = store.register_node(&new).await.expect("register");
+            assert_eq!((now.status, now.first_offline_at), (Draining, None), "{path:?}");
+        }
+        assert!(store.drain_node(id, false).await.expect("no longer"));
+        assert!(!store.drain_node(id, false).await.expect("it does not"));
+        assert_eq!(node(store, id).await.map(|node| node.status), Some(Recovering));
+        step(store, id, Recovering, Online).await;
+    }
+    step(store, id, Online, Offline).await;
+    step(store, id, Offline, Draining).await;
+    assert!(!store.drain_node(id, false).await.expect("it drains for its absence"));
+    for wanted in [true, false] {
+        let unknown = store.drain_node(fresh(), wanted).await;
+        assert!(matches!(unknown, Err(Error::NoSuchNode)), "{unknown:?}");
+    }
 }
 
 /// And what they report is kept, by the database's clock; they change no status.
@@ -102,7 +138,7 @@ pub async fn heartbeats_tell_who_is_known(store: &dyn MetadataStore) {
     let first = node(store, ids[0]).await.expect("known");
     assert_eq!((first.storage_used, first.storage_available), (ByteCount::bytes(1), ByteCount::bytes(999)));
     assert_eq!((first.maintenance, first.read_only, first.status), (true, false, Online));
-    assert_eq!(first.cpu_usage, 13);
+    assert_eq!((first.cpu_usage, first.active_connections), (13, 7));
     assert!(first.last_heartbeat >= before.last_heartbeat);
     assert_eq!(first.status_changed_at, before.status_changed_at);
     let second = node(store, ids[1]).await.expect("known");
@@ -235,4 +271,40 @@ pub async fn corrupt_chunks_are_marked_wherever_they_are(store: &dyn MetadataSto
     for segment in [&first, &second] {
         assert_eq!(stripes(store, segment, 0..1).await[0].shards[0].nodes, [nodes[1]]);
     }
+}
+
+/// Whatever state they are in, and whether they are heard or not; then they come back. Who drains for another reason goes on
+/// draining, and other operators' nodes are none the wiser.
+pub async fn nodes_of_a_suspended_operator_drain_until_it_is_lifted(store: &dyn MetadataStore) {
+    let mut ids = Vec::new();
+    for operator in ["bad", "bad", "bad", "good"] {
+        let new = RegisterNode { operator: operator.to_owned(), ..new_node() };
+        ids.push(store.register_node(&new).await.expect("register").id);
+    }
+    let status = async |index: usize| node(store, ids[index]).await.expect("is there").status;
+    // The second is away, and drains for it; the third was told to.
+    step(store, ids[1], Online, Offline).await;
+    step(store, ids[1], Offline, Draining).await;
+    step(store, ids[2], Online, Draining).await;
+    let suspend = async |operator: &str, suspended| {
+        let mut nodes = store.suspend_nodes(&[operator.to_owned()], suspended).await.expect("asked");
+        nodes.sort_by_key(|id| id.as_uuid());
+        nodes
+    };
+    let sorted = |mut ids: Vec<NodeId>| {
+        ids.sort_by_key(|id| id.as_uuid());
+        ids
+    };
+    assert_eq!(suspend("bad", false).await, []);
+    assert_eq!(suspend("bad", true).await, sorted(vec![ids[0], ids[1]]));
+    for index in 0..3 {
+        assert_eq!(status(index).await, Draining, "{index}");
+    }
+    let absent = node(store, ids[1]).await.expect("is there").first_offline_at;
+    assert_eq!(absent, None, "being heard does not bring it back");
+    assert_eq!(suspend("bad", true).await, [], "once is enough");
+    assert_eq!(suspend("bad", false).await, sorted(vec![ids[0], ids[1]]));
+    assert_eq!((status(0).await, status(1).await), (Recovering, Recovering));
+    assert_eq!((status(2).await, status(3).await), (Draining, Online));
+    assert_eq!(suspend("bad", false).await, []);
 }

@@ -265,6 +265,46 @@ pub async fn a_finished_repair_is_recorded_whole(store: &dyn MetadataStore) {
     assert!(claim(store, 10, LONG).await.is_empty());
 }
 
+/// Neither what was surplus before another copy turned out bad, nor what was to be replaced on a node that left. What was
+/// made is recorded all the same, and the stripe is looked at again.
+pub async fn a_plan_that_was_overtaken_takes_nothing_away(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 6).await;
+    let segment = stored(store, place, "k", 1, &nodes[..5]).await;
+    let stripe = at(&segment, 0);
+    let on = async |node: NodeId| store.node_locations(node, None, 10).await.expect("look").len();
+    let removed = || vec![(shard(0), nodes[0])];
+    // The shard is on two nodes: one copy is surplus.
+    let job = in_hand(store, &segment).await;
+    let twice = RepairDone { added: vec![(shard(0), location(nodes[5], 7))], ..RepairDone::default() };
+    store.finish_repair(job.id, job.fence, &twice).await.expect("finish");
+    let job = in_hand(store, &segment).await;
+    let bad = BadLocation {
+        segment: segment.id,
+        stripe: 0,
+        shard: shard(0),
+        node: nodes[5],
+        fault: Fault::Corrupt,
+    };
+    store.report_bad_locations(&[bad]).await.expect("report");
+    let trim = RepairDone { removed: removed(), ..RepairDone::default() };
+    store.finish_repair(job.id, job.fence, &trim).await.expect("finish");
+    assert_eq!((on(nodes[0]).await, store.gc_state().await.expect("look").deletes), (1, 0));
+    let job = claimed(store, stripe, LONG).await;
+    let elsewhere = RepairDone {
+        added: vec![(shard(0), location(nodes[5], 8)), (shard(1), location(fresh(), 8))],
+        removed: removed(),
+        ..RepairDone::default()
+    };
+    store.finish_repair(job.id, job.fence, &elsewhere).await.expect("finish");
+    assert_eq!((on(nodes[0]).await, store.gc_state().await.expect("look").deletes), (1, 0));
+    let found = state(store, stripe).await.expect("live").locations;
+    assert!(found.iter().all(|at| at.status == LocationStatus::Stored), "what was made is recorded");
+    let job = claimed(store, stripe, LONG).await;
+    store.finish_repair(job.id, job.fence, &trim).await.expect("finish");
+    assert_eq!((on(nodes[0]).await, store.gc_state().await.expect("look").deletes), (0, 1));
+}
+
 /// The chunks that were made go to deletion, and the job is over.
 pub async fn a_repair_of_a_condemned_segment_records_nothing(store: &dyn MetadataStore) {
     let place = place(store).await;

@@ -44,6 +44,8 @@ pub async fn a_change_of_a_node_asks_for_a_scan(store: &dyn MetadataStore) {
     assert_eq!(asked(store).await, [(node, ScanReason::Draining)]);
     store.register_node(&new).await.expect("register");
     assert_eq!(asked(store).await, [(node, ScanReason::Returned)]);
+    assert!(store.drain_node(node, false).await.expect("no longer"));
+    assert_eq!(asked(store).await, [(node, ScanReason::Returned)]);
     step(Recovering, Online).await;
     asked(store).await;
     let refused = store.step_node(&NodeStep { node, from: Offline, to: Draining }).await;
@@ -117,6 +119,29 @@ pub async fn a_scan_goes_on_where_it_stopped(store: &dyn MetadataStore) {
     assert_eq!(third.after, Some(there));
     store.finish_scan(&third, None).await.expect("finish");
     assert!(store.claim_scans(10, LONG).await.expect("claim").is_empty());
+}
+
+/// Whose turn it is while somebody is at it: nothing changes for whoever that is, and one that was put off stays so.
+pub async fn an_inventory_in_hand_goes_on(store: &dyn MetadataStore) {
+    let node = online_nodes(store, 1).await[0];
+    store.queue_inventory(node).await.expect("queue");
+    let first = one(store, LONG).await;
+    assert_eq!((first.node, first.reason), (node, ScanReason::Periodic));
+    for place in 1..4 {
+        store.queue_inventory(node).await.expect("queue");
+        assert!(store.claim_scans(10, LONG).await.expect("claim").is_empty(), "two would be at it");
+        store.advance_scan(&first, somewhere(place), LONG).await.expect("it goes on");
+    }
+    store.finish_scan(&first, Some(LONG)).await.expect("put off");
+    store.queue_inventory(node).await.expect("queue");
+    assert!(store.claim_scans(10, LONG).await.expect("claim").is_empty(), "it was put off");
+    store.queue_scan(node, ScanReason::Periodic).await.expect("queue");
+    let second = one(store, LONG).await;
+    store.finish_scan(&second, None).await.expect("finish");
+    store.queue_inventory(node).await.expect("queue");
+    let third = one(store, LONG).await;
+    assert_eq!((third.reason, third.after), (ScanReason::Periodic, None));
+    store.queue_inventory(fresh()).await.expect("a node that is gone meanwhile");
 }
 
 /// From its beginning: after its time, or because it was asked for once more. Nobody who had it before can end it.

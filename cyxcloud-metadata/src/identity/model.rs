@@ -37,7 +37,7 @@ impl PersonChange {
 /// A session that begins.
 #[derive(Clone, Debug)]
 pub struct NewSession {
-    /// Random.
+    /// Random, and given once.
     pub id: Uuid,
     /// Whose.
     pub owner: OwnerId,
@@ -94,6 +94,8 @@ pub struct ApiKey {
     pub read_only: bool,
     /// Stops working then.
     pub expires_at: Option<Timestamp>,
+    /// The key that it was made with, and is revoked with; `None` is a log-in or root.
+    pub made_by: Option<String>,
     /// By the database's clock. Ignored on creation, like the next two.
     pub created_at: Timestamp,
     /// About when it was last used.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cyxcloud_core::{ChunkId, NodeId};
+use cyxcloud_core::{ChunkId, NodeId, SegmentId};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
@@ -76,15 +76,39 @@ impl Columns {
 }
 
 impl PostgresStore {
-    pub(super) async fn sample(&self, node: NodeId, chunk: ChunkId) -> Result<Option<NodeLocation>> {
-        transact::single(&self.pool, "choose a location to audit", |conn, _| {
+    pub(super) async fn sample(&self, node: NodeId, from: &[ChunkId]) -> Result<Vec<NodeLocation>> {
+        let from: Vec<&[u8]> = from.iter().map(|chunk| chunk.as_bytes().as_slice()).collect();
+        transact::single(&self.pool, "choose locations to audit", |conn, _| {
+            let from = from.clone();
             Box::pin(async move {
-                let row = sqlx::query(include_str!("sql/sample_location.sql"))
+                let rows = sqlx::query(include_str!("sql/sample_locations.sql"))
                     .bind(node.as_uuid())
-                    .bind(chunk.as_bytes().as_slice())
-                    .fetch_optional(conn)
+                    .bind(from)
+                    .fetch_all(conn)
                     .await?;
-                row.as_ref().map(read::node_location).transpose()
+                rows.iter().map(read::node_location).collect()
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn unproven_at_risk(
+        &self,
+        from: SegmentId,
+        losses: i32,
+        unproven_for: Duration,
+        limit: usize,
+    ) -> Result<Vec<(NodeId, NodeLocation)>> {
+        transact::single(&self.pool, "look for locations at risk", |conn, _| {
+            Box::pin(async move {
+                let rows = sqlx::query(include_str!("sql/at_risk.sql"))
+                    .bind(from.as_uuid())
+                    .bind(losses)
+                    .bind(read::millis(unproven_for))
+                    .bind(read::limit(limit))
+                    .fetch_all(conn)
+                    .await?;
+                rows.iter().map(|row| Ok((read::id(row, "node_id")?, read::node_location(row)?))).collect()
             })
         })
         .await
@@ -216,13 +240,14 @@ async fn judge_nodes(
     judge: &Judge<'_>,
 ) -> Result<(), Failure> {
     // Not FOR UPDATE: commits that name the node go on.
-    const LOCK: &str = "SELECT id, audit_alpha, audit_beta, audits_proven, audits_failed, last_audit
-        FROM nodes WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE";
+    const LOCK: &str = "SELECT id, audit_alpha, audit_beta, audits_proven, audits_failed, last_audit,
+            created_at, vetted_at FROM nodes WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE";
     const STORE: &str =
         "UPDATE nodes n SET audit_alpha = j.alpha, audit_beta = j.beta, audits_proven = j.proven,
-            audits_failed = j.failed, last_audit = now(), quarantined = coalesce(j.quarantined, n.quarantined)
+            audits_failed = j.failed, last_audit = now(), quarantined = coalesce(j.quarantined, n.quarantined),
+            vetted_at = coalesce(n.vetted_at, CASE WHEN j.vetted THEN now() END)
         FROM unnest($1::uuid[], $2::double precision[], $3::double precision[], $4::bigint[], $5::bigint[],
-                    $6::boolean[]) j (id, alpha, beta, proven, failed, quarantined)
+                    $6::boolean[], $7::boolean[]) j (id, alpha, beta, proven, failed, quarantined, vetted)
         WHERE n.id = j.id";
     let ids: Vec<Uuid> = events.iter().map(|event| event.node.as_uuid()).collect();
     let mut records: BTreeMap<Uuid, (AuditRecord, Option<bool>)> = BTreeMap::new();
@@ -244,6 +269,7 @@ async fn judge_nodes(
         .bind(each().map(|(record, _)| read::int(record.proven)).collect::<Vec<_>>())
         .bind(each().map(|(record, _)| read::int(record.failed)).collect::<Vec<_>>())
         .bind(each().map(|(_, quarantined)| *quarantined).collect::<Vec<_>>())
+        .bind(each().map(|(record, _)| record.vetted).collect::<Vec<_>>())
         .execute(conn)
         .await?;
     Ok(())

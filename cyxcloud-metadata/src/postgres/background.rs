@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cyxcloud_core::{ByteCount, ChunkId, FileId, NodeId, Timestamp};
+use cyxcloud_core::{ByteCount, ChunkId, FileId, NodeId, SegmentId, Timestamp};
 use uuid::Uuid;
 
 use super::PostgresStore;
@@ -63,6 +63,10 @@ impl Upkeep for PostgresStore {
         self.ask_for_scan(node, reason).await
     }
 
+    async fn queue_inventory(&self, node: NodeId) -> Result<()> {
+        self.ask_for_inventory(node).await
+    }
+
     async fn claim_scans(&self, limit: usize, lease: Duration) -> Result<Vec<NodeScan>> {
         self.take_scans(limit, lease).await
     }
@@ -92,8 +96,8 @@ impl Upkeep for PostgresStore {
         self.end_inventory(node, locations).await
     }
 
-    async fn condemn_orphans(&self, grace: Duration, limit: usize) -> Result<usize> {
-        self.hand_over_orphans(grace, limit).await
+    async fn condemn_orphans(&self, grace: Duration, limit: usize, brake: GcBrake) -> Result<OrphanStep> {
+        self.hand_over_orphans(grace, limit, brake).await
     }
 
     async fn oldest_intent(&self) -> Result<Option<Timestamp>> {
@@ -132,6 +136,10 @@ impl Upkeep for PostgresStore {
         self.freeze(reason).await
     }
 
+    async fn note_gc_halt(&self, why: Option<&str>) -> Result<()> {
+        self.note_halt(why).await
+    }
+
     async fn thaw_gc(&self) -> Result<bool> {
         self.thaw().await
     }
@@ -145,8 +153,18 @@ impl Upkeep for PostgresStore {
         self.purge_uploads(older, open_for, limit).await
     }
 
-    async fn sample_location(&self, node: NodeId, chunk: ChunkId) -> Result<Option<NodeLocation>> {
-        self.sample(node, chunk).await
+    async fn sample_locations(&self, node: NodeId, from: &[ChunkId]) -> Result<Vec<NodeLocation>> {
+        self.sample(node, from).await
+    }
+
+    async fn at_risk(
+        &self,
+        from: SegmentId,
+        losses: i32,
+        unproven_for: Duration,
+        limit: usize,
+    ) -> Result<Vec<(NodeId, NodeLocation)>> {
+        self.unproven_at_risk(from, losses, unproven_for, limit).await
     }
 
     async fn forgive_empty(&self, node: NodeId, quiet: Duration) -> Result<bool> {

@@ -2,20 +2,22 @@
 //!
 //! One goes only when no location names (node, chunk) and when no upload and no repair is under way that began at or
 //! before the entry: what begins later stores a newer generation, which the node keeps although it is told to delete.
-//! Nothing goes while frozen.
+//! Nothing goes while frozen, and nothing is asked of a node that is not there.
 //! Not here: what makes entries besides orphans (`garbage`, `repairs`).
 
 use std::time::Duration;
 
-use cyxcloud_core::{Timestamp, faults};
-use sqlx::Row;
+use cyxcloud_core::{NodeId, Timestamp, faults};
 use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
+use uuid::Uuid;
 
 use super::PostgresStore;
+use super::garbage;
 use super::read;
 use super::transact::{self, Failure};
 use crate::error::Result;
-use crate::upkeep::model::{ChunkDelete, DeleteOutcome};
+use crate::upkeep::model::{ChunkDelete, DeleteOutcome, GcBrake, GcHalt, OrphanStep};
 
 /// The statement that claims.
 fn claim() -> &'static str {
@@ -37,18 +39,63 @@ fn delete(row: &PgRow) -> Result<ChunkDelete, Failure> {
     })
 }
 
+/// Why no orphan at all may go.
+async fn nothing_may_go(conn: &mut PgConnection) -> Result<Option<GcHalt>, Failure> {
+    const LOST: &str = "SELECT EXISTS (SELECT 1 FROM orphans) AND EXISTS (SELECT 1 FROM stripes)
+        AND NOT EXISTS (SELECT 1 FROM chunk_locations)";
+    if let Some(frozen) = garbage::frozen(conn).await? {
+        return Ok(Some(frozen));
+    }
+    let lost: bool = sqlx::query_scalar(LOST).fetch_one(conn).await?;
+    Ok(lost.then_some(GcHalt::NoLocations))
+}
+
+/// Nodes of which no orphan may go, and why for the first of them.
+async fn braked(
+    conn: &mut PgConnection,
+    grace: Duration,
+    brake: GcBrake,
+) -> Result<(Vec<Uuid>, Option<GcHalt>), Failure> {
+    let (mut nodes, mut halt) = (Vec::new(), None);
+    let many = sqlx::query(include_str!("sql/many_orphans.sql"))
+        .bind(read::millis(grace))
+        .bind(read::int(brake.floor))
+        .fetch_all(conn)
+        .await?;
+    for row in &many {
+        let (orphans, locations) = (read::total(row, "orphans")?, read::total(row, "locations")?);
+        if brake.holds(orphans, orphans + locations) {
+            let node: NodeId = read::id(row, "node_id")?;
+            nodes.push(node.as_uuid());
+            halt.get_or_insert(GcHalt::Orphans { node, orphans, locations });
+        }
+    }
+    Ok((nodes, halt))
+}
+
 impl PostgresStore {
-    pub(super) async fn hand_over_orphans(&self, grace: Duration, limit: usize) -> Result<usize> {
+    /// Judged before, not in one with what goes: a brake is for what is wrong by far.
+    pub(super) async fn hand_over_orphans(
+        &self,
+        grace: Duration,
+        limit: usize,
+        brake: GcBrake,
+    ) -> Result<OrphanStep> {
         const CONDEMN: &str =
             concat!(include_str!("sql/condemn_orphans.sql"), include_str!("sql/delete_conflict.sql"));
         transact::single(&self.pool, "condemn orphans", |conn, _| {
             Box::pin(async move {
+                if let Some(halt) = nothing_may_go(conn).await? {
+                    return Ok(OrphanStep { taken: 0, halt: Some(halt) });
+                }
+                let (braked, halt) = braked(conn, grace, brake).await?;
                 let done = sqlx::query(CONDEMN)
                     .bind(read::millis(grace))
                     .bind(read::limit(limit))
+                    .bind(braked)
                     .execute(conn)
                     .await?;
-                Ok(read::touched(done.rows_affected()))
+                Ok(OrphanStep { taken: done.rows_affected(), halt })
             })
         })
         .await

@@ -21,6 +21,10 @@ use crate::upkeep::model::{GcBrake, GcHalt, GcState, GcStep};
 /// The answer of a step: done, or why not.
 type Halted<T> = std::result::Result<T, GcHalt>;
 
+/// Of the cluster's constants: why nothing is collected since somebody asked for that, and why a brake holds.
+const FROZEN: &str = "gc_frozen";
+const HALTED: &str = "gc_halted";
+
 impl PostgresStore {
     pub(super) async fn condemn(&self, limit: usize, brake: GcBrake) -> Result<Halted<GcStep>> {
         transact::run_idempotent(&self.pool, "condemn segments", BEGIN, |conn, _| {
@@ -43,10 +47,11 @@ impl PostgresStore {
             (SELECT count(*) FROM chunk_deletes) AS deletes,
             (SELECT count(*) FROM chunk_deletes WHERE not_before <= now()) AS deletes_due,
             (SELECT count(*) FROM orphans) AS orphans,
-            (SELECT value FROM constants WHERE name = 'gc_frozen') AS frozen";
+            (SELECT value FROM constants WHERE name = $1) AS frozen,
+            (SELECT value FROM constants WHERE name = $2) AS halted";
         transact::single(&self.pool, "look at the garbage", |conn, _| {
             Box::pin(async move {
-                let row = &sqlx::query(STATE).fetch_one(conn).await?;
+                let row = &sqlx::query(STATE).bind(FROZEN).bind(HALTED).fetch_one(conn).await?;
                 Ok(GcState {
                     candidates: read::total(row, "candidates")?,
                     condemned: read::total(row, "condemned")?,
@@ -54,6 +59,7 @@ impl PostgresStore {
                     deletes_due: read::total(row, "deletes_due")?,
                     orphans: read::total(row, "orphans")?,
                     frozen: row.try_get::<Option<&[u8]>, _>("frozen")?.map(text),
+                    halted: row.try_get::<Option<&[u8]>, _>("halted")?.map(text),
                 })
             })
         })
@@ -62,12 +68,19 @@ impl PostgresStore {
 
     /// What is being condemned or collected at this moment may still end so; nothing begins any more.
     pub(super) async fn freeze(&self, reason: &str) -> Result<()> {
-        const FREEZE: &str = "INSERT INTO constants (name, value) VALUES ('gc_frozen', $1)
-            ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value";
         transact::single(&self.pool, "freeze garbage collection", |conn, _| {
+            Box::pin(put_note(conn, FROZEN, reason))
+        })
+        .await
+    }
+
+    pub(super) async fn note_halt(&self, why: Option<&str>) -> Result<()> {
+        transact::single(&self.pool, "note why a brake holds", |conn, _| {
             Box::pin(async move {
-                sqlx::query(FREEZE).bind(reason.as_bytes()).execute(conn).await?;
-                Ok(())
+                match why {
+                    Some(why) => put_note(conn, HALTED, why).await,
+                    None => drop_note(conn, HALTED).await.map(drop),
+                }
             })
         })
         .await
@@ -75,11 +88,7 @@ impl PostgresStore {
 
     pub(super) async fn thaw(&self) -> Result<bool> {
         transact::run_once(&self.pool, "thaw garbage collection", BEGIN, |conn, _| {
-            Box::pin(async move {
-                let done =
-                    sqlx::query("DELETE FROM constants WHERE name = 'gc_frozen'").execute(conn).await?;
-                Ok(done.rows_affected() > 0)
-            })
+            Box::pin(drop_note(conn, FROZEN))
         })
         .await
     }
@@ -101,8 +110,21 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-async fn frozen(conn: &mut PgConnection) -> Result<Option<GcHalt>, Failure> {
-    let reason: Option<Vec<u8>> = sqlx::query_scalar("SELECT value FROM constants WHERE name = 'gc_frozen'")
+async fn put_note(conn: &mut PgConnection, name: &str, text: &str) -> Result<(), Failure> {
+    const PUT: &str = "INSERT INTO constants (name, value) VALUES ($1, $2)
+        ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value";
+    sqlx::query(PUT).bind(name).bind(text.as_bytes()).execute(conn).await?;
+    Ok(())
+}
+
+async fn drop_note(conn: &mut PgConnection, name: &str) -> Result<bool, Failure> {
+    let done = sqlx::query("DELETE FROM constants WHERE name = $1").bind(name).execute(conn).await?;
+    Ok(done.rows_affected() > 0)
+}
+
+pub(super) async fn frozen(conn: &mut PgConnection) -> Result<Option<GcHalt>, Failure> {
+    let reason: Option<Vec<u8>> = sqlx::query_scalar("SELECT value FROM constants WHERE name = $1")
+        .bind(FROZEN)
         .fetch_optional(conn)
         .await?;
     Ok(reason.map(|reason| GcHalt::Frozen(text(&reason))))

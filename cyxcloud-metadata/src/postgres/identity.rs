@@ -35,6 +35,7 @@ fn api_key(row: &PgRow) -> Result<ApiKey, Failure> {
         prefixes: row.try_get("prefixes")?,
         read_only: row.try_get("read_only")?,
         expires_at: optional_time(row, "expires_at")?,
+        made_by: row.try_get("made_by")?,
         created_at: read::time(row, "created_at")?,
         last_used_at: optional_time(row, "last_used_at")?,
         revoked_at: optional_time(row, "revoked_at")?,
@@ -54,6 +55,13 @@ fn audit_entry(row: &PgRow) -> Result<AuditEntry, Failure> {
             outcome: row.try_get("outcome")?,
         },
     })
+}
+
+/// One at a time makes or revokes an owner's keys, so that no key is made by one that is being revoked.
+async fn lock_keys(conn: &mut PgConnection, owner: OwnerId) -> Result<(), Failure> {
+    const LOCK: &str = "SELECT 1 FROM users WHERE id = $1 FOR NO KEY UPDATE";
+    sqlx::query(LOCK).bind(owner.as_uuid()).execute(conn).await?;
+    Ok(())
 }
 
 async fn end(conn: &mut PgConnection, id: Uuid) -> Result<(), Failure> {
@@ -150,19 +158,21 @@ impl Identity for PostgresStore {
         .await
     }
 
-    async fn begin_session(&self, session: &NewSession) -> Result<()> {
+    async fn begin_session(&self, session: &NewSession) -> Result<bool> {
+        // A retry touches its own row, anybody else none.
         const BEGIN_SESSION: &str = "INSERT INTO sessions (id, owner_id, current, expires_at)
-            VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING";
+            VALUES ($1, $2, $3, $4)
+            ON CONFLICT (id) DO UPDATE SET current = excluded.current WHERE sessions.current = excluded.current";
         transact::single(&self.pool, "begin a session", |conn, _| {
             Box::pin(async move {
-                sqlx::query(BEGIN_SESSION)
+                let done = sqlx::query(BEGIN_SESSION)
                     .bind(session.id)
                     .bind(session.owner.as_uuid())
                     .bind(&session.refresh)
                     .bind(read::datetime(session.expires_at))
                     .execute(conn)
                     .await?;
-                Ok(())
+                Ok(done.rows_affected() > 0)
             })
         })
         .await
@@ -250,10 +260,14 @@ impl Identity for PostgresStore {
 
     async fn create_api_key(&self, key: &ApiKey) -> Result<ApiKey> {
         const MAKE: &str = "INSERT INTO access_keys
-                (id, owner_id, name, secret, buckets, prefixes, read_only, expires_at)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (id) DO NOTHING RETURNING *";
+                (id, owner_id, name, secret, buckets, prefixes, read_only, expires_at, made_by)
+            SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9
+            WHERE $9 IS NULL
+                OR EXISTS (SELECT 1 FROM access_keys WHERE id = $9 AND owner_id = $2 AND revoked_at IS NULL)
+            ON CONFLICT (id) DO NOTHING RETURNING *";
         transact::run_once(&self.pool, "make an API key", BEGIN, |conn, _| {
             Box::pin(async move {
+                lock_keys(conn, key.owner).await?;
                 let row = sqlx::query(MAKE)
                     .bind(&key.id)
                     .bind(key.owner.as_uuid())
@@ -263,6 +277,7 @@ impl Identity for PostgresStore {
                     .bind(key.prefixes.as_deref())
                     .bind(key.read_only)
                     .bind(key.expires_at.map(read::datetime))
+                    .bind(key.made_by.as_deref())
                     .fetch_optional(conn)
                     .await?;
                 match row {
@@ -304,13 +319,17 @@ impl Identity for PostgresStore {
     }
 
     async fn revoke_api_key(&self, owner: OwnerId, id: &str) -> Result<bool> {
-        const REVOKE: &str = "UPDATE access_keys SET revoked_at = coalesce(revoked_at, now())
-            WHERE id = $1 AND owner_id = $2";
+        const REVOKE: &str = "WITH RECURSIVE ended AS (
+                SELECT id FROM access_keys WHERE id = $1 AND owner_id = $2
+                UNION SELECT made.id FROM access_keys made JOIN ended ON made.made_by = ended.id
+            )
+            UPDATE access_keys SET revoked_at = coalesce(revoked_at, now()) WHERE id IN (SELECT id FROM ended)";
         if id.contains('\0') {
             return Ok(false);
         }
-        transact::single(&self.pool, "revoke an API key", |conn, _| {
+        transact::run_idempotent(&self.pool, "revoke an API key", BEGIN, |conn, _| {
             Box::pin(async move {
+                lock_keys(conn, owner).await?;
                 let done = sqlx::query(REVOKE).bind(id).bind(owner.as_uuid()).execute(conn).await?;
                 Ok(done.rows_affected() > 0)
             })
@@ -338,21 +357,29 @@ impl Identity for PostgresStore {
         .await
     }
 
-    async fn append_audit(&self, entry: &NewAuditEntry) -> Result<()> {
+    async fn append_audit(&self, entries: &[NewAuditEntry]) -> Result<()> {
         const APPEND: &str = "INSERT INTO audit_log (id, owner_id, actor, action, target, address, outcome)
-            VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO NOTHING";
+            SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
+            ON CONFLICT (id) DO NOTHING";
+        // PostgreSQL's text has no NUL.
+        let column = |field: fn(&NewAuditEntry) -> &str| {
+            entries.iter().map(|entry| field(entry).replace('\0', "\u{fffd}")).collect::<Vec<_>>()
+        };
+        let ids: Vec<Uuid> = entries.iter().map(|entry| entry.id).collect();
+        let owners: Vec<Option<Uuid>> =
+            entries.iter().map(|entry| entry.owner.map(|owner| owner.as_uuid())).collect();
+        let texts = [
+            column(|entry| &entry.actor),
+            column(|entry| &entry.action),
+            column(|entry| &entry.target),
+            column(|entry| &entry.address),
+            column(|entry| &entry.outcome),
+        ];
+        let (ids, owners, texts) = (&ids, &owners, &texts);
         transact::single(&self.pool, "write the audit log", |conn, _| {
             Box::pin(async move {
-                sqlx::query(APPEND)
-                    .bind(entry.id)
-                    .bind(entry.owner.map(|owner| owner.as_uuid()))
-                    .bind(entry.actor.replace('\0', "\u{fffd}"))
-                    .bind(&entry.action)
-                    .bind(entry.target.replace('\0', "\u{fffd}"))
-                    .bind(&entry.address)
-                    .bind(&entry.outcome)
-                    .execute(conn)
-                    .await?;
+                let append = sqlx::query(APPEND).bind(ids).bind(owners);
+                texts.iter().fold(append, |append, text| append.bind(text)).execute(conn).await?;
                 Ok(())
             })
         })

@@ -25,6 +25,7 @@ mod read;
 mod repairs;
 mod scans;
 mod stripes;
+mod token_keys;
 mod transact;
 mod upkeep;
 
@@ -33,6 +34,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cyxcloud_core::name::{BucketName, ObjectKey};
+use cyxcloud_core::token_keys::Rotation;
 use cyxcloud_core::{BucketId, ChunkId, NodeId, OwnerId, SegmentId, Timestamp, UploadId};
 
 use self::pool::Connections;
@@ -41,7 +43,7 @@ use crate::error::Result;
 use crate::model::{
     AccessKey, Assemble, BadLocation, Bucket, CommitObject, CommitPart, CompleteMultipart, Heard,
     ListMultiparts, ListObjects, ListPage, Multipart, MultipartPage, NewUpload, Node, NodeHeartbeat,
-    NodeStep, Object, ObjectLayout, Owner, Part, Precondition, RegisterNode, StripeLayout, Usage,
+    NodeStep, Object, ObjectLayout, Owner, Part, Precondition, RegisterNode, StripeLayout, TokenKey, Usage,
 };
 
 /// Where the database is.
@@ -114,6 +116,14 @@ impl MetadataStore for PostgresStore {
 
     async fn keep_constant(&self, name: &str, value: &[u8]) -> Result<Vec<u8>> {
         self.constant(name, value).await
+    }
+
+    async fn token_keys(&self, first: &[u8]) -> Result<Vec<TokenKey>> {
+        self.believed_token_keys(first).await
+    }
+
+    async fn add_token_key(&self, rotation: &Rotation, wrapped_seed: &[u8]) -> Result<TokenKey> {
+        self.next_token_key(rotation, wrapped_seed).await
     }
 
     async fn ensure_owner(&self, owner: &Owner) -> Result<Owner> {
@@ -248,6 +258,14 @@ impl MetadataStore for PostgresStore {
 
     async fn step_node(&self, step: &NodeStep) -> Result<()> {
         self.step(step).await
+    }
+
+    async fn drain_node(&self, node: NodeId, wanted: bool) -> Result<bool> {
+        self.drain(node, wanted).await
+    }
+
+    async fn suspend_nodes(&self, operators: &[String], suspended: bool) -> Result<Vec<NodeId>> {
+        self.suspend(operators, suspended).await
     }
 
     async fn holds_chunks(&self, id: NodeId) -> Result<bool> {

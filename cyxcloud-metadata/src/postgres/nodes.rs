@@ -46,7 +46,9 @@ fn node(row: &PgRow) -> Result<Node, Failure> {
         maintenance: row.try_get("maintenance")?,
         read_only: row.try_get("read_only")?,
         quarantined: row.try_get("quarantined")?,
+        vetted: row.try_get::<Option<DateTime<Utc>>, _>("vetted_at")?.is_some(),
         cpu_usage: rows::percent(row.try_get("cpu_usage")?),
+        active_connections: read::total(row, "active_connections")?,
     })
 }
 
@@ -180,6 +182,64 @@ impl PostgresStore {
         .await
     }
 
+    pub(super) async fn drain(&self, node: NodeId, wanted: bool) -> Result<bool> {
+        const DRAIN: &str = "UPDATE nodes SET status = 'draining', first_offline_at = NULL,
+                status_changed_at = CASE WHEN status = 'draining' THEN status_changed_at ELSE now() END
+            WHERE id = $1 AND (status <> 'draining' OR first_offline_at IS NOT NULL)";
+        const END: &str = "UPDATE nodes SET status = 'recovering', status_changed_at = now()
+            WHERE id = $1 AND status = 'draining' AND first_offline_at IS NULL AND suspended_at IS NULL";
+        const KNOWN: &str = "SELECT EXISTS (SELECT 1 FROM nodes WHERE id = $1)";
+        let (change, status) =
+            if wanted { (DRAIN, NodeStatus::Draining) } else { (END, NodeStatus::Recovering) };
+        transact::run_idempotent(&self.pool, "drain the node", BEGIN, |conn, _| {
+            Box::pin(async move {
+                let done = sqlx::query(change).bind(node.as_uuid()).execute(&mut *conn).await?;
+                if done.rows_affected() > 0 {
+                    return scans::ask(conn, node, scan_after(status)).await;
+                }
+                match sqlx::query_scalar(KNOWN).bind(node.as_uuid()).fetch_one(conn).await? {
+                    true => Ok(false),
+                    false => Err(Error::NoSuchNode.into()),
+                }
+            })
+        })
+        .await
+    }
+
+    /// A node that drains for its absence, too, is suspended: it would come back when it is heard.
+    pub(super) async fn suspend(&self, operators: &[String], suspended: bool) -> Result<Vec<NodeId>> {
+        const SUSPEND: &str = "UPDATE nodes SET status = 'draining', first_offline_at = NULL,
+                status_changed_at = CASE WHEN status = 'draining' THEN status_changed_at ELSE now() END,
+                suspended_at = coalesce(suspended_at, now())
+            WHERE id IN (SELECT id FROM nodes
+                WHERE operator = ANY ($1) AND (status <> 'draining' OR first_offline_at IS NOT NULL)
+                ORDER BY id FOR UPDATE)
+            RETURNING id, status";
+        const LIFT: &str = "UPDATE nodes SET suspended_at = NULL,
+                status = CASE WHEN status = 'draining' THEN 'recovering' ELSE status END,
+                status_changed_at = CASE WHEN status = 'draining' THEN now() ELSE status_changed_at END
+            WHERE id IN (SELECT id FROM nodes WHERE operator = ANY ($1) AND suspended_at IS NOT NULL
+                ORDER BY id FOR UPDATE)
+            RETURNING id, status";
+        if operators.is_empty() {
+            return Ok(Vec::new());
+        }
+        transact::run_idempotent(&self.pool, "suspend nodes", BEGIN, |conn, _| {
+            Box::pin(async move {
+                let change = if suspended { SUSPEND } else { LIFT };
+                let rows = sqlx::query(change).bind(operators).fetch_all(&mut *conn).await?;
+                let mut changed = Vec::with_capacity(rows.len());
+                for row in &rows {
+                    let node = read::id(row, "id")?;
+                    scans::ask(conn, node, scan_after(status(row)?)).await?;
+                    changed.push(node);
+                }
+                Ok(changed)
+            })
+        })
+        .await
+    }
+
     pub(super) async fn holds(&self, id: NodeId) -> Result<bool> {
         const HOLDS: &str =
             "SELECT EXISTS (SELECT 1 FROM chunk_locations WHERE node_id = $1 AND status = 'stored')";
@@ -286,5 +346,6 @@ fn fault(fault: Fault) -> &'static str {
     match fault {
         Fault::Missing => "missing",
         Fault::Corrupt => "corrupt",
+        Fault::Rotten => "rotten",
     }
 }

@@ -13,8 +13,10 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// How long to wait for a connection.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait for a connection: for others to give one back, and for the handshake of a new one on a busy machine.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
+/// For so long it is tried again to connect to a server that refuses.
+const REFUSED_FOR: Duration = Duration::from_secs(5);
 /// Pauses between attempts to connect, each twice as long as the one before.
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
@@ -76,13 +78,13 @@ impl Connections {
 
     /// Lends the connection that came back last, or a new one.
     pub(super) async fn acquire(&self) -> Result<Lease, sqlx::Error> {
-        let deadline = Instant::now() + ACQUIRE_TIMEOUT;
+        let (deadline, refused_until) = (Instant::now() + ACQUIRE_TIMEOUT, Instant::now() + REFUSED_FOR);
         let acquired = tokio::time::timeout_at(deadline.into(), async {
             let turns = Arc::clone(&self.0.turns);
             let turn = turns.acquire_owned().await.map_err(|_| sqlx::Error::PoolClosed)?;
             let (conn, opened) = match self.take().await {
                 Some(taken) => taken,
-                None => (self.open(deadline).await?, Instant::now()),
+                None => (self.open(refused_until).await?, Instant::now()),
             };
             Ok(Lease { conn: Some(conn), opened, at_rest: false, home: self.clone(), _turn: turn })
         });

@@ -2,9 +2,11 @@
 //!
 //! A worker whose fence moved on changes nothing: the job's row, written last, decides whether the rest of the
 //! transaction stands. Locks: segment (shared, so that condemning waits), nodes, locations, then jobs, as in whatever
-//! else marks locations and queues.
+//! else marks locations and queues. What marks a location bad queues its stripe with it, so that a job asked for once
+//! more says that its plan may be wrong: then it takes nothing away.
 //! Not here: what a stripe needs (`cyxcloud_core`), chunks to be deleted (`deletes`).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -196,9 +198,15 @@ async fn finish_in(conn: &mut PgConnection, id: Uuid, fence: i64, done: &RepairD
     let live: Option<bool> =
         sqlx::query_scalar(LOCK).bind(stripe.segment.as_uuid()).fetch_optional(&mut *conn).await?;
     let live = live.unwrap_or(false);
+    let mut again_after = done.again_after;
     if live {
-        add(conn, stripe, &done.added).await?;
-        remove(conn, stripe, &done.removed, done.grace).await?;
+        let all_there = add(conn, stripe, &done.added).await?;
+        if all_there && (done.removed.is_empty() || still_as_planned(conn, id, stripe).await?) {
+            remove(conn, stripe, &done.removed, done.grace).await?;
+        } else {
+            // Where the plan counted on a node that was removed meanwhile, nobody else has noticed.
+            again_after = Some(Duration::ZERO);
+        }
     } else {
         give_back(conn, stripe, &done.added).await?;
     }
@@ -206,7 +214,7 @@ async fn finish_in(conn: &mut PgConnection, id: Uuid, fence: i64, done: &RepairD
         .bind(id)
         .bind(fence)
         .bind(!live)
-        .bind(done.again_after.map(read::millis))
+        .bind(again_after.map(read::millis))
         .bind(done.tolerance.map(i16::from))
         .execute(conn)
         .await?;
@@ -247,16 +255,29 @@ fn index(stripe: StripeRef) -> i32 {
     i32::try_from(stripe.index).unwrap_or(i32::MAX)
 }
 
+/// Whether nobody asked for the stripe since it was claimed. Whoever is marking one of its locations has it locked and ends
+/// first; whoever comes later waits for us.
+async fn still_as_planned(conn: &mut PgConnection, id: Uuid, stripe: StripeRef) -> Result<bool, Failure> {
+    const LOCATIONS: &str = "SELECT 1 FROM chunk_locations WHERE segment_id = $1 AND stripe_index = $2
+        ORDER BY shard_index, node_id FOR UPDATE";
+    const ASKED: &str = "SELECT again FROM repair_jobs WHERE id = $1 FOR UPDATE";
+    sqlx::query(LOCATIONS).bind(stripe.segment.as_uuid()).bind(index(stripe)).execute(&mut *conn).await?;
+    let asked: Option<bool> = sqlx::query_scalar(ASKED).bind(id).fetch_optional(conn).await?;
+    Ok(asked == Some(false))
+}
+
+/// Records new locations; false if one of the nodes is not known any more.
 async fn add(
     conn: &mut PgConnection,
     stripe: StripeRef,
     added: &[(ShardIndex, NewLocation)],
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     if added.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
+    let places: BTreeSet<(ShardIndex, NodeId)> = added.iter().map(|(shard, at)| (*shard, at.node)).collect();
     let stored = Stored::new(added);
-    sqlx::query(include_str!("sql/repair_added.sql"))
+    let recorded = sqlx::query(include_str!("sql/repair_added.sql"))
         .bind(stripe.segment.as_uuid())
         .bind(index(stripe))
         .bind(stored.shard)
@@ -267,7 +288,7 @@ async fn add(
         .bind(stored.receipt_at)
         .execute(conn)
         .await?;
-    Ok(())
+    Ok(read::touched(recorded.rows_affected()) == places.len())
 }
 
 /// What was stored for a segment that nobody needs any more.

@@ -49,6 +49,8 @@ pub(super) fn record(row: &PgRow) -> Result<AuditRecord, Failure> {
         proven: read::total(row, "audits_proven")?,
         failed: read::total(row, "audits_failed")?,
         last_audit: read::optional_time(row, "last_audit")?,
+        registered_at: read::time(row, "created_at")?,
+        vetted: read::optional_time(row, "vetted_at")?.is_some(),
     })
 }
 
@@ -58,6 +60,7 @@ fn node(row: &PgRow) -> Result<NodeUpkeep, Failure> {
         node: read::id(row, "id")?,
         status: status.map_err(|error| rows::corrupt("node status", error))?,
         status_changed_at: read::time(row, "status_changed_at")?,
+        last_heartbeat: read::time(row, "last_heartbeat")?,
         quarantined: row.try_get("quarantined")?,
         audits: record(row)?,
         reconciled_at: read::optional_time(row, "reconciled_at")?,
@@ -79,8 +82,8 @@ pub(super) async fn ask(conn: &mut PgConnection, node: NodeId, reason: ScanReaso
 impl PostgresStore {
     pub(super) async fn node_states(&self) -> Result<Vec<NodeUpkeep>> {
         const NODES: &str =
-            "SELECT id, status, status_changed_at, quarantined, reconciled_at, location_count,
-                audit_alpha, audit_beta, audits_proven, audits_failed, last_audit
+            "SELECT id, status, status_changed_at, last_heartbeat, quarantined, reconciled_at, location_count,
+                audit_alpha, audit_beta, audits_proven, audits_failed, last_audit, created_at, vetted_at
             FROM nodes ORDER BY id";
         transact::single(&self.pool, "read the nodes", |conn, _| {
             Box::pin(async move {
@@ -98,6 +101,22 @@ impl PostgresStore {
                     true => Ok(()),
                     false => Err(Error::NoSuchNode.into()),
                 }
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn ask_for_inventory(&self, node: NodeId) -> Result<()> {
+        const ASK: &str = concat!(
+            "INSERT INTO node_scans AS s (node_id, reason) SELECT id, $2 FROM nodes WHERE id = $1 FOR KEY SHARE ",
+            include_str!("sql/scan_conflict.sql"),
+            "WHERE s.done"
+        );
+        transact::single(&self.pool, "ask for an inventory", |conn, _| {
+            Box::pin(async move {
+                let ask = sqlx::query(ASK).bind(node.as_uuid()).bind(ScanReason::Periodic.as_str());
+                ask.execute(conn).await?;
+                Ok(())
             })
         })
         .await

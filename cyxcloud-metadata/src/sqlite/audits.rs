@@ -74,7 +74,8 @@ pub(super) fn record(
 ) -> Done<bool> {
     const NODE: &str =
         "UPDATE nodes SET audit_alpha = ?2, audit_beta = ?3, audits_proven = ?4, audits_failed = ?5,
-        last_audit = ?6, quarantined = coalesce(?7, quarantined) WHERE id = ?1";
+        last_audit = ?6, quarantined = coalesce(?7, quarantined),
+        vetted_at = coalesce(vetted_at, CASE WHEN ?8 THEN ?6 END) WHERE id = ?1";
     if records(db, events)? != *seen {
         return Ok(false);
     }
@@ -85,7 +86,8 @@ pub(super) fn record(
     }
     for Verdict { node, record, quarantined } in verdicts {
         let (proven, failed) = (int(record.proven), int(record.failed));
-        run(db, NODE, params![node.as_uuid(), record.alpha, record.beta, proven, failed, now, quarantined])?;
+        let AuditRecord { alpha, beta, vetted, .. } = *record;
+        run(db, NODE, params![node.as_uuid(), alpha, beta, proven, failed, now, quarantined, vetted])?;
     }
     Ok(true)
 }

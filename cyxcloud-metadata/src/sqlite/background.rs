@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use cyxcloud_core::{ByteCount, ChunkId, FileId, NodeId, Timestamp};
+use cyxcloud_core::{ByteCount, ChunkId, FileId, NodeId, SegmentId, Timestamp};
 use rusqlite::Connection;
 use uuid::Uuid;
 
@@ -74,6 +74,10 @@ impl Upkeep for SqliteStore {
         self.engine.write("ask for a scan", move |db| scans::queue(db, node, reason)).await
     }
 
+    async fn queue_inventory(&self, node: NodeId) -> Result<()> {
+        self.engine.write("ask for an inventory", move |db| scans::queue_inventory(db, node)).await
+    }
+
     async fn claim_scans(&self, limit: usize, lease: Duration) -> Result<Vec<NodeScan>> {
         self.engine.write("claim scans", move |db| scans::claim(db, limit, lease)).await
     }
@@ -108,8 +112,9 @@ impl Upkeep for SqliteStore {
         self.engine.write("finish an inventory", move |db| inventory::finish(db, node, locations)).await
     }
 
-    async fn condemn_orphans(&self, grace: Duration, limit: usize) -> Result<usize> {
-        self.engine.write("condemn orphans", move |db| inventory::condemn_orphans(db, grace, limit)).await
+    async fn condemn_orphans(&self, grace: Duration, limit: usize, brake: GcBrake) -> Result<OrphanStep> {
+        let condemn = move |db: &Connection| inventory::condemn_orphans(db, grace, limit, brake);
+        self.engine.write("condemn orphans", condemn).await
     }
 
     async fn oldest_intent(&self) -> Result<Option<Timestamp>> {
@@ -150,6 +155,11 @@ impl Upkeep for SqliteStore {
         self.engine.write("freeze garbage collection", move |db| garbage::freeze(db, &reason)).await
     }
 
+    async fn note_gc_halt(&self, why: Option<&str>) -> Result<()> {
+        let why = why.map(str::to_owned);
+        self.engine.write("note why a brake holds", move |db| garbage::note_halt(db, why.as_deref())).await
+    }
+
     async fn thaw_gc(&self) -> Result<bool> {
         self.engine.write("thaw garbage collection", garbage::thaw).await
     }
@@ -165,8 +175,20 @@ impl Upkeep for SqliteStore {
             .await
     }
 
-    async fn sample_location(&self, node: NodeId, chunk: ChunkId) -> Result<Option<NodeLocation>> {
-        self.engine.read("pick what to audit", move |db| inventory::sample(db, node, chunk)).await
+    async fn sample_locations(&self, node: NodeId, from: &[ChunkId]) -> Result<Vec<NodeLocation>> {
+        let from = from.to_vec();
+        self.engine.read("pick what to audit", move |db| inventory::samples(db, node, &from)).await
+    }
+
+    async fn at_risk(
+        &self,
+        from: SegmentId,
+        losses: i32,
+        unproven_for: Duration,
+        limit: usize,
+    ) -> Result<Vec<(NodeId, NodeLocation)>> {
+        const DOING: &str = "look for locations at risk";
+        self.engine.read(DOING, move |db| inventory::at_risk(db, from, losses, unproven_for, limit)).await
     }
 
     async fn forgive_empty(&self, node: NodeId, quiet: Duration) -> Result<bool> {

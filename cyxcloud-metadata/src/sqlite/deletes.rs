@@ -90,11 +90,13 @@ pub(super) fn claim(db: &Connection, limit: usize, lease: Duration) -> Done<Vec<
     Ok(claimed)
 }
 
-/// Entries that may go now, and those met on the way that must not, because a location names them again.
+/// Entries that may go now, nodes that are not there left out, and those met on the way that must not, because a location names them again.
 fn due(db: &Connection, limit: usize, now: Timestamp) -> Done<(Vec<ChunkDelete>, Vec<i64>)> {
     const DUE: &str = "SELECT d.id, d.node_id, d.chunk_id, d.incarnation, d.generation, d.attempts, EXISTS (
             SELECT 1 FROM chunk_locations l WHERE l.node_id = d.node_id AND l.chunk_id = d.chunk_id)
-        FROM chunk_deletes d WHERE d.not_before <= ?1 AND d.since < ?2 ORDER BY d.not_before";
+        FROM chunk_deletes d WHERE d.not_before <= ?1 AND d.since < ?2 AND d.node_id NOT IN (SELECT id FROM nodes
+            WHERE status = 'offline' OR (status = 'draining' AND first_offline_at IS NOT NULL))
+        ORDER BY d.not_before";
     let (mut claimed, mut named) = (Vec::new(), Vec::new());
     let mut statement = db.prepare_cached(DUE)?;
     let mut rows = statement.query(params![now.unix_millis(), horizon(db)?])?;

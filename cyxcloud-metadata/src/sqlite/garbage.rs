@@ -16,23 +16,44 @@ use crate::upkeep::model::{GcBrake, GcHalt, GcState, GcStep};
 
 /// Name of the constant that says why garbage collection is frozen.
 const FROZEN: &str = "gc_frozen";
+/// Name of the constant that says why a brake holds.
+const HALTED: &str = "gc_halted";
 
 /// Why it is frozen, if it is.
 pub(super) fn frozen(db: &Connection) -> Done<Option<String>> {
-    one(db, "SELECT value FROM constants WHERE name = ?1", [FROZEN], |row| {
+    note(db, FROZEN)
+}
+
+fn note(db: &Connection, name: &str) -> Done<Option<String>> {
+    one(db, "SELECT value FROM constants WHERE name = ?1", [name], |row| {
         Ok(String::from_utf8_lossy(&row.get::<_, Vec<u8>>(0)?).into_owned())
     })
 }
 
-pub(super) fn freeze(db: &Connection, reason: &str) -> Done<()> {
-    const FREEZE: &str = "INSERT INTO constants (name, value) VALUES (?1, ?2)
+fn put_note(db: &Connection, name: &str, text: &str) -> Done<()> {
+    const PUT: &str = "INSERT INTO constants (name, value) VALUES (?1, ?2)
         ON CONFLICT (name) DO UPDATE SET value = excluded.value";
-    run(db, FREEZE, params![FROZEN, reason.as_bytes()])?;
+    run(db, PUT, params![name, text.as_bytes()])?;
     Ok(())
 }
 
+fn drop_note(db: &Connection, name: &str) -> Done<bool> {
+    Ok(run(db, "DELETE FROM constants WHERE name = ?1", [name])? > 0)
+}
+
+pub(super) fn freeze(db: &Connection, reason: &str) -> Done<()> {
+    put_note(db, FROZEN, reason)
+}
+
+pub(super) fn note_halt(db: &Connection, why: Option<&str>) -> Done<()> {
+    match why {
+        Some(why) => put_note(db, HALTED, why),
+        None => drop_note(db, HALTED).map(drop),
+    }
+}
+
 pub(super) fn thaw(db: &Connection) -> Done<bool> {
-    Ok(run(db, "DELETE FROM constants WHERE name = ?1", [FROZEN])? > 0)
+    drop_note(db, FROZEN)
 }
 
 pub(super) fn condemn(db: &Connection, limit: usize, brake: GcBrake) -> Done<Result<GcStep, GcHalt>> {
@@ -130,5 +151,6 @@ pub(super) fn state(db: &Connection) -> Done<GcState> {
         deletes_due: u64::try_from(number(db, DUE, [row::now().unix_millis()])?).unwrap_or(0),
         orphans: count(db, "SELECT count(*) FROM orphans")?,
         frozen: frozen(db)?,
+        halted: note(db, HALTED)?,
     })
 }

@@ -37,7 +37,7 @@ impl Identity for SqliteStore {
         self.engine.write("change a user", move |db| alter(db, id, &change)).await
     }
 
-    async fn begin_session(&self, session: &NewSession) -> Result<()> {
+    async fn begin_session(&self, session: &NewSession) -> Result<bool> {
         let session = session.clone();
         self.engine.write("begin a session", move |db| begin(db, &session)).await
     }
@@ -89,8 +89,11 @@ impl Identity for SqliteStore {
     }
 
     async fn revoke_api_key(&self, owner: OwnerId, id: &str) -> Result<bool> {
-        const REVOKE: &str = "UPDATE access_keys SET revoked_at = coalesce(revoked_at, ?3)
-            WHERE id = ?1 AND owner_id = ?2";
+        const REVOKE: &str = "WITH RECURSIVE ended AS (
+                SELECT id FROM access_keys WHERE id = ?1 AND owner_id = ?2
+                UNION SELECT made.id FROM access_keys made JOIN ended ON made.made_by = ended.id
+            )
+            UPDATE access_keys SET revoked_at = coalesce(revoked_at, ?3) WHERE id IN (SELECT id FROM ended)";
         let id = id.to_owned();
         let revoke = move |db: &Connection| {
             Ok(run(db, REVOKE, params![id, owner.as_uuid(), now().unix_millis()])? > 0)
@@ -117,9 +120,10 @@ impl Identity for SqliteStore {
         self.engine.read("look for room under the quota", move |db| check_room(db, owner, more)).await
     }
 
-    async fn append_audit(&self, entry: &NewAuditEntry) -> Result<()> {
-        let entry = entry.clone();
-        self.engine.write("write the audit log", move |db| append(db, &entry)).await
+    async fn append_audit(&self, entries: &[NewAuditEntry]) -> Result<()> {
+        let entries = entries.to_vec();
+        let append = move |db: &Connection| entries.iter().try_for_each(|entry| append(db, entry));
+        self.engine.write("write the audit log", append).await
     }
 
     async fn audit_log(
@@ -184,16 +188,13 @@ fn alter(db: &Connection, id: OwnerId, change: &PersonChange) -> Done<Option<Per
     get(db, id)
 }
 
-fn begin(db: &Connection, session: &NewSession) -> Done<()> {
+fn begin(db: &Connection, session: &NewSession) -> Done<bool> {
     const BEGIN: &str = "INSERT INTO sessions (id, owner_id, current, rotated_at, expires_at, created_at)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?4)";
+        VALUES (?1, ?2, ?3, ?4, ?5, ?4)
+        ON CONFLICT (id) DO UPDATE SET current = excluded.current WHERE sessions.current = excluded.current";
     let expires = session.expires_at.unix_millis();
-    run(
-        db,
-        BEGIN,
-        params![session.id, session.owner.as_uuid(), session.refresh, now().unix_millis(), expires],
-    )?;
-    Ok(())
+    let row = params![session.id, session.owner.as_uuid(), session.refresh, now().unix_millis(), expires];
+    Ok(run(db, BEGIN, row)? > 0)
 }
 
 struct Session {
@@ -257,7 +258,7 @@ fn is_revoked(db: &Connection, jti: &str, session: Option<Uuid>) -> Done<bool> {
 }
 
 const KEY: &str = "id, owner_id, name, secret, buckets, prefixes, read_only, expires_at, created_at, last_used_at, \
-                   revoked_at";
+                   revoked_at, made_by";
 
 fn names(row: &Row<'_>, column: usize) -> Done<Option<Vec<String>>> {
     let text: Option<String> = row.get(column)?;
@@ -283,6 +284,7 @@ fn read_key(row: &Row<'_>) -> Done<ApiKey> {
         created_at: time(row, 8)?,
         last_used_at: some_time(row, 9)?,
         revoked_at: some_time(row, 10)?,
+        made_by: row.get(11)?,
     })
 }
 
@@ -292,8 +294,11 @@ fn key(db: &Connection, id: &str) -> Done<Option<ApiKey>> {
 
 fn create_key(db: &Connection, new: &ApiKey) -> Done<ApiKey> {
     const INSERT: &str = "INSERT INTO access_keys
-        (id, owner_id, name, secret, buckets, prefixes, read_only, expires_at, created_at)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING";
+        (id, owner_id, name, secret, buckets, prefixes, read_only, expires_at, created_at, made_by)
+        SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10
+        WHERE ?10 IS NULL
+            OR EXISTS (SELECT 1 FROM access_keys WHERE id = ?10 AND owner_id = ?2 AND revoked_at IS NULL)
+        ON CONFLICT DO NOTHING";
     let made = run(
         db,
         INSERT,
@@ -307,6 +312,7 @@ fn create_key(db: &Connection, new: &ApiKey) -> Done<ApiKey> {
             new.read_only,
             new.expires_at.map(Timestamp::unix_millis),
             now().unix_millis(),
+            new.made_by,
         ],
     )?;
     match key(db, &new.id)? {
@@ -331,7 +337,7 @@ pub(super) fn check_room(db: &Connection, owner: OwnerId, more: ByteCount) -> Do
 
 fn append(db: &Connection, entry: &NewAuditEntry) -> Done<()> {
     const APPEND: &str = "INSERT INTO audit_log (id, at, owner_id, actor, action, target, address, outcome)
-        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+        VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (id) DO NOTHING";
     run(
         db,
         APPEND,

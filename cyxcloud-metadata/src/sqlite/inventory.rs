@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use cyxcloud_core::{ChunkId, Generation, NodeId};
+use cyxcloud_core::{ChunkId, Generation, NodeId, SegmentId};
 use rusqlite::{Connection, Row, params};
 use uuid::Uuid;
 
@@ -15,7 +15,7 @@ use super::engine::Done;
 use super::garbage;
 use super::repairs;
 use super::row::{self, all, exists, int, one, run};
-use crate::upkeep::model::{NodeCursor, NodeLocation, Orphan, Reconciled};
+use crate::upkeep::model::{GcBrake, GcHalt, NodeCursor, NodeLocation, Orphan, OrphanStep, Reconciled};
 
 /// What [`location`] reads of a location `l` and its chunk `c`.
 const LOCATION: &str = "l.chunk_id, l.segment_id, l.stripe_index, l.shard_index, c.size_bytes, l.incarnation,
@@ -71,7 +71,39 @@ pub(super) fn locations(
     all(db, &page(), params![node.as_uuid(), chunk, segment, stripe, shard, int(limit as u64)], location)
 }
 
-pub(super) fn sample(db: &Connection, node: NodeId, chunk: ChunkId) -> Done<Option<NodeLocation>> {
+pub(super) fn samples(db: &Connection, node: NodeId, from: &[ChunkId]) -> Done<Vec<NodeLocation>> {
+    let found: Done<Vec<_>> = from.iter().map(|chunk| sample(db, node, chunk)).collect();
+    Ok(found?.into_iter().flatten().collect())
+}
+
+pub(super) fn at_risk(
+    db: &Connection,
+    from: SegmentId,
+    losses: i32,
+    unproven_for: Duration,
+    limit: usize,
+) -> Done<Vec<(NodeId, NodeLocation)>> {
+    let since = row::before(row::now(), unproven_for);
+    all(db, &unproven(), params![from.as_uuid(), losses, since, int(limit as u64)], |row| {
+        Ok((row::id(row, 8)?, location(row)?))
+    })
+}
+
+/// What [`at_risk`] runs.
+pub(super) fn unproven() -> String {
+    format!(
+        "SELECT {LOCATION}, l.node_id FROM (
+            SELECT segment_id, stripe_index FROM repair_jobs INDEXED BY repair_jobs_open
+            WHERE segment_id >= ?1 AND status IN ('pending', 'in_progress') AND status = 'pending' AND priority <= ?2
+            ORDER BY segment_id, stripe_index LIMIT ?4) j
+         CROSS JOIN segments g ON g.id = j.segment_id AND g.state = 'live'
+         CROSS JOIN chunk_locations l ON l.segment_id = j.segment_id AND l.stripe_index = j.stripe_index
+            AND l.status = 'stored' AND (l.last_verified IS NULL OR l.last_verified <= ?3)
+         {ITS_CHUNK} LIMIT ?4"
+    )
+}
+
+fn sample(db: &Connection, node: NodeId, chunk: &ChunkId) -> Done<Option<NodeLocation>> {
     let from = |chunk: &[u8]| one(db, &pick(), params![node.as_uuid(), chunk], location);
     match from(chunk.as_bytes())? {
         Some(found) => Ok(Some(found)),
@@ -160,28 +192,62 @@ pub(super) fn finish(db: &Connection, node: NodeId, locations: u64) -> Done<()> 
     Ok(())
 }
 
-pub(super) fn condemn_orphans(db: &Connection, grace: Duration, limit: usize) -> Done<usize> {
+/// Why no orphan at all may go.
+fn nothing_may_go(db: &Connection) -> Done<Option<GcHalt>> {
+    const LOST: &str = "SELECT 1 WHERE EXISTS (SELECT 1 FROM orphans) AND EXISTS (SELECT 1 FROM stripes)
+        AND NOT EXISTS (SELECT 1 FROM chunk_locations)";
+    if let Some(reason) = garbage::frozen(db)? {
+        return Ok(Some(GcHalt::Frozen(reason)));
+    }
+    Ok(exists(db, LOST, [])?.then_some(GcHalt::NoLocations))
+}
+
+/// Nodes of which no orphan may go, each with why.
+fn braked(db: &Connection, seen: i64, brake: GcBrake) -> Done<Vec<(NodeId, GcHalt)>> {
+    const MANY: &str = "SELECT d.node_id, d.orphans,
+            (SELECT count(*) FROM chunk_locations l WHERE l.node_id = d.node_id)
+        FROM (SELECT node_id, count(*) AS orphans FROM orphans WHERE first_seen <= ?1
+            GROUP BY node_id HAVING count(*) > ?2) d ORDER BY d.node_id";
+    let many: Vec<(NodeId, u64, u64)> = all(db, MANY, params![seen, int(brake.floor)], |row| {
+        Ok((row::id(row, 0)?, row::count(row, 1)?, row::count(row, 2)?))
+    })?;
+    let too_many = |&(_, orphans, locations): &_| brake.holds(orphans, orphans + locations);
+    let why = |(node, orphans, locations)| (node, GcHalt::Orphans { node, orphans, locations });
+    Ok(many.into_iter().filter(too_many).map(why).collect())
+}
+
+pub(super) fn condemn_orphans(
+    db: &Connection,
+    grace: Duration,
+    limit: usize,
+    brake: GcBrake,
+) -> Done<OrphanStep> {
     // Those that an upload or repair under way may still commit wait, out of the way of others.
     const DUE: &str = "SELECT node_id, chunk_id, incarnation, generation, first_seen FROM orphans
-        WHERE first_seen <= ?1 AND first_seen < ?2 ORDER BY first_seen LIMIT ?3";
-    if garbage::frozen(db)?.is_some() {
-        return Ok(0);
+        WHERE first_seen <= ?1 AND first_seen < ?2
+            AND node_id NOT IN (SELECT unhex(value) FROM json_each(?4)) ORDER BY first_seen LIMIT ?3";
+    if let Some(halt) = nothing_may_go(db)? {
+        return Ok(OrphanStep { taken: 0, halt: Some(halt) });
     }
-    let now = row::now();
-    let range = params![row::before(now, grace), deletes::horizon(db)?, int(limit as u64)];
+    let (now, mut taken) = (row::now(), 0);
+    let seen = row::before(now, grace);
+    let braked = braked(db, seen, brake)?;
+    let nodes: Vec<String> =
+        braked.iter().map(|(node, _)| format!("\"{}\"", node.as_uuid().simple())).collect();
+    let nodes = format!("[{}]", nodes.join(","));
+    let range = params![seen, deletes::horizon(db)?, int(limit as u64), nodes];
     let due = all(db, DUE, range, |row| {
         let (node, chunk) = (row::id(row, 0)?, row::chunk(row, 1)?);
         Ok((Orphan { node, chunk, generation: row::generation(row, 2)? }, row.get::<_, i64>(4)?))
     })?;
-    let mut condemned = 0;
     for (Orphan { node, chunk, generation }, first_seen) in due {
         const DROP: &str = "DELETE FROM orphans WHERE node_id = ?1 AND chunk_id = ?2";
         run(db, DROP, params![node.as_uuid(), chunk.as_bytes().as_slice()])?;
         if !exists(db, NAMED, params![node.as_uuid(), chunk.as_bytes().as_slice()])? {
             let entry = Entry { node, chunk, generation, reason: "orphan" };
             deletes::put(db, &entry, first_seen, now.unix_millis())?;
-            condemned += 1;
+            taken += 1;
         }
     }
-    Ok(condemned)
+    Ok(OrphanStep { taken, halt: braked.into_iter().next().map(|(_, halt)| halt) })
 }

@@ -23,6 +23,7 @@ mod row;
 mod scans;
 mod schema;
 mod stripes;
+mod token_keys;
 mod uploads;
 
 use std::ops::Range;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use cyxcloud_core::name::{BucketName, ObjectKey};
+use cyxcloud_core::token_keys::Rotation;
 use cyxcloud_core::{BucketId, ChunkId, NodeId, OwnerId, SegmentId, Timestamp, UploadId};
 
 use self::engine::Engine;
@@ -40,7 +42,7 @@ use crate::error::{Error, Result};
 use crate::model::{
     AccessKey, Assemble, BadLocation, Bucket, CommitObject, CommitPart, CompleteMultipart, Heard,
     ListMultiparts, ListObjects, ListPage, Multipart, MultipartPage, NewUpload, Node, NodeHeartbeat,
-    NodeStep, Object, ObjectLayout, Owner, Part, Precondition, RegisterNode, StripeLayout, Usage,
+    NodeStep, Object, ObjectLayout, Owner, Part, Precondition, RegisterNode, StripeLayout, TokenKey, Usage,
 };
 
 /// The embedded metadata store. Dropping it finishes what was begun and closes the file.
@@ -81,6 +83,20 @@ impl MetadataStore for SqliteStore {
     async fn keep_constant(&self, name: &str, value: &[u8]) -> Result<Vec<u8>> {
         let (name, value) = (name.to_owned(), value.to_owned());
         self.engine.write("keep a constant", move |db| owners::keep_constant(db, &name, &value)).await
+    }
+
+    async fn token_keys(&self, first: &[u8]) -> Result<Vec<TokenKey>> {
+        let keys = self.engine.read("read the keys for tokens", token_keys::believed).await?;
+        if !keys.is_empty() {
+            return Ok(keys);
+        }
+        let first = first.to_vec();
+        self.engine.write("make a key for tokens", move |db| token_keys::make_first(db, &first)).await
+    }
+
+    async fn add_token_key(&self, rotation: &Rotation, wrapped_seed: &[u8]) -> Result<TokenKey> {
+        let (rotation, seed) = (*rotation, wrapped_seed.to_vec());
+        self.engine.write("rotate the key for tokens", move |db| token_keys::add(db, &rotation, &seed)).await
     }
 
     async fn ensure_owner(&self, owner: &Owner) -> Result<Owner> {
@@ -250,6 +266,15 @@ impl MetadataStore for SqliteStore {
     async fn step_node(&self, step: &NodeStep) -> Result<()> {
         let step = *step;
         self.engine.write("change the node's status", move |db| nodes::step(db, &step)).await
+    }
+
+    async fn drain_node(&self, node: NodeId, wanted: bool) -> Result<bool> {
+        self.engine.write("drain the node", move |db| nodes::drain(db, node, wanted)).await
+    }
+
+    async fn suspend_nodes(&self, operators: &[String], suspended: bool) -> Result<Vec<NodeId>> {
+        let operators = operators.to_vec();
+        self.engine.write("suspend nodes", move |db| nodes::suspend(db, &operators, suspended)).await
     }
 
     async fn holds_chunks(&self, id: NodeId) -> Result<bool> {

@@ -21,7 +21,8 @@ use crate::upkeep::model::{NodeUpkeep, ScanReason, StripeRef};
 
 const NODE: &str = "id, public_key, peer_id, label, name, grpc_address, metrics_address, incarnation, storage_total,
     storage_reserved, storage_used, storage_available, status, status_changed_at, last_heartbeat, first_offline_at,
-    failure_count, region, operator, subnet, version, wire_version, maintenance, read_only, quarantined, cpu_usage";
+    failure_count, region, operator, subnet, version, wire_version, maintenance, read_only, quarantined, cpu_usage,
+    vetted_at, active_connections";
 
 fn node(row: &Row<'_>) -> Done<Node> {
     Ok(Node {
@@ -51,6 +52,8 @@ fn node(row: &Row<'_>) -> Done<Node> {
         read_only: row.get(23)?,
         quarantined: row.get(24)?,
         cpu_usage: percent(row.get(25)?),
+        vetted: row::some_time(row, 26)?.is_some(),
+        active_connections: row::count(row, 27)?,
     })
 }
 
@@ -65,7 +68,7 @@ pub(super) fn list(db: &Connection) -> Done<Vec<Node>> {
 
 pub(super) fn upkeep(db: &Connection) -> Done<Vec<NodeUpkeep>> {
     let select = format!(
-        "SELECT id, status, status_changed_at, quarantined, reconciled_at, location_count, {AUDIT_RECORD}
+        "SELECT id, status, status_changed_at, quarantined, reconciled_at, location_count, last_heartbeat, {AUDIT_RECORD}
          FROM nodes ORDER BY id"
     );
     all(db, &select, [], |row| {
@@ -76,7 +79,8 @@ pub(super) fn upkeep(db: &Connection) -> Done<Vec<NodeUpkeep>> {
             quarantined: row.get(3)?,
             reconciled_at: row::some_time(row, 4)?,
             locations: row::count(row, 5)?,
-            audits: row::audit_record(row, 6)?,
+            last_heartbeat: row::time(row, 6)?,
+            audits: row::audit_record(row, 7)?,
         })
     })
 }
@@ -91,8 +95,10 @@ pub(super) fn register(db: &Connection, new: &RegisterNode) -> Done<Node> {
         ON CONFLICT (public_key) DO UPDATE SET peer_id = ?3, label = ?4, name = ?5, grpc_address = ?6,
             metrics_address = ?7, incarnation = ?8, storage_total = ?9, storage_reserved = ?10, storage_used = ?11,
             storage_available = ?12, region = ?13, operator = ?14, subnet = ?15, version = ?16, wire_version = ?17,
-            status = CASE WHEN status IN ('offline', 'draining') THEN 'recovering' ELSE status END,
-            status_changed_at = CASE WHEN status IN ('offline', 'draining') THEN ?18 ELSE status_changed_at END,
+            status_changed_at = CASE WHEN status = 'offline' OR status = 'draining' AND first_offline_at IS NOT NULL
+                THEN ?18 ELSE status_changed_at END,
+            status = CASE WHEN status = 'offline' OR status = 'draining' AND first_offline_at IS NOT NULL
+                THEN 'recovering' ELSE status END,
             last_heartbeat = ?18";
     let key = new.public_key.as_slice();
     let known: Option<(NodeId, NodeStatus, Uuid)> =
@@ -195,6 +201,51 @@ pub(super) fn step(db: &Connection, step: &NodeStep) -> Done<()> {
     }
 }
 
+/// By request, or no longer.
+pub(super) fn drain(db: &Connection, node: NodeId, wanted: bool) -> Done<bool> {
+    const KNOWN: &str = "SELECT 1 FROM nodes WHERE id = ?1";
+    const DRAIN: &str = "UPDATE nodes SET
+            status_changed_at = CASE WHEN status = 'draining' THEN status_changed_at ELSE ?2 END,
+            status = 'draining', first_offline_at = NULL
+        WHERE id = ?1 AND (status <> 'draining' OR first_offline_at IS NOT NULL)";
+    const END: &str = "UPDATE nodes SET status = 'recovering', status_changed_at = ?2
+        WHERE id = ?1 AND status = 'draining' AND first_offline_at IS NULL AND suspended_at IS NULL";
+    let (change, status) = if wanted { (DRAIN, NodeStatus::Draining) } else { (END, NodeStatus::Recovering) };
+    if run(db, change, params![node.as_uuid(), row::now().unix_millis()])? > 0 {
+        scans::queue(db, node, scans::because_of(status))?;
+        return Ok(true);
+    }
+    match exists(db, KNOWN, [node.as_uuid()])? {
+        true => Ok(false),
+        false => Err(Error::NoSuchNode.into()),
+    }
+}
+
+/// A node that drains for its absence, too, is suspended: it would come back when it is heard.
+pub(super) fn suspend(db: &Connection, operators: &[String], suspended: bool) -> Done<Vec<NodeId>> {
+    const SUSPEND: &str = "UPDATE nodes SET
+            status_changed_at = CASE WHEN status = 'draining' THEN status_changed_at ELSE ?2 END,
+            status = 'draining', first_offline_at = NULL, suspended_at = coalesce(suspended_at, ?2)
+        WHERE operator = ?1 AND (status <> 'draining' OR first_offline_at IS NOT NULL) RETURNING id, status";
+    const LIFT: &str = "UPDATE nodes SET suspended_at = NULL,
+            status_changed_at = CASE WHEN status = 'draining' THEN ?2 ELSE status_changed_at END,
+            status = CASE WHEN status = 'draining' THEN 'recovering' ELSE status END
+        WHERE operator = ?1 AND suspended_at IS NOT NULL RETURNING id, status";
+    let mut changed = Vec::new();
+    for operator in operators {
+        let change = if suspended { SUSPEND } else { LIFT };
+        let rows = all(db, change, params![operator, row::now().unix_millis()], |row| {
+            Ok((row::id::<NodeId>(row, 0)?, row.get::<_, String>(1)?))
+        })?;
+        for (node, status) in rows {
+            let status = status.parse().map_err(|error| corrupt("node status", error))?;
+            scans::queue(db, node, scans::because_of(status))?;
+            changed.push(node);
+        }
+    }
+    Ok(changed)
+}
+
 pub(super) fn holds_chunks(db: &Connection, id: NodeId) -> Done<bool> {
     const HOLDS: &str = "SELECT 1 FROM chunk_locations WHERE node_id = ?1 AND status = 'stored' LIMIT 1";
     Ok(exists(db, HOLDS, [id.as_uuid()])?)
@@ -222,7 +273,7 @@ pub(super) fn remove(db: &Connection, id: NodeId) -> Done<()> {
 fn status(fault: Fault) -> &'static str {
     match fault {
         Fault::Missing => "missing",
-        Fault::Corrupt => "corrupt",
+        Fault::Corrupt | Fault::Rotten => "corrupt",
     }
 }
 
@@ -232,10 +283,20 @@ pub(super) fn report_bad(db: &Connection, bad: &[BadLocation]) -> Done<()> {
         "UPDATE chunk_locations SET status = ?5, verification_failures = verification_failures + 1
         WHERE segment_id = ?1 AND stripe_index = ?2 AND shard_index = ?3 AND node_id = ?4
             AND status IN ('stored', 'leaving')";
+    // For the whole chunk: which part of it is wrong nobody said.
+    const AUDIT: &str = "INSERT INTO contained_audits (node_id, segment_id, stripe_index, shard_index, chunk_id,
+            size_bytes, slice_start, slice_end, not_before)
+        SELECT ?4, segment_id, stripe_index, shard_index, chunk_id, size_bytes, 0, size_bytes, ?5 FROM chunks
+        WHERE segment_id = ?1 AND stripe_index = ?2 AND shard_index = ?3
+        ON CONFLICT (node_id, segment_id, stripe_index, shard_index) DO UPDATE SET
+            slice_start = excluded.slice_start, slice_end = excluded.slice_end, not_before = excluded.not_before";
     for at in bad {
         let (segment, shard, node) = (at.segment.as_uuid(), small(at.shard.get()), at.node.as_uuid());
         let status = status(at.fault);
         if run(db, MARK, params![segment, at.stripe, shard, node, status])? > 0 {
+            if at.fault == Fault::Corrupt {
+                run(db, AUDIT, params![segment, at.stripe, shard, node, row::now().unix_millis()])?;
+            }
             let stripe = StripeRef { segment: at.segment, index: at.stripe };
             repairs::queue_lost(db, stripe, status)?;
         }

@@ -215,11 +215,15 @@ pub(super) fn finish(db: &Connection, id: Uuid, fence: i64, done: &RepairDone) -
     };
     if exists(db, LIVE, [held.stripe.segment.as_uuid()])? {
         let all_there = add(db, held.stripe, &done.added)?;
-        remove(db, held.stripe, &done.removed, done.grace)?;
+        // What marks a location bad queues its stripe with it: asked for once more, the plan may be wrong.
+        let as_planned = all_there && (done.removed.is_empty() || held.again.is_none());
+        if as_planned {
+            remove(db, held.stripe, &done.removed, done.grace)?;
+        }
         let now = row::now();
         ending.again = done.again_after.map(|delay| row::after(now, delay));
-        if !all_there {
-            // The plan counted on a node that was removed meanwhile, and nobody else has noticed.
+        if !as_planned {
+            // Where the plan counted on a node that was removed meanwhile, nobody else has noticed.
             held.again = Some(held.again.map_or(now.unix_millis(), |again| again.min(now.unix_millis())));
         }
     } else {

@@ -30,13 +30,21 @@ pub(super) fn because_of(status: NodeStatus) -> ScanReason {
     }
 }
 
+const QUEUE: &str = "INSERT INTO node_scans (node_id, reason, since, not_before)
+    SELECT id, ?2, ?3, ?3 FROM nodes WHERE id = ?1
+    ON CONFLICT (node_id, reason) DO UPDATE SET since = excluded.since, not_before = excluded.not_before,
+        done = 0, fence = fence + 1, lease_until = NULL,
+        cursor_chunk = NULL, cursor_segment = NULL, cursor_stripe = NULL, cursor_shard = NULL";
+
+/// Asks for a node's inventory, unless that waits or is in hand.
+pub(super) fn queue_inventory(db: &Connection, node: NodeId) -> Done<()> {
+    let ask = format!("{QUEUE} WHERE done");
+    run(db, &ask, params![node.as_uuid(), ScanReason::Periodic.as_str(), row::now().unix_millis()])?;
+    Ok(())
+}
+
 /// Asks for a node to be looked through from the beginning, whoever is at it now.
 pub(super) fn queue(db: &Connection, node: NodeId, reason: ScanReason) -> Done<()> {
-    const QUEUE: &str = "INSERT INTO node_scans (node_id, reason, since, not_before)
-        SELECT id, ?2, ?3, ?3 FROM nodes WHERE id = ?1
-        ON CONFLICT (node_id, reason) DO UPDATE SET since = excluded.since, not_before = excluded.not_before,
-            done = 0, fence = fence + 1, lease_until = NULL,
-            cursor_chunk = NULL, cursor_segment = NULL, cursor_stripe = NULL, cursor_shard = NULL";
     match run(db, QUEUE, params![node.as_uuid(), reason.as_str(), row::now().unix_millis()])? {
         0 => Err(Error::NoSuchNode.into()),
         _ => Ok(()),

@@ -19,10 +19,13 @@ pub enum SqliteConfig {
 }
 
 /// In order; the database's `user_version` says how many it has seen.
-const MIGRATIONS: &[&str] = &[
+pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/sqlite/0001_initial.sql"),
     include_str!("../../../migrations/sqlite/0002_upkeep.sql"),
     include_str!("../../../migrations/sqlite/0004_people.sql"),
+    include_str!("../../../migrations/sqlite/0005_vetting.sql"),
+    include_str!("../../../migrations/sqlite/0006_token_keys.sql"),
+    include_str!("../../../migrations/sqlite/0007_minted_keys.sql"),
 ];
 
 const READERS: usize = 4;

@@ -9,7 +9,8 @@ use rusqlite::Connection;
 
 use super::engine::Done;
 use super::*;
-use crate::conformance::{Opened, Place, fresh, online_nodes, place};
+use crate::conformance::{Opened, Place, brought_up_to_date, fresh, online_nodes, place};
+use crate::identity::Identity as _;
 use crate::model::{Content, ListEntry, SegmentBody};
 
 async fn on_file() -> Opened {
@@ -53,6 +54,35 @@ async fn what_was_committed_is_there_after_reopening() {
     drop(store);
     let store = open(&path).expect("open again");
     assert_eq!(store.object(commit.bucket, &commit.key).await.expect("read"), Some(made));
+}
+
+#[tokio::test]
+async fn a_database_of_before_is_brought_up_to_date() {
+    let dir = tempfile::tempdir().expect("make a directory");
+    let path = dir.path().join("metadata.db");
+    let old = Connection::open(&path).expect("open");
+    for migration in &schema::MIGRATIONS[..3] {
+        old.execute_batch(migration).expect("an older schema");
+    }
+    old.execute_batch(
+        "PRAGMA user_version = 3;
+         INSERT INTO constants (name, value) VALUES ('token_key', x'0102');
+         INSERT INTO users (id, sealing_secret, created_at) VALUES (randomblob(16), x'00', 1);
+         INSERT INTO access_keys (id, owner_id, secret, created_at) SELECT 'OLD', id, x'00', 1 FROM users;
+         INSERT INTO nodes (id, public_key, peer_id, label, name, grpc_address, metrics_address, incarnation, storage_total, status)
+             VALUES (randomblob(16), randomblob(32), 'peer', 'old', 'old', 'http://n', 'http://m', randomblob(16), 1, 'online')",
+    )
+    .expect("rows of that time");
+    drop(old);
+    for _ in 0..2 {
+        let store = open(&path).expect("brought up to date, and opened again");
+        brought_up_to_date(&store).await;
+    }
+    let newer = Connection::open(&path).expect("open");
+    newer.pragma_update(None, "user_version", 1000).expect("of a program to come");
+    drop(newer);
+    let refused = open(&path).expect_err("is from the future");
+    assert!(matches!(refused, Error::Corrupt { what: "schema", .. }), "{refused:?}");
 }
 
 #[tokio::test]
@@ -351,7 +381,7 @@ async fn the_audit_log_refuses_changes_and_deletes() {
         outcome: text(),
     };
     let store = open(&path).expect("open");
-    store.append_audit(&entry).await.expect("append");
+    store.append_audit(&[entry]).await.expect("append");
     // Only retention takes lines away, and only for as long as it runs.
     store.purge_identity(std::time::Duration::from_secs(9), 9).await.expect("purge");
     drop(store);

@@ -148,7 +148,7 @@ async fn a_brake_and_a_freeze_stop_it_all() {
     tick().await;
     store.freeze_gc("again").await.expect("freeze");
     assert!(store.claim_deletes(10, LONG).await.expect("claim").is_empty());
-    assert_eq!(store.condemn_orphans(NOW, 10).await.expect("condemn"), 0);
+    assert_eq!(store.condemn_orphans(NOW, 10, FREE).await.expect("condemn").taken, 0);
     store.thaw_gc().await.expect("thaw");
     assert_eq!(store.claim_deletes(10, LONG).await.expect("claim").len(), 5);
 }
@@ -312,10 +312,14 @@ async fn orphans_wait_from_when_they_were_first_seen() {
     tick().await;
     seen(orphan, 6).await;
     assert!(count(&store, SEEN).await > first);
-    assert_eq!(store.condemn_orphans(LONG, 10).await.expect("condemn"), 0);
-    assert_eq!(store.condemn_orphans(NOW, 10).await.expect("condemn"), 0, "the upload may commit it");
+    assert_eq!(store.condemn_orphans(LONG, 10, FREE).await.expect("condemn").taken, 0);
+    assert_eq!(
+        store.condemn_orphans(NOW, 10, FREE).await.expect("condemn").taken,
+        0,
+        "the upload may commit it"
+    );
     store.cancel_upload(upload).await.expect("cancel");
-    assert_eq!(store.condemn_orphans(NOW, 10).await.expect("condemn"), 1);
+    assert_eq!(store.condemn_orphans(NOW, 10, FREE).await.expect("condemn").taken, 1);
     let deletes = store.claim_deletes(10, LONG).await.expect("claim");
     assert_eq!((deletes.len(), deletes[0].chunk, deletes[0].generation), (1, orphan, generation(6)));
     // Committed after it was seen.
@@ -324,7 +328,7 @@ async fn orphans_wait_from_when_they_were_first_seen() {
     let SegmentBody::Stripes(stripes) = &mut named.body else { panic!("made of stripes") };
     stripes[0].shards[0].chunk = orphan;
     put(&store, place, "named", &named).await;
-    assert_eq!(store.condemn_orphans(NOW, 10).await.expect("condemn"), 0);
+    assert_eq!(store.condemn_orphans(NOW, 10, FREE).await.expect("condemn").taken, 0);
     assert_eq!(store.gc_state().await.expect("look").orphans, 0);
 }
 
@@ -342,7 +346,11 @@ async fn a_repair_that_counted_on_a_removed_node_is_looked_at_again() {
     let job = store.claim_repairs(1, LONG).await.expect("claim").pop().expect("due");
     store.record_inventory(&missing_nothing(extra)).await.expect("record");
     store.step_node(&NodeStep { node: extra, from: Online, to: Draining }).await.expect("step");
-    assert_eq!(store.condemn_orphans(NOW, 10).await.expect("condemn"), 0, "the repair may record it");
+    assert_eq!(
+        store.condemn_orphans(NOW, 10, FREE).await.expect("condemn").taken,
+        0,
+        "the repair may record it"
+    );
     assert_eq!(count(&store, HANGING).await, 2);
     store.remove_node(extra).await.expect("remove");
     assert_eq!(count(&store, HANGING).await, 0);

@@ -1,6 +1,7 @@
 //! What background work reads and records, as plain data.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -144,7 +145,8 @@ pub struct RepairDone {
     /// New locations.
     pub added: Vec<(ShardIndex, NewLocation)>,
     /// Locations that go: rows deleted, chunks handed to deletion on their nodes after the grace. Only if what remains
-    /// keeps the promise; the planner's business.
+    /// keeps the promise; the planner's business. None goes if the stripe was queued once more since it was claimed, or if one
+    /// of `added` is on a node that is not known any more: what the planner saw is old then, and the stripe is looked at again.
     pub removed: Vec<(ShardIndex, NodeId)>,
     /// How long the chunks of `removed` stay on their nodes: a restored backup or a reader may still look for them there.
     pub grace: Duration,
@@ -176,7 +178,7 @@ pub struct RepairQueue {
 pub enum ScanReason {
     /// It stopped answering.
     Offline,
-    /// Its chunks are to be moved away.
+    /// Its chunks are to be moved away: it drains, or is held back.
     Draining,
     /// Its operator paused it.
     Maintenance,
@@ -303,6 +305,13 @@ pub struct GcBrake {
     pub floor: u64,
 }
 
+impl GcBrake {
+    /// Whether so many of all there are is rather a mistake than garbage.
+    pub fn holds(self, part: u64, all: u64) -> bool {
+        part > self.floor && part as f64 > self.max_fraction * all as f64
+    }
+}
+
 /// What a GC step did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GcStep {
@@ -326,6 +335,43 @@ pub enum GcHalt {
         /// segments there are
         segments: u64,
     },
+    /// So many of the chunks that a node holds would go as orphans; other nodes' do go. It may have been away until all it
+    /// held was made elsewhere, or locations were lost.
+    Orphans {
+        /// whose
+        node: NodeId,
+        /// would go
+        orphans: u64,
+        /// recorded on it
+        locations: u64,
+    },
+    /// There are stripes, and not one location: every chunk would go as an orphan.
+    NoLocations,
+}
+
+impl fmt::Display for GcHalt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Frozen(reason) => write!(f, "frozen: {reason}"),
+            Self::Brake { candidates, segments } => {
+                write!(f, "{candidates} of {segments} segments would be condemned")
+            }
+            Self::Orphans { node, orphans, locations } => write!(
+                f,
+                "{orphans} chunks on node {node} would go as orphans, where {locations} locations are recorded"
+            ),
+            Self::NoLocations => write!(f, "there are stripes and no location of any chunk"),
+        }
+    }
+}
+
+/// What became of orphans.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OrphanStep {
+    /// Handed to deletion.
+    pub taken: u64,
+    /// Why none went, or none from that node.
+    pub halt: Option<GcHalt>,
 }
 
 /// State of garbage collection, for operators.
@@ -343,6 +389,8 @@ pub struct GcState {
     pub orphans: u64,
     /// Why it is frozen.
     pub frozen: Option<String>,
+    /// Why a brake holds, as whoever collects last said.
+    pub halted: Option<String>,
 }
 
 /// How an audit of one location ended.
@@ -354,9 +402,9 @@ pub enum AuditOutcome {
     Lost,
     /// What it sent does not verify.
     Wrong,
-    /// It answered too late or broke off: contained, asked again later.
+    /// It was heard, and answered too late, not at all or broke off: contained, asked again later.
     Late,
-    /// It could not be reached: says nothing about what it holds.
+    /// Neither was it heard nor did it answer: says nothing about what it holds.
     Unreachable,
 }
 
@@ -423,6 +471,10 @@ pub struct AuditRecord {
     pub failed: u64,
     /// When it was last audited.
     pub last_audit: Option<Timestamp>,
+    /// When it was first registered. A judge leaves it.
+    pub registered_at: Timestamp,
+    /// Whether it is given its share of what is written. A judge may say so; that it is taken back is not kept.
+    pub vetted: bool,
 }
 
 /// A node with all that upkeep decides by.
@@ -434,6 +486,8 @@ pub struct NodeUpkeep {
     pub status: NodeStatus,
     /// Since when.
     pub status_changed_at: Timestamp,
+    /// Last sign of life.
+    pub last_heartbeat: Timestamp,
     /// Held back from new data.
     pub quarantined: bool,
     /// Its record.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use cyxcloud_metadata::conformance::brought_up_to_date;
 use cyxcloud_metadata::postgres::{PostgresConfig, PostgresStore};
 use cyxcloud_metadata::{Error, MetadataStore};
 use sqlx::{AssertSqlSafe, Connection, Executor};
@@ -50,6 +51,27 @@ async fn stores_that_start_together_migrate_once() {
     let stores = futures::future::join_all((0..8).map(|_| database.store())).await;
     for store in stores {
         place(&store).await;
+    }
+}
+
+#[tokio::test]
+async fn a_database_of_before_is_brought_up_to_date() {
+    let Some(database) = Database::make().await else { return };
+    let mut old = database.connection().await;
+    let migrations = sqlx::migrate!("../migrations/postgres");
+    migrations.run_to(4, &mut old).await.expect("an older schema");
+    old.execute(
+        "INSERT INTO constants (name, value) VALUES ('token_key', '\\x0102');
+         INSERT INTO users (id, sealing_secret) VALUES (gen_random_uuid(), '\\x00');
+         INSERT INTO access_keys (id, owner_id, secret) SELECT 'OLD', id, '\\x00' FROM users;
+         INSERT INTO nodes (id, public_key, peer_id, label, name, grpc_address, metrics_address, incarnation, storage_total, status)
+             VALUES (gen_random_uuid(), sha256('key'), 'peer', 'old', 'old', 'http://n', 'http://m', gen_random_uuid(), 1, 'online')",
+    )
+    .await
+    .expect("rows of that time");
+    for _ in 0..2 {
+        let store = database.store().await;
+        brought_up_to_date(&store).await;
     }
 }
 

@@ -84,7 +84,7 @@ async fn a_delete_made_anew_is_not_ended_by_the_older_claim() {
             orphans: vec![(ChunkId::of(b"chunk"), held)],
         };
         store.record_inventory(&seen).await.expect("record");
-        assert_eq!(store.condemn_orphans(Duration::ZERO, 10).await.expect("condemn"), 1);
+        assert_eq!(store.condemn_orphans(Duration::ZERO, 10, FREE).await.expect("condemn").taken, 1);
     };
     orphan(5).await;
     let older = store.claim_deletes(10, Duration::from_millis(1)).await.expect("claim");
@@ -135,7 +135,7 @@ async fn a_removed_node_takes_its_rows_along() {
         orphans: [b"a", b"b"].map(|name| (ChunkId::of(name), held)).into(),
     };
     store.record_inventory(&seen).await.expect("record");
-    assert_eq!(store.condemn_orphans(Duration::ZERO, 1).await.expect("condemn"), 1);
+    assert_eq!(store.condemn_orphans(Duration::ZERO, 1, FREE).await.expect("condemn").taken, 1);
     store.step_node(&NodeStep { node, from: Online, to: Draining }).await.expect("step");
     store.remove_node(node).await.expect("remove");
     let beside = &mut database.connection().await;

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use cyxcloud_core::proof::{ProofError, prove};
 use cyxcloud_core::receipt::Receipt;
+use cyxcloud_core::token::Operation;
 use cyxcloud_core::{ByteCount, Generation, Timestamp};
 use cyxcloud_proto::convert::{chunk_id, chunk_id_bytes, required};
 use cyxcloud_proto::node::chunk_service_server::ChunkService;
@@ -21,7 +22,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::Service;
+use super::{Asked, Service, asked};
 use crate::store::{DESCRIPTOR_BYTES_MAX, Deleted, Entry, Restored};
 
 /// Slices in one request.
@@ -41,14 +42,14 @@ impl ChunkService for Service {
         request: Request<StoreChunkRequest>,
     ) -> Result<Response<StoreChunkResponse>, Status> {
         let measured = self.metrics.begin("StoreChunk");
-        measured.end(self.store_one(request.into_inner()).await.map(Response::new))
+        measured.end(self.store_one(asked(request)).await.map(Response::new))
     }
 
     async fn get_chunk(
         &self,
         request: Request<GetChunkRequest>,
     ) -> Result<Response<GetChunkResponse>, Status> {
-        self.get_measured(request.into_inner()).await.map(Response::new)
+        self.get_measured(asked(request)).await.map(Response::new)
     }
 
     async fn delete_chunk(
@@ -56,7 +57,7 @@ impl ChunkService for Service {
         request: Request<DeleteChunkRequest>,
     ) -> Result<Response<DeleteChunkResponse>, Status> {
         let measured = self.metrics.begin("DeleteChunk");
-        measured.end(self.delete_one(request.into_inner()).await.map(Response::new))
+        measured.end(self.delete_one(asked(request)).await.map(Response::new))
     }
 
     async fn restore_chunk(
@@ -64,7 +65,7 @@ impl ChunkService for Service {
         request: Request<RestoreChunkRequest>,
     ) -> Result<Response<RestoreChunkResponse>, Status> {
         let measured = self.metrics.begin("RestoreChunk");
-        measured.end(self.restore_one(request.into_inner()).await.map(Response::new))
+        measured.end(self.restore_one(asked(request)).await.map(Response::new))
     }
 
     async fn has_chunk(
@@ -72,18 +73,22 @@ impl ChunkService for Service {
         request: Request<HasChunkRequest>,
     ) -> Result<Response<HasChunkResponse>, Status> {
         let measured = self.metrics.begin("HasChunk");
-        measured.end(self.has_one(request.into_inner()).await.map(Response::new))
+        measured.end(self.has_one(asked(request)).await.map(Response::new))
     }
 
     async fn list_chunks(&self, request: Request<ListChunksRequest>) -> Result<Response<Pages>, Status> {
         let measured = self.metrics.begin("ListChunks");
-        measured.end(self.list_all(request.into_inner()).map(Response::new))
+        measured.end(self.list_all(asked(request)).map(Response::new))
     }
 }
 
 impl Service {
-    async fn store_one(&self, request: StoreChunkRequest) -> Result<StoreChunkResponse, Status> {
+    async fn store_one(
+        &self,
+        (request, peer): Asked<StoreChunkRequest>,
+    ) -> Result<StoreChunkResponse, Status> {
         let id = chunk_id("chunk_id", &request.chunk_id)?;
+        self.gate.check(&request.token, Operation::Store, Some(&id), peer)?;
         let StoreChunkRequest { data, descriptor, .. } = request;
         if descriptor.len() > DESCRIPTOR_BYTES_MAX {
             return Err(Status::invalid_argument(format!(
@@ -105,13 +110,17 @@ impl Service {
         .await
     }
 
-    pub(super) async fn get_measured(&self, request: GetChunkRequest) -> Result<GetChunkResponse, Status> {
+    pub(super) async fn get_measured(
+        &self,
+        request: Asked<GetChunkRequest>,
+    ) -> Result<GetChunkResponse, Status> {
         let measured = self.metrics.begin("GetChunk");
         measured.end(self.get_one(request).await)
     }
 
-    async fn get_one(&self, request: GetChunkRequest) -> Result<GetChunkResponse, Status> {
+    async fn get_one(&self, (request, peer): Asked<GetChunkRequest>) -> Result<GetChunkResponse, Status> {
         let id = chunk_id("chunk_id", &request.chunk_id)?;
+        self.gate.check(&request.token, Operation::Get, Some(&id), peer)?;
         let slices = ranges(&request.slices)?;
         self.read(move |service| {
             #[cfg(feature = "faults")]
@@ -136,8 +145,12 @@ impl Service {
         .await
     }
 
-    async fn delete_one(&self, request: DeleteChunkRequest) -> Result<DeleteChunkResponse, Status> {
+    async fn delete_one(
+        &self,
+        (request, peer): Asked<DeleteChunkRequest>,
+    ) -> Result<DeleteChunkResponse, Status> {
         let id = chunk_id("chunk_id", &request.chunk_id)?;
+        self.gate.check(&request.token, Operation::Delete, Some(&id), peer)?;
         let generation = Generation::try_from(required("generation", request.generation)?)?;
         self.change(move |service| {
             let trash_at = service.trash.then(now);
@@ -153,9 +166,13 @@ impl Service {
         .await
     }
 
-    async fn restore_one(&self, request: RestoreChunkRequest) -> Result<RestoreChunkResponse, Status> {
+    async fn restore_one(
+        &self,
+        (request, peer): Asked<RestoreChunkRequest>,
+    ) -> Result<RestoreChunkResponse, Status> {
         use restore_chunk_response::Outcome;
         let id = chunk_id("chunk_id", &request.chunk_id)?;
+        self.gate.check(&request.token, Operation::Restore, Some(&id), peer)?;
         let generation = request.generation.map(Generation::try_from).transpose()?;
         self.change(move |service| {
             let restored = service.store.restore(id, generation).map_err(|error| service.status(error))?;
@@ -169,8 +186,9 @@ impl Service {
         .await
     }
 
-    async fn has_one(&self, request: HasChunkRequest) -> Result<HasChunkResponse, Status> {
+    async fn has_one(&self, (request, peer): Asked<HasChunkRequest>) -> Result<HasChunkResponse, Status> {
         let id = chunk_id("chunk_id", &request.chunk_id)?;
+        self.gate.check(&request.token, Operation::Has, Some(&id), peer)?;
         self.read(move |service| {
             let entry = service.store.entry(id).map_err(|error| service.status(error))?;
             Ok(match entry.filter(|entry| !entry.quarantined) {
@@ -186,7 +204,8 @@ impl Service {
     }
 
     /// Answers at once; pages follow as fast as the caller takes them. No page holds on to the store while it waits.
-    fn list_all(&self, request: ListChunksRequest) -> Result<Pages, Status> {
+    fn list_all(&self, (request, peer): Asked<ListChunksRequest>) -> Result<Pages, Status> {
+        self.gate.check(&request.token, Operation::List, None, peer)?;
         let mut after = match request.after.is_empty() {
             true => None,
             false => Some(chunk_id("after", &request.after)?),

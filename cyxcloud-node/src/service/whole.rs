@@ -21,7 +21,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 
-use super::Service;
+use super::{Service, peer_of};
 
 const GET_CHUNK: &str = "/cyxcloud.node.v1.ChunkService/GetChunk";
 /// Compression flag and length in front of a gRPC message.
@@ -67,8 +67,9 @@ where
             return Box::pin(self.inner.call(request));
         }
         let service = self.service.clone();
+        let peer = peer_of(request.extensions().get());
         Box::pin(async move {
-            let answer = async { service.get_measured(decode(request.into_body()).await?).await };
+            let answer = async { service.get_measured((decode(request.into_body()).await?, peer)).await };
             Ok(match answer.await {
                 Ok(found) => respond(found),
                 Err(status) => status.into_http(),

@@ -35,6 +35,12 @@ pub(crate) struct Heard {
     pub(crate) refuse: u32,
     /// Answer the next heartbeat with NOT_FOUND.
     pub(crate) forget: bool,
+    /// Where it listens.
+    pub(crate) address: String,
+    /// Wants tokens signed by this key; otherwise none.
+    pub(crate) token_key: Option<[u8; 32]>,
+    /// Refuse registrations signed by a clock that is more than an hour away from this.
+    pub(crate) now_ms: Option<i64>,
     /// Send these with the next heartbeat's answer.
     pub(crate) commands: Vec<NodeCommand>,
 }
@@ -47,6 +53,7 @@ impl Gateway {
         let gateway = Self::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
+        gateway.with(|heard| heard.address = address.to_string());
         let service = NodeServiceServer::new(gateway.clone());
         let incoming = TcpListenerStream::new(listener);
         tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
@@ -80,6 +87,11 @@ impl NodeService for Gateway {
                 heard.refuse -= 1;
                 return Err(Status::failed_precondition("the call-back failed"));
             }
+            if let Some(now_ms) = heard.now_ms.filter(|now| now.abs_diff(request.signed_at_ms) > 3_600_000) {
+                let mut status = Status::permission_denied("clocks differ");
+                status.metadata_mut().insert("cyx-now-ms", now_ms.into());
+                return Err(status);
+            }
             let allocatable = request.storage_total - request.storage_reserved;
             let reserved = request.storage_reserved;
             heard.registrations.push(request);
@@ -93,6 +105,9 @@ impl NodeService for Gateway {
                 wire_version: 1,
                 // As a gateway answers that knows one format only.
                 format_version: 0,
+                now_ms: wall_clock_ms(),
+                token_keys: heard.token_key.iter().map(|key| key.to_vec().into()).collect(),
+                require_tokens: heard.token_key.is_some(),
             }))
         })
     }
@@ -112,6 +127,9 @@ impl NodeService for Gateway {
                 commands,
                 now_ms: 0,
                 format_version: 0,
+                token_keys: heard.token_key.iter().map(|key| key.to_vec().into()).collect(),
+                require_tokens: heard.token_key.is_some(),
+                token: String::new(),
             }))
         })
     }
@@ -125,6 +143,11 @@ impl NodeService for Gateway {
     }
 }
 
+fn wall_clock_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    i64::try_from(since.as_millis()).expect("not so late")
+}
+
 /// A running node.
 pub(crate) struct Node {
     pub(crate) grpc: String,
@@ -134,8 +157,12 @@ pub(crate) struct Node {
     running: JoinHandle<Result<(), cyxcloud_node::Error>>,
 }
 
-/// A node's configuration on loopback, over the given directory.
+/// A node's configuration on loopback, over the given directory. A new one is as a gateway left it that wants no tokens.
 pub(crate) fn config(dir: &Path, gateway: &str) -> Config {
+    let trust = dir.join("trust");
+    if !trust.exists() {
+        std::fs::write(trust, "open\n").expect("written");
+    }
     Config {
         central_server_addr: gateway.to_owned(),
         storage_path: dir.to_owned(),
@@ -201,6 +228,13 @@ impl Node {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.expect("answered");
         answer
+    }
+
+    /// A connection to the port of health and metrics, from this address of the machine.
+    pub(crate) async fn connect_from(&self, address: &str) -> tokio::net::TcpStream {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind(format!("{address}:0").parse().expect("an address")).expect("binds");
+        socket.connect(self.metrics.parse().expect("an address")).await.expect("the node listens")
     }
 
     pub(crate) async fn store(&self, bytes: &Bytes) -> Result<StoreChunkResponse, Status> {

@@ -4,5 +4,7 @@ mod cluster;
 #[cfg(feature = "faults")]
 mod faults;
 mod membership;
+mod methods;
 mod services;
+mod tokens;
 mod trash;

@@ -3,13 +3,13 @@
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
-use cyxcloud_core::Timestamp;
-use cyxcloud_core::receipt::{registration_message, verify_signature};
+use cyxcloud_core::receipt::verify_signature;
 use cyxcloud_node::identity::Identity;
 use cyxcloud_proto::gateway::NodeCommand;
 use cyxcloud_proto::gateway::node_command::Kind;
+use cyxcloud_proto::signed;
+use tokio::io::AsyncReadExt;
 use tonic_health::pb::HealthCheckRequest;
-use uuid::Uuid;
 
 use crate::cluster::{Gateway, Node, config, id, noise, rot};
 
@@ -34,14 +34,7 @@ async fn a_node_registers_with_proof_of_its_key_and_lives_by_heartbeats() {
     assert_eq!(registration.region, "zone-1");
     assert_eq!((registration.advertise_host.as_str(), registration.grpc_port), ("node.example", 7000));
     assert_eq!((registration.storage_total, registration.storage_reserved), (65 << 20, 1 << 20));
-    let message = registration_message(
-        &identity.key().public(),
-        &Uuid::from_slice(&registration.incarnation).expect("16 bytes"),
-        Timestamp::from_unix_millis(registration.signed_at_ms),
-        "node.example",
-        7000,
-        u16::try_from(registration.metrics_port).expect("a port"),
-    );
+    let message = signed::registration(&registration);
     let signature = registration.signature.as_ref().try_into().expect("64 bytes");
     verify_signature(&identity.key().public(), &message, signature).expect("possession is proven");
     let beat = gateway.with(|heard| heard.heartbeats.last().cloned()).expect("some");
@@ -139,6 +132,26 @@ async fn health_and_metrics_answer_in_their_formats() {
     let request = HealthCheckRequest { service: "cyxcloud.node.v1.ChunkService".to_owned() };
     let status = node.health().await.check(request).await.expect("answered").into_inner().status;
     assert_eq!(status, 1, "SERVING");
+    node.stop().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn adv_30_an_address_has_so_many_connections_for_health() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let node = Node::alone(dir.path()).await;
+    node.http("/health").await;
+    let mut many = Vec::new();
+    for _ in 0..40 {
+        many.push(node.connect_from("127.0.0.21").await);
+    }
+    let mut closed = 0;
+    for stream in &mut many[32..] {
+        let read = tokio::time::timeout(Duration::from_secs(3), stream.read(&mut [0])).await;
+        closed += usize::from(matches!(read, Ok(Ok(0) | Err(_))));
+    }
+    assert_eq!(closed, 8, "those beyond the limit are closed at once");
+    assert!(node.http("/health").await.ends_with("OK"), "others have their own");
+    assert!(node.http("/metrics").await.contains("cyxcloud_node_connections_refused_total 8"));
     node.stop().await.expect("a clean end");
 }
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use cyxcloud_core::receipt::Receipt;
 use cyxcloud_core::{ByteCount, ChunkId, proof};
+use cyxcloud_node::Config;
 use cyxcloud_node::identity::Identity;
 use cyxcloud_proto::node::chunk_service_client::ChunkServiceClient;
 use cyxcloud_proto::node::delete_chunk_response::Outcome;
@@ -236,6 +237,36 @@ async fn a_chunk_is_pushed_to_another_node_at_an_allowed_address_only() {
     for nonsense in ["", "127.0.0.1:1", "https://127.0.0.1:1", "http://127.0.0.1", "http://127.0.0.1:1/x"] {
         assert_eq!(code(push(nonsense, id(&bytes))).await, Code::InvalidArgument, "{nonsense}");
     }
+    source.stop().await.expect("a clean end");
+    target.stop().await.expect("a clean end");
+}
+
+#[tokio::test]
+async fn a_chunk_is_pushed_over_tls_to_the_node_that_was_named_only() {
+    let (here, there) = (tempfile::tempdir().expect("directory"), tempfile::tempdir().expect("directory"));
+    let source = Node::alone(here.path()).await;
+    let target = Node::start(Config { tls: true, ..config(there.path(), "http://127.0.0.1:9") }).await;
+    let bytes = noise(6, 200_000);
+    source.store(&bytes).await.expect("stored");
+    let [own, other] =
+        [there.path(), here.path()].map(|dir| Identity::open(dir).expect("made").key().public());
+    let url = target.grpc.replace("http://", "https://");
+    let push = async |url: &str, key: &[u8]| {
+        let request = ReplicateChunkRequest {
+            chunk_id: id(&bytes),
+            target_address: url.to_owned(),
+            target_key: Bytes::copy_from_slice(key),
+            ..Default::default()
+        };
+        source.data().await.replicate_chunk(request).await
+    };
+    let answer = push(&url, &own).await.expect("pushed").into_inner();
+    let receipt = Receipt::try_from(answer.receipt.expect("there")).expect("well formed");
+    receipt.verify(&own).expect("the target's signature");
+    let refused = push(&url, &other).await.expect_err("somebody else");
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    assert_eq!(push(&url, &[]).await.expect_err("nobody named").code(), Code::InvalidArgument);
+    assert_eq!(push(&target.grpc, &own).await.expect_err("plain text").code(), Code::Unavailable);
     source.stop().await.expect("a clean end");
     target.stop().await.expect("a clean end");
 }

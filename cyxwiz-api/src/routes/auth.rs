@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::{Client, Json, active, allow, opened, users};
 use crate::App;
 use crate::error::{Problem, chain};
-use crate::limit::{LOGIN_ACCOUNT, LOGIN_ADDRESS, Limit, REFRESH};
+use crate::limit::{LOGIN_ACCOUNT, LOGIN_ADDRESS, LOGIN_PAIR, Limit, REFRESH};
 use crate::password;
 use crate::store::{NewUser, NextIds, Refreshed, User};
 use crate::token::{Pair, PairSeed};
@@ -66,6 +66,7 @@ pub(super) async fn register(
         storage_quota: app.config.default_storage_quota.0,
     };
     let user = app.store.make_user(&new).await?.map_err(users::taken)?;
+    app.store.know(user.id, &client).await?;
     info!(user = %user.id, %client, "registered");
     let logged_in = begin(&app, &user).await?;
     Ok((StatusCode::CREATED, axum::Json(logged_in)).into_response())
@@ -89,9 +90,16 @@ pub(super) async fn login(
 ) -> Result<Response, Problem> {
     // An address that nobody can have is nobody's: refused as late and in the same words.
     let email = users::email(&body.email).unwrap_or_default();
+    let pair = format!("{client} {email}");
     allow(&app, &LOGIN_ADDRESS, &client).await?;
-    allow(&app, &LOGIN_ACCOUNT, &email).await?;
+    allow(&app, &LOGIN_PAIR, &pair).await?;
     let user = app.store.user_by_email(&email).await?;
+    // Asked about nobody, too: an account is not to be told by the queries that it takes.
+    let id = user.as_ref().map_or(OwnerId::from_uuid(Uuid::nil()), |user| user.id);
+    let known = app.store.is_known(id, &client).await?;
+    if !known {
+        allow(&app, &LOGIN_ACCOUNT, &email).await?;
+    }
     let kept = user.as_ref().map(|user| user.password_hash.as_str());
     let right = app.passwords.verify(body.password, kept).await?;
     let Some(user) = user.filter(|_| right) else {
@@ -100,8 +108,12 @@ pub(super) async fn login(
     };
     // Only wrong ones count: many machines may share one account.
     app.store.give_back(&LOGIN_ADDRESS, &client).await?;
-    app.store.give_back(&LOGIN_ACCOUNT, &email).await?;
+    app.store.give_back(&LOGIN_PAIR, &pair).await?;
+    if !known {
+        app.store.give_back(&LOGIN_ACCOUNT, &email).await?;
+    }
     let user = active(user)?;
+    app.store.know(user.id, &client).await?;
     info!(user = %user.id, %client, "logged in");
     Ok(axum::Json(begin(&app, &user).await?).into_response())
 }

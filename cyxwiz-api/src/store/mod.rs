@@ -1,5 +1,6 @@
 //! What is kept, in PostgreSQL, in a schema of its own. One file for each kind of thing.
 
+mod addresses;
 mod limits;
 mod machines;
 mod sessions;
@@ -72,9 +73,10 @@ impl Store {
 
     /// Forgets what has expired and can decide nothing any more.
     pub(crate) async fn clear_expired(&self) -> Result<()> {
-        const EXPIRED: [&str; 4] = [
+        const EXPIRED: [&str; 5] = [
             "DELETE FROM limits WHERE full_at < now()",
             "DELETE FROM wallet_challenges WHERE expires_at < now()",
+            "DELETE FROM known_addresses WHERE seen_at < now() - interval '90 days'",
             // A day later, so that clocks that differ do not matter.
             "DELETE FROM refresh_tokens WHERE expires_at < now() - interval '1 day'",
             "DELETE FROM sessions s WHERE created_at < now() - interval '1 day'

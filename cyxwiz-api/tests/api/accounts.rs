@@ -81,6 +81,47 @@ async fn adv_42_guesses_are_counted_and_log_ins_are_not() {
 }
 
 #[tokio::test]
+async fn adv_42_strangers_lock_nobody_out() {
+    let Some(server) = Server::start(&["--trusted-proxies", "127.0.0.0/8"]).await else { return };
+    server.register("ann").await;
+    let login = async |address: &str, password: &str| {
+        let body = json!({"email": "ann@example.org", "password": password});
+        let request =
+            server.request(Method::POST, "/api/auth/login").header("x-forwarded-for", address).json(&body);
+        server.send(request).await
+    };
+    login("192.0.2.1", PASSWORD).await.expect(200);
+    // One stranger has a few tries, and takes none from others.
+    for _ in 0..5 {
+        login("198.51.100.1", "wrong").await.refused(401, "wrong-credentials");
+    }
+    login("198.51.100.1", PASSWORD).await.refused(429, "too-many-requests");
+    login("203.0.113.1", PASSWORD).await.expect(200);
+    // Many together have some more, and then slow down who was never here, and nobody else.
+    let mut wrong = 0;
+    for stranger in 2..10 {
+        for _ in 0..5 {
+            let answer = login(&format!("198.51.100.{stranger}"), "wrong").await;
+            wrong += u32::from(answer.status == 401);
+        }
+    }
+    // As time passes, some more become due.
+    assert!((15..30).contains(&wrong), "{wrong}");
+    server
+        .database
+        .run("UPDATE cyxwiz.limits SET full_at = full_at + interval '9 s' WHERE key LIKE 'login-account %'")
+        .await;
+    login("203.0.113.2", PASSWORD).await.refused(429, "too-many-requests");
+    for address in ["192.0.2.1", "203.0.113.1"] {
+        login(address, PASSWORD).await.expect(200);
+        for _ in 0..5 {
+            login(address, "wrong").await.refused(401, "wrong-credentials");
+        }
+        login(address, PASSWORD).await.refused(429, "too-many-requests");
+    }
+}
+
+#[tokio::test]
 async fn adv_42_addresses_are_counted_and_cannot_be_made_up() {
     let Some(server) = Server::start(&["--registrations-per-hour", "2"]).await else { return };
     server.register("ann").await;

@@ -1,11 +1,14 @@
 //! Which token opens which door, and what comes of requests that make no sense.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use cyxcloud_core::claims::{Claims, TokenKind, key_id};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use uuid::Uuid;
 
 use crate::server::{SECRET, Server, claims, sign};
@@ -119,6 +122,47 @@ async fn status_is_for_everybody_and_tells_little() {
         (&answer.headers["cache-control"], &answer.headers["x-content-type-options"]),
         (&"no-store".parse().expect("a value"), &"nosniff".parse().expect("a value"))
     );
+}
+
+#[tokio::test]
+async fn adv_30_an_address_has_so_many_connections() {
+    let Some(server) = Server::start(&["--connections-per-address", "3"]).await else { return };
+    let here = ["127.0.0.21", "127.0.0.22"];
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(server.connect_from(here[0]).await);
+        assert!(answers(held.last_mut().expect("pushed")).await);
+    }
+    let mut refused = server.connect_from(here[0]).await;
+    assert!(!answers(&mut refused).await, "it has as many as it may have");
+    assert!(answers(&mut server.connect_from(here[1]).await).await, "another address has its own");
+    held.clear();
+    // Its end is seen a moment later.
+    for _ in 0..100 {
+        if answers(&mut server.connect_from(here[0]).await).await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("a place is not given back");
+}
+
+#[tokio::test]
+async fn adv_30_who_brings_many_people_has_no_limit() {
+    let args = ["--connections-per-address", "1", "--trusted-proxies", "127.0.0.23/32"];
+    let Some(server) = Server::start(&args).await else { return };
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        held.push(server.connect_from("127.0.0.23").await);
+        assert!(answers(held.last_mut().expect("pushed")).await);
+    }
+}
+
+/// Whether a connection is served, and stays.
+async fn answers(stream: &mut TcpStream) -> bool {
+    let asked = stream.write_all(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let mut begin = [0; 12];
+    asked.is_ok() && stream.read_exact(&mut begin).await.is_ok() && &begin == b"HTTP/1.1 200"
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! The service on a port of its own, and what speaks to it.
 
+use std::net::SocketAddr;
+
 use clap::Parser;
 use cyxcloud_core::claims::{Claims, TokenKind, key_id};
 use cyxwiz_api::{App, Config, run};
@@ -7,7 +9,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -100,6 +102,14 @@ impl Server {
 
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// A connection from this address of the machine.
+    pub(crate) async fn connect_from(&self, address: &str) -> TcpStream {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::new(address.parse().expect("an address"), 0)).expect("binds");
+        let at = self.url.trim_start_matches("http://").parse().expect("where it listens");
+        socket.connect(at).await.expect("connects")
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {

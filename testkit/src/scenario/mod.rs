@@ -23,6 +23,7 @@ mod s21_orphans;
 mod s22_multipart;
 mod s23_postgres_crash;
 mod s25_metadata_restore;
+mod s26_redis_lost;
 mod s27_clocks;
 mod s28_rebalancers;
 mod s31_rude;
@@ -63,6 +64,7 @@ pub const ALL: &[Scenario] = &[
     s22_multipart::SCENARIO,
     s23_postgres_crash::SCENARIO,
     s25_metadata_restore::SCENARIO,
+    s26_redis_lost::SCENARIO,
     s27_clocks::SCENARIO,
     s28_rebalancers::SCENARIO,
     s31_rude::SCENARIO,

@@ -119,8 +119,8 @@ pub(super) async fn check_receipts(
     signed: &Receipts,
 ) -> Result<()> {
     let node = &cluster.nodes[index];
-    let client = census::connect(node).await?;
-    let held = census::inventory(client.clone()).await?;
+    let client = census::connect(cluster, node).await?;
+    let held = client.inventory().await?;
     let missing = signed.chunks.difference(&held).count();
     if missing > 0 {
         return Err(Error::broken(format!(
@@ -132,7 +132,7 @@ pub(super) async fn check_receipts(
     let mut reads = futures::stream::iter(&signed.chunks)
         .map(|&id| {
             let client = client.clone();
-            async move { census::read(client, id).await.map_err(|why| (id, why)) }
+            async move { client.read(id).await.map_err(|why| (id, why)) }
         })
         .buffer_unordered(READS);
     while let Some(answer) = reads.next().await {

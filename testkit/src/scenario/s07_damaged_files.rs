@@ -77,6 +77,9 @@ async fn damaged_files(run: Arc<Run>) -> Result<()> {
     cluster.finish().await
 }
 
+/// What a node with a damaged index tells its operator.
+const WHAT_TO_DO: &str = "remove `db` from its data directory and start it again";
+
 async fn put(client: &Recorder, chance: &mut StdRng, number: u64) {
     let size = [20_000, 70_000, 200_000, 300_000, 5 * MIB][chance.random_range(0..5)];
     let key = format!("k{number}");
@@ -151,6 +154,13 @@ async fn start_or_refuse(run: &Run, cluster: &Cluster, index: usize) -> Result<(
             std::fs::remove_dir_all(node.data.join("db")).doing("remove a node's database")?;
             node.process.start()?;
         }
+        // It found its index damaged before anybody could see it well.
+        Err(_) if node.process.running() && node.process.tail(20).contains(WHAT_TO_DO) => {
+            run.count("found damaged at once", 1);
+            node.process.kill();
+            std::fs::remove_dir_all(node.data.join("db")).doing("remove a node's database")?;
+            node.process.start()?;
+        }
         Err(error) => return Err(error),
     }
     cluster.wait_back(index).await
@@ -177,7 +187,7 @@ async fn still_wrong(run: &Run, cluster: &Cluster) -> Result<Option<Error>> {
     for label in cluster.database.texts(sql).await? {
         let Some(index) = cluster.nodes.iter().position(|node| node.name() == label) else { continue };
         let node = &cluster.nodes[index];
-        if !node.process.output().contains("remove `db` from its data directory and start it again") {
+        if !node.process.output().contains(WHAT_TO_DO) {
             return Err(Error::broken(format!("{label} takes no writes and does not say what to do")));
         }
         run.count("found damaged later", 1);

@@ -31,7 +31,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 const BUCKET: &str = "rot";
 /// For each number of rotten shards.
-const OBJECTS: usize = 25;
+const OBJECTS: usize = 100;
 const PARITY: usize = 4;
 /// "One pass": small disks are read through in seconds.
 const FOUND_WITHIN: Duration = Duration::from_secs(120);
@@ -149,9 +149,9 @@ async fn all_found(run: &Run, cluster: &Cluster, rotten: &BTreeMap<String, Vec<C
     let began = Instant::now();
     for node in &cluster.nodes {
         let Some(chunks) = rotten.get(node.name()) else { continue };
-        let client = census::connect(node).await?;
+        let client = census::connect(cluster, node).await?;
         eventually(&format!("the scrub of {} finds what rotted", node.name()), FOUND_WITHIN, || async {
-            let held_back = census::quarantined(client.clone()).await.ok()?;
+            let held_back = client.quarantined().await.ok()?;
             chunks.iter().all(|id| held_back.contains(id)).then_some(())
         })
         .await?;

@@ -24,7 +24,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 const BUCKET: &str = "slow";
 /// No request may take longer, whoever is slow.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
+const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 const SLOW: [Mode; 3] =
     [Mode::Latency(Duration::from_millis(500)), Mode::Latency(Duration::from_secs(5)), Mode::Drip(1024)];
 
@@ -51,6 +51,7 @@ async fn slow(run: Arc<Run>) -> Result<()> {
     }
     workers.join(&run).await?;
     run.judge(&cluster, &client, BUCKET).await?;
+    run.check_honest(&cluster).await?;
     let unanswered = run.counted("PUT unanswered") + run.counted("PUT refused");
     if unanswered * 100 > run.counted("PUT") {
         return Err(Error::broken(format!("{unanswered} PUTs were not acknowledged with one slow node")));

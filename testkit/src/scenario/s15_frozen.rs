@@ -23,7 +23,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 const BUCKET: &str = "frozen";
 /// No request may take longer, whoever is frozen.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
+const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 
 async fn frozen(run: Arc<Run>) -> Result<()> {
     let cluster = run.cluster().nodes(7).start().await?;
@@ -49,6 +49,7 @@ async fn frozen(run: Arc<Run>) -> Result<()> {
     }
     workers.join(&run).await?;
     run.judge(&cluster, &client, BUCKET).await?;
+    run.check_honest(&cluster).await?;
     let unanswered = run.counted("PUT unanswered") + run.counted("PUT refused");
     if unanswered * 100 > run.counted("PUT") {
         return Err(Error::broken(format!("{unanswered} PUTs were not acknowledged with one node frozen")));

@@ -29,7 +29,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 const BUCKET: &str = "minority";
 const OBJECTS: u64 = 12;
 /// No request may take longer while its nodes are silent.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
+const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 
 async fn minority(run: Arc<Run>) -> Result<()> {
     // What is away is repaired after this; the line is whole again before.
@@ -87,6 +87,7 @@ async fn minority(run: Arc<Run>) -> Result<()> {
     }
     workers.join(&run).await?;
     run.judge(&cluster, &client, BUCKET).await?;
+    run.check_honest(&cluster).await?;
     cluster.finish().await
 }
 

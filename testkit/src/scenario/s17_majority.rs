@@ -26,7 +26,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 const BUCKET: &str = "majority";
 const OBJECTS: u64 = 8;
 /// No refusal may take longer.
-const REFUSED_WITHIN: Duration = Duration::from_secs(45);
+const REFUSED_WITHIN: Duration = Duration::from_secs(10);
 const BLAMED: &str = "SELECT sum(audits_failed) FROM nodes";
 
 async fn majority(run: Arc<Run>) -> Result<()> {
@@ -55,6 +55,7 @@ async fn majority(run: Arc<Run>) -> Result<()> {
             if put(number).await {
                 return Err(Error::broken(format!("with {left} of 7 nodes a PUT was acknowledged")));
             }
+            run.most("slowest refusal ms", asked.elapsed().as_millis() as u64);
             if asked.elapsed() > REFUSED_WITHIN {
                 let took = asked.elapsed().as_millis();
                 return Err(Error::broken(format!("a refusal took {took} ms")));
@@ -74,6 +75,7 @@ async fn majority(run: Arc<Run>) -> Result<()> {
         }
     }
     run.judge(&cluster, &client, BUCKET).await?;
+    run.check_honest(&cluster).await?;
     let now = cluster.database.number(BLAMED).await?;
     if now > blamed {
         return Err(Error::broken(format!("nodes that could not be reached failed {} audits", now - blamed)));

@@ -13,34 +13,7 @@ fn node_id(n: u8) -> NodeId {
 }
 
 fn node(n: u8, status: NodeStatus) -> (NodeId, Node) {
-    let node = Node {
-        id: node_id(n),
-        public_key: [n; 32],
-        peer_id: String::new(),
-        label: String::new(),
-        name: String::new(),
-        grpc_address: String::new(),
-        metrics_address: String::new(),
-        incarnation: Uuid::nil(),
-        storage_total: ByteCount::gib(1),
-        storage_reserved: ByteCount::default(),
-        storage_used: ByteCount::default(),
-        storage_available: ByteCount::gib(1),
-        status,
-        status_changed_at: Timestamp::default(),
-        last_heartbeat: Timestamp::default(),
-        first_offline_at: None,
-        failure_count: 0,
-        region: String::new(),
-        operator: String::new(),
-        subnet: String::new(),
-        version: String::new(),
-        wire_version: 1,
-        maintenance: false,
-        read_only: false,
-        quarantined: false,
-        cpu_usage: 0,
-    };
+    let node = crate::nodes::testing::node(n, status);
     (node.id, node)
 }
 
@@ -48,6 +21,23 @@ fn nodes(offline: &[u8]) -> HashMap<NodeId, Node> {
     (0..14)
         .map(|n| node(n, if offline.contains(&n) { NodeStatus::Offline } else { NodeStatus::Online }))
         .collect()
+}
+
+/// A node that has long been away, and one that is to be emptied.
+#[test]
+fn who_drains_for_his_absence_is_not_there() {
+    let health = |absent: bool| {
+        let mut nodes = nodes(&[]);
+        for n in 0..5 {
+            let node = nodes.get_mut(&node_id(n)).expect("is there");
+            node.status = NodeStatus::Draining;
+            node.first_offline_at = absent.then(|| Timestamp::from_unix_millis(0));
+        }
+        judge(&stripe(|_| None), &nodes)
+    };
+    let (gone, leaving) = (health(true), health(false));
+    assert_eq!((gone.present, gone.tolerates), (9, None), "{gone:?}");
+    assert_eq!((leaving.present, leaving.tolerates), (14, Some(4)), "{leaving:?}");
 }
 
 /// Shard `i` of 10+4 on node `i`, proven at `proven[i]` minutes.

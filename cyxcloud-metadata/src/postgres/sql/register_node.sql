@@ -18,8 +18,11 @@ WITH before AS MATERIALIZED (
         region = EXCLUDED.region, operator = EXCLUDED.operator, subnet = EXCLUDED.subnet,
         version = EXCLUDED.version, wire_version = EXCLUDED.wire_version,
         last_heartbeat = now(),
-        status = CASE WHEN n.status IN ('offline', 'draining') THEN 'recovering' ELSE n.status END,
-        status_changed_at = CASE WHEN n.status IN ('offline', 'draining') THEN now() ELSE n.status_changed_at END
+        -- Who drains by request, without having been away, goes on.
+        status = CASE WHEN n.status = 'offline' OR n.status = 'draining' AND n.first_offline_at IS NOT NULL
+                      THEN 'recovering' ELSE n.status END,
+        status_changed_at = CASE WHEN n.status = 'offline' OR n.status = 'draining' AND n.first_offline_at IS NOT NULL
+                                 THEN now() ELSE n.status_changed_at END
     RETURNING *
 ), asked AS (
     INSERT INTO node_scans AS s (node_id, reason)

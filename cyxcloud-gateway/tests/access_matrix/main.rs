@@ -1,5 +1,7 @@
-//! Every route of the table with every kind of credentials, and what each gets.
+//! Every route of the table, and every method of gRPC, with every kind of credentials, and what each gets.
 
+mod methods;
+#[path = "../objects_support/mod.rs"]
 mod objects_support;
 
 use std::collections::BTreeSet;
@@ -18,6 +20,7 @@ use cyxcloud_gateway::ephemeral::InProcess;
 use cyxcloud_gateway::identity::challenge::{Binding, Wallet};
 use cyxcloud_gateway::identity::routes::ClientAddress;
 use cyxcloud_gateway::identity::{Config, Identity, Issued, Refusal, WantedKey};
+use cyxcloud_gateway::websocket::Sockets;
 use cyxcloud_metadata::identity::model::PersonChange;
 use ed25519_dalek::{Signer as _, SigningKey};
 use http::{Method, Request, StatusCode};
@@ -26,6 +29,8 @@ use objects_support::Gateway;
 use secrecy::ExposeSecret as _;
 use uuid::Uuid;
 
+const JWT_SECRET: &str = "0123456789abcdef0123456789abcdef";
+const MASTER_KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 const HOME: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 struct House {
@@ -42,9 +47,9 @@ fn now() -> Timestamp {
 impl House {
     async fn open() -> Self {
         let gateway = Gateway::start(INLINE_MAX).await.with_bucket().await;
-        let master = MasterKey::from_bytes([9; 32]);
+        let master: MasterKey = MASTER_KEY.parse().expect("a key");
         let jwt = JwtConfig {
-            secret: "0123456789abcdef0123456789abcdef".into(),
+            secret: JWT_SECRET.into(),
             issuer: "cyxcloud".to_owned(),
             audience: "cyxcloud".to_owned(),
         };
@@ -68,6 +73,8 @@ impl House {
             objects: gateway.objects.clone(),
             metadata: gateway.metadata.clone(),
             identity: identity.clone(),
+            sockets: Arc::new(Sockets::new(auth.clone(), gateway.events.clone(), Default::default())),
+            ephemeral: Arc::new(InProcess::default()),
         };
         Self { gateway, auth, identity, router: api::router(api) }
     }
@@ -85,7 +92,8 @@ impl House {
         }
         let body = Full::new(Bytes::copy_from_slice(body.as_bytes()));
         let request = request.header("content-type", "application/json").body(body).expect("is a request");
-        let response: http::Response<Body> = api::answer(&self.auth, &self.router, request).await;
+        let response: http::Response<Body> =
+            api::answer(&self.auth, &self.identity, &self.router, request).await;
         let status = response.status();
         let is_problem =
             response.headers().get("content-type").is_some_and(|kind| kind == "application/problem+json");
@@ -104,7 +112,7 @@ impl House {
             id: Uuid::new_v4().to_string(),
             session: None,
             key: None,
-            version,
+            version: Some(version),
             // Two minutes ago, beyond what clocks may differ by, unless it is to live.
             expires_at: match life.as_millis() {
                 0 => Timestamp::from_unix_millis(now().unix_millis() - 120_000),
@@ -142,6 +150,40 @@ fn limited() -> WantedKey {
     WantedKey { name: "limited".to_owned(), read_only: Some(true), ..WantedKey::default() }
 }
 
+/// Whether an answer is what the description says that this route may answer.
+fn described(
+    document: &serde_json::Value,
+    method: &Method,
+    path: &str,
+    status: StatusCode,
+    body: &serde_json::Value,
+) {
+    let operation = &document["paths"][path.replace("{*", "{")][method.as_str().to_lowercase()];
+    let said = &operation["responses"][status.as_str()];
+    assert!(said.is_object(), "{method} {path} answers {status}, which is not described: {body}");
+    if !status.is_success() {
+        let types =
+            &said["content"]["application/problem+json"]["schema"]["allOf"][1]["properties"]["type"]["enum"];
+        let types = types.as_array().expect("kinds");
+        assert!(types.contains(&body["type"]), "{method} {path} answers {body}, which is not described");
+        return;
+    }
+    let reference = &said["content"]["application/json"]["schema"]["$ref"];
+    assert_eq!(reference.is_null(), body.is_null(), "{method} {path} answers {body}");
+    let Some(pointer) = reference.as_str().and_then(|reference| reference.strip_prefix('#')) else { return };
+    let schema = document.pointer(pointer).expect("leads somewhere");
+    for name in schema["required"].as_array().into_iter().flatten() {
+        assert!(
+            body.get(name.as_str().expect("a name")).is_some(),
+            "{method} {path} leaves {name} out: {body}"
+        );
+    }
+    let Some(known) = schema["properties"].as_object() else { return };
+    for (name, _) in body.as_object().expect("an object") {
+        assert!(known.contains_key(name), "{method} {path} answers {name}, which is not described");
+    }
+}
+
 /// What was decided for every route. A new one must be added here.
 const DECIDED: &[(&str, &str, Access)] = &[
     ("GET", "/api/v1/openapi.json", Access::Public),
@@ -155,6 +197,7 @@ const DECIDED: &[(&str, &str, Access)] = &[
     ("GET", "/api/v1/auth/api-keys", Access::Account),
     ("DELETE", "/api/v1/auth/api-keys/{id}", Access::Account),
     ("POST", "/api/v1/ws-ticket", Access::Account),
+    ("GET", "/ws", Access::Any),
     ("GET", "/api/v1/audit-log", Access::Account),
     ("GET", "/api/v1/account", Access::Any),
     ("GET", "/api/v1/buckets/{bucket}", Access::Any),
@@ -166,11 +209,15 @@ const DECIDED: &[(&str, &str, Access)] = &[
     ("GET", "/api/v1/admin/nodes", Access::Admin),
     ("POST", "/api/v1/admin/nodes/{id}/drain", Access::Admin),
     ("POST", "/api/v1/admin/nodes/{id}/reconcile", Access::Admin),
+    ("POST", "/api/v1/admin/nodes/{id}/resume", Access::Admin),
+    ("POST", "/api/v1/admin/nodes/{id}/scrub", Access::Admin),
     ("GET", "/api/v1/admin/repairs", Access::Admin),
     ("GET", "/api/v1/admin/audits", Access::Admin),
     ("GET", "/api/v1/admin/gc", Access::Admin),
     ("POST", "/api/v1/admin/gc/freeze", Access::Admin),
     ("POST", "/api/v1/admin/gc/thaw", Access::Admin),
+    ("GET", "/api/v1/admin/token-keys", Access::Admin),
+    ("POST", "/api/v1/admin/token-keys/rotate", Access::Admin),
 ];
 
 #[test]
@@ -212,7 +259,7 @@ async fn every_route_opens_to_what_was_decided_and_to_nothing_else() {
         ("a refresh token", Some(house.log_in(&SigningKey::from_bytes(&[7; 32])).await.refresh_token)),
         ("an old token", Some(house.token(user, Kind::Access, 0, Duration::ZERO))),
         ("a token of a former version", Some(house.token(admin, Kind::Access, 0, hour))),
-        // One of version 0 would be the first of a user that the identity service knows.
+        // One without a version would be the first of a user that the identity service knows.
         ("a token of nobody", Some(house.token(OwnerId::from_random([77; 16]), Kind::Access, 1, hour))),
         ("a suspended user", Some(suspended.access_token)),
         ("a suspended user's key", Some(suspended_key)),
@@ -223,6 +270,7 @@ async fn every_route_opens_to_what_was_decided_and_to_nothing_else() {
     let user_limited = house.key(user, limited()).await;
     let admin_token = house.token(admin, Kind::Access, 1, hour);
     let admin_limited = house.key(admin, limited()).await;
+    let (_, document) = house.ask(&Method::GET, "/api/v1/openapi.json", None, "").await;
     for Route { method, path, access, .. } in api::table() {
         let uri = path
             .replace("{id}", "00000000-0000-4000-8000-000000000000")
@@ -230,6 +278,7 @@ async fn every_route_opens_to_what_was_decided_and_to_nothing_else() {
             .replace("{*key}", "key");
         let ask = async |token: Option<&str>| {
             let (status, body) = house.ask(&method, &uri, token, "{}").await;
+            described(&document, &method, path, status, &body);
             let kind =
                 body["type"].as_str().unwrap_or_default().rsplit(':').next().unwrap_or_default().to_owned();
             (status.as_u16(), kind)
@@ -307,18 +356,61 @@ async fn adv_23_a_nonce_lets_in_once_and_only_its_wallet() {
         let tried = house.identity.log_in(&wallet(key), signature, Some(nonce), None, HOME).await;
         assert!(matches!(tried, Err(Refusal::NotLetIn(_))), "{tried:?}");
     };
-    // Another wallet's nonce; it is used up by that.
+    // Another wallet's nonce, and what its wallet never signed: neither uses it up.
     refused(&other, &sign(&other, &given.text), &given.nonce).await;
-    refused(&mine, &sign(&mine, &given.text), &given.nonce).await;
+    refused(&mine, &sign(&mine, "another text"), &given.nonce).await;
+    refused(&mine, "junk", &given.nonce).await;
     refused(&mine, &sign(&mine, &given.text), "unknown").await;
+    let signature = sign(&mine, &given.text);
+    // Of many who show the same proof at once, one is let in.
+    let me = wallet(&mine);
+    let tries = (0..4).map(|_| house.identity.log_in(&me, &signature, Some(&given.nonce), None, HOME));
+    let let_in = futures::future::join_all(tries).await;
+    assert_eq!(let_in.iter().filter(|tried| tried.is_ok()).count(), 1, "{let_in:?}");
+    // The signature alone is enough, of the latest challenge, where it was asked for.
     let given = house.identity.challenge(&wallet(&mine), HOME).await.expect("a challenge");
     let signature = sign(&mine, &given.text);
-    // The signature alone is enough, of the latest challenge.
-    house.identity.log_in(&wallet(&mine), &signature, None, Some(&given.text), HOME).await.expect("let in");
-    refused(&mine, &signature, &given.nonce).await;
-    refused(&mine, &signature, &given.nonce).await;
-    let tried = house.identity.log_in(&wallet(&mine), &signature, Some(&given.nonce), None, HOME).await;
-    assert!(matches!(tried, Err(Refusal::TooMany { .. })), "the sixth in a minute: {tried:?}");
+    let alone =
+        async |from| house.identity.log_in(&wallet(&mine), &signature, None, Some(&given.text), from).await;
+    let elsewhere = "192.0.2.1".parse().expect("an address");
+    assert!(matches!(alone(elsewhere).await, Err(Refusal::NotLetIn(_))));
+    alone(HOME).await.expect("let in");
+    assert!(alone(HOME).await.is_err());
+}
+
+#[tokio::test]
+async fn adv_42_strangers_lock_nobody_out() {
+    let house = House::open().await;
+    let key = SigningKey::from_bytes(&[1; 32]);
+    let wallet =
+        Wallet::parse(&bs58::encode(key.verifying_key().as_bytes()).into_string()).expect("an address");
+    let stranger: IpAddr = "192.0.2.1".parse().expect("an address");
+    let junk =
+        async |nonce: Option<&str>, from| house.identity.log_in(&wallet, "junk", nonce, None, from).await;
+    let given = house.identity.challenge(&wallet, HOME).await.expect("a challenge");
+    // Its challenges take the place of no other, and its tries are counted for it alone.
+    for _ in 0..3 {
+        house.identity.challenge(&wallet, stranger).await.expect("a challenge");
+    }
+    for _ in 0..5 {
+        assert!(matches!(junk(None, stranger).await, Err(Refusal::NotLetIn(_))));
+    }
+    assert!(matches!(junk(None, stranger).await, Err(Refusal::TooMany { .. })));
+    // Not even tries at home keep the owner out.
+    for _ in 0..5 {
+        assert!(matches!(junk(Some(&given.nonce), HOME).await, Err(Refusal::NotLetIn(_))));
+    }
+    assert!(matches!(junk(Some(&given.nonce), HOME).await, Err(Refusal::TooMany { .. })));
+    let signature = bs58::encode(key.sign(given.text.as_bytes()).to_bytes()).into_string();
+    house.identity.log_in(&wallet, &signature, None, None, HOME).await.expect("let in");
+    // A wallet's own log-ins are counted wherever they come from.
+    for _ in 0..4 {
+        house.log_in(&key).await;
+    }
+    let given = house.identity.challenge(&wallet, stranger).await.expect("a challenge");
+    let signature = bs58::encode(key.sign(given.text.as_bytes()).to_bytes()).into_string();
+    let sixth = house.identity.log_in(&wallet, &signature, Some(&given.nonce), None, stranger).await;
+    assert!(matches!(sixth, Err(Refusal::TooMany { .. })), "{sixth:?}");
 }
 
 #[tokio::test]
@@ -363,6 +455,18 @@ async fn adv_16_a_key_mints_nothing_beyond_itself() {
     let keys = house.identity.keys(user).await.expect("lists");
     let end = |name: &str| keys.iter().find(|key| key.name == name).expect("is listed").expires_at;
     assert!(end("child").is_some() && end("child") <= end("narrow"));
+    // Nor do its children outlive its revocation, or theirs.
+    let child = made["token"].as_str().expect("a token").to_owned();
+    let (_, made) =
+        house.ask(&Method::POST, "/api/v1/auth/api-keys", Some(&child), r#"{"name": "grandchild"}"#).await;
+    let grandchild = made["token"].as_str().expect("a token").to_owned();
+    let me = async |token: &str| house.ask(&Method::GET, "/api/v1/auth/me", Some(token), "").await.0.as_u16();
+    assert_eq!((me(&child).await, me(&grandchild).await), (200, 200));
+    let narrow_id = keys.iter().find(|key| key.name == "narrow").expect("is listed").id.clone();
+    let owner = house.token(user, Kind::Access, 0, Duration::from_secs(3600));
+    let uri = format!("/api/v1/auth/api-keys/{narrow_id}");
+    assert!(house.ask(&Method::DELETE, &uri, Some(&owner), "").await.0.is_success());
+    assert_eq!((me(&narrow).await, me(&child).await, me(&grandchild).await), (401, 401, 401));
 }
 
 #[tokio::test]
@@ -382,11 +486,76 @@ async fn a_refresh_token_is_exchanged_once_and_its_reuse_ends_the_session() {
 }
 
 #[tokio::test]
-async fn a_ticket_is_good_once() {
+async fn adv_33_a_ticket_is_good_once_and_for_what_it_was_given_for() {
     let house = House::open().await;
-    let owner = OwnerId::from_random([1; 16]);
-    let (ticket, _) = house.identity.ticket(owner).await.expect("a ticket");
-    assert_eq!(house.identity.redeem_ticket(&ticket).await.expect("asked"), Some(owner));
-    assert_eq!(house.identity.redeem_ticket(&ticket).await.expect("asked"), None);
-    assert_eq!(house.identity.redeem_ticket("x").await.expect("asked"), None);
+    let tokens = house.log_in(&SigningKey::from_bytes(&[8; 32])).await;
+    let ticket = async || {
+        let (status, body) =
+            house.ask(&Method::POST, "/api/v1/ws-ticket", Some(&tokens.access_token), "").await;
+        assert_eq!((status, &body["expires_in"]), (StatusCode::OK, &30.into()));
+        body["ticket"].as_str().expect("a ticket").to_owned()
+    };
+    let (_, me) = house.ask(&Method::GET, "/api/v1/auth/me", Some(&tokens.access_token), "").await;
+    let redeem = async |ticket: &str| house.identity.redeem_ticket(ticket).await;
+    let first = ticket().await;
+    let caller = redeem(&first).await.expect("asked").expect("is good");
+    assert_eq!((me["id"].as_str(), caller.scheme), (Some(&*caller.owner.to_string()), Scheme::Ticket));
+    assert!(!caller.admin && caller.token.is_some(), "it ends with the token: {caller:?}");
+    assert_eq!(redeem(&first).await.expect("asked"), None);
+    for junk in ["", "x", &"0".repeat(64), &"é".repeat(32)] {
+        assert_eq!(redeem(junk).await.expect("asked"), None);
+    }
+    let unused = ticket().await;
+    let open = async |ticket: &str| {
+        let (status, body) = house.ask(&Method::GET, &format!("/ws?ticket={ticket}"), None, "").await;
+        (status.as_u16(), body["type"].as_str().unwrap_or_default().to_owned())
+    };
+    let fine = ticket().await;
+    assert_eq!(open(&fine).await, (426, "urn:cyxcloud:problem:upgrade-required".to_owned()));
+    assert_eq!(open(&fine).await.0, 401);
+    house.ask(&Method::POST, "/api/v1/auth/logout", Some(&tokens.access_token), "").await;
+    assert_eq!(open(&unused).await.0, 401, "the session has ended");
+}
+
+#[tokio::test]
+async fn adv_33_what_may_open_no_socket() {
+    let house = House::open().await;
+    let token = house.token(OwnerId::from_random([1; 16]), Kind::Access, 0, Duration::from_secs(60));
+    let ask = async |uri: &str, headers: &[(&str, &str)]| {
+        let mut request = Request::builder().uri(uri).extension(ClientAddress(HOME));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::<Bytes>::default()).expect("is a request");
+        api::answer(&house.auth, &house.identity, &house.router, request).await
+    };
+    let bearer = format!("Bearer {token}");
+    let (auth, host) = (("authorization", bearer.as_str()), ("host", "gateway.example"));
+    for (uri, headers, status) in [
+        ("/ws", &[host][..], 401),
+        ("/ws?topics=nonsense", &[host], 401),
+        ("/ws", &[host, ("origin", "https://evil.example")], 401),
+        (&format!("/ws?token={token}x"), &[host], 401),
+        ("/ws?ticket=x", &[host], 401),
+        (&format!("/ws?token={token}"), &[host, auth], 400),
+        (&format!("/ws?token={token}&ticket=x"), &[host], 400),
+        ("/ws", &[host, auth, ("origin", "https://evil.example")], 403),
+        ("/ws?topics=file,nonsense", &[host, auth], 400),
+        ("/ws?topics=", &[host, auth], 400),
+        ("/ws?topic=file", &[host, auth], 400),
+        ("/ws", &[host, auth, ("origin", "https://gateway.example")], 426),
+        (&format!("/ws?topics=file,bucket,node&token={token}"), &[host], 426),
+    ] {
+        let response = ask(uri, headers).await;
+        assert_eq!(response.status().as_u16(), status, "{uri} {headers:?}");
+        assert_eq!(response.headers()["content-type"], "application/problem+json", "{uri}");
+        let wants = response.headers().get("upgrade").map(|value| value.to_str().expect("text").to_owned());
+        assert_eq!(wants.as_deref(), (status == 426).then_some("websocket"));
+        let body = response.into_body().collect().await.expect("ends").to_bytes();
+        let body = String::from_utf8(body.to_vec()).expect("text");
+        assert!(!body.contains(&token), "{body}");
+        if status == 400 && uri.contains("nonsense") {
+            assert!(["file", "bucket", "node"].iter().all(|topic| body.contains(topic)), "{body}");
+        }
+    }
 }

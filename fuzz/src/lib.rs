@@ -1,0 +1,66 @@
+//! Fuzz targets for every decoder that sees a stranger's bytes.
+//!
+//! A target is a function of bytes that panics where a property does not hold; each file says which. Beside it are inputs to
+//! begin with, written down in `corpus/`. The programs in `fuzz_targets/` hand these functions to libFuzzer; the gateway's test
+//! `corpora` includes this file and runs them over the corpora in every ordinary build.
+//! Not here: what a node reads from its own disk (RocksDB is not instrumented), and Solana's and PostgreSQL's protocols.
+
+#![allow(unreachable_pub, dead_code, reason = "also a module of a test")]
+
+mod addresses;
+mod chunked;
+mod cli;
+mod door;
+mod downloads;
+mod gateway;
+mod http;
+mod input;
+mod names;
+mod numbers;
+mod proof;
+mod runtime;
+mod s3;
+mod sealed;
+mod signed;
+mod tokens;
+mod wire;
+
+/// Clients and gateways of the gateway's own tests.
+#[path = "../../cyxcloud-gateway/tests/auth_support/mod.rs"]
+mod auth_support;
+#[path = "../../cyxcloud-gateway/tests/objects_support/mod.rs"]
+mod objects_support;
+
+/// One target.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// As `script/fuzz` and `corpus/` call it.
+    pub name: &'static str,
+    /// Panics where a property does not hold.
+    pub run: fn(&[u8]),
+    /// Inputs to begin with.
+    pub seeds: fn() -> Vec<Vec<u8>>,
+}
+
+/// All of them.
+pub const TARGETS: &[Target] = &[
+    Target { name: "addresses", run: addresses::run, seeds: addresses::seeds },
+    Target { name: "chunked", run: chunked::run, seeds: chunked::seeds },
+    Target { name: "door", run: door::run, seeds: door::seeds },
+    Target { name: "downloads", run: downloads::run, seeds: downloads::seeds },
+    Target { name: "http", run: http::run, seeds: http::seeds },
+    Target { name: "names", run: names::run, seeds: names::seeds },
+    Target { name: "numbers", run: numbers::run, seeds: numbers::seeds },
+    Target { name: "proof", run: proof::run, seeds: proof::seeds },
+    Target { name: "s3", run: s3::run, seeds: s3::seeds },
+    Target { name: "sealed", run: sealed::run, seeds: sealed::seeds },
+    Target { name: "signed", run: signed::run, seeds: signed::seeds },
+    Target { name: "tokens", run: tokens::run, seeds: tokens::seeds },
+    Target { name: "wire", run: wire::run, seeds: wire::seeds },
+];
+
+/// Runs one input of a target.
+pub fn run(name: &str, data: &[u8]) {
+    let target = TARGETS.iter().find(|target| target.name == name);
+    (target.unwrap_or_else(|| panic!("there is no target {name}")).run)(data);
+}
