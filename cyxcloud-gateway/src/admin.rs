@@ -489,10 +489,16 @@ pub(crate) async fn freeze(
     Ok(Json(Done { status: "frozen" }))
 }
 
-/// Lets garbage collection go on, after a restore too: from then on what the restored metadata does not know is collected.
+/// Lets garbage collection go on, after a restore too: from then on what the restored metadata does not know is collected. What
+/// waits at this moment goes even where a brake held it.
 pub(crate) async fn thaw(State(metadata): Metadata, caller: Caller) -> Result<Json<Done>, Problem> {
     let caller = administrator(caller)?;
     let was = metadata.thaw_gc().await.map_err(refused)?;
-    tracing::warn!(by = %caller.owner, was_frozen = was, "garbage collection goes on");
-    Ok(Json(Done { status: if was { "thawed" } else { "was-not-frozen" } }))
+    tracing::warn!(by = %caller.owner, was_frozen = was.frozen, was_braked = was.braked, "garbage collection goes on");
+    let status = match (was.frozen, was.braked) {
+        (true, _) => "thawed",
+        (false, true) => "released",
+        (false, false) => "was-not-frozen",
+    };
+    Ok(Json(Done { status }))
 }

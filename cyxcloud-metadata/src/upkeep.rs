@@ -108,8 +108,9 @@ pub trait Upkeep: Send + Sync {
     async fn freeze_gc(&self, reason: &str) -> Result<()>;
     /// Notes why a brake holds, for operators; `None`: none does.
     async fn note_gc_halt(&self, why: Option<&str>) -> Result<()>;
-    /// Lets it go on. Answers whether it was frozen.
-    async fn thaw_gc(&self) -> Result<bool>;
+    /// Lets it go on: what waits at this moment, candidates and orphans, goes after its grace whatever the brakes say, and
+    /// counts for none of them. Not where no location at all is known. Answers what had kept it.
+    async fn thaw_gc(&self) -> Result<GcThawed>;
     /// Purges ended multipart uploads older than `older`; aborts open ones older than `open_for`, if given.
     async fn purge_multiparts(
         &self,

@@ -40,7 +40,7 @@ pub(crate) async fn run(ctx: Arc<Context>) {
                 if halt != halted {
                     match &halt {
                         Some(halt) => {
-                            error!(why = %halt, "not all is collected until an operator has looked")
+                            error!(why = %halt, "not all is collected until an operator has looked and asked for POST /api/v1/admin/gc/thaw")
                         }
                         None => info!("collection goes on"),
                     }

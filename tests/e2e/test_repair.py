@@ -245,7 +245,7 @@ def test_what_nobody_knows_is_collected_and_what_is_known_is_not(mended):
 
 @pytest.mark.timeout(300)
 def test_a_brake_is_shown_and_holds_up_nothing_else(workspace):
-    """What would be condemned beyond the brake waits for an operator; what was condemned before goes."""
+    """What would be condemned beyond the brake waits for an operator, and goes when one says so; what was condemned before goes."""
     for cluster in lasting(workspace, "braked", 3, GC_BRAKE_FLOOR="20", GC_MAX_FRACTION="0.01"):
         s3 = s3_client(cluster)
         bucket = new_bucket(s3)
@@ -264,6 +264,9 @@ def test_a_brake_is_shown_and_holds_up_nothing_else(workspace):
         wait_for(cluster, "its chunks are deleted", lambda: garbage()["chunk_deletes"] == 0)
         now = garbage()
         assert "would be condemned" in now["halted"] and now["frozen"] is None and now["candidates"] >= 25, now
+        assert admin(cluster, "POST", "gc/thaw").json() == {"status": "released"}
+        wait_for(cluster, "what waited is collected", lambda: count(cluster, "SELECT count(*) FROM segments") == 4)
+        assert garbage()["halted"] is None
 
 
 def test_nodes_prove_what_they_hold(mended, tmp_path):

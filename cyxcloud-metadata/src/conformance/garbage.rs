@@ -12,8 +12,8 @@ use super::stripes::{FREE, LONG, at, condemn, state, stored, tick, until};
 use super::{FIRST_LIFE, Place, fresh, key, online_nodes, place};
 use crate::model::{Content, NewSegment, NewUpload, NodeStep, SegmentBody};
 use crate::upkeep::model::{
-    ChunkDelete, DeleteOutcome, GcBrake, GcHalt, GcState, GcStep, LocationStatus, NewRepair, NodeCursor,
-    OrphanStep, Reconciled, RepairDone,
+    ChunkDelete, DeleteOutcome, GcBrake, GcHalt, GcState, GcStep, GcThawed, LocationStatus, NewRepair,
+    NodeCursor, OrphanStep, Reconciled, RepairDone,
 };
 use crate::{Error, MetadataStore};
 
@@ -29,6 +29,10 @@ async fn collect(store: &dyn MetadataStore) -> u64 {
     })
     .await;
     step.chunks
+}
+
+async fn thaw(store: &dyn MetadataStore) -> GcThawed {
+    store.thaw_gc().await.expect("thaw")
 }
 
 async fn claim(store: &dyn MetadataStore) -> Vec<ChunkDelete> {
@@ -179,8 +183,8 @@ pub async fn a_freeze_stops_everything(store: &dyn MetadataStore) {
     assert_eq!(store.condemn_orphans(Duration::ZERO, 1000, FREE).await.expect("condemn").taken, 0);
     assert_eq!(claim(store).await, []);
     assert_eq!(look(store).await, before);
-    assert!(store.thaw_gc().await.expect("thaw"));
-    assert!(!store.thaw_gc().await.expect("thaw"));
+    assert_eq!(thaw(store).await, GcThawed { frozen: true, braked: false });
+    assert_eq!(thaw(store).await, GcThawed::default());
     assert_eq!(store.condemn_orphans(Duration::ZERO, 1000, FREE).await.expect("condemn").taken, 1);
     assert_eq!(collect(store).await, 5);
     condemn(store).await;
@@ -406,7 +410,39 @@ pub async fn no_orphan_goes_where_no_location_is_known(store: &dyn MetadataStore
     assert_eq!(condemn().await, OrphanStep { taken: 1, halt: None });
 }
 
-/// For operators, until it is noted that none does.
+/// What waits when an operator lets collection go on counts for no brake, neither itself nor condemned; what comes later does.
+pub async fn what_an_operator_lets_go_passes_brakes(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    for name in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        stored(store, place, name, 1, &nodes).await;
+    }
+    let brake = GcBrake { max_fraction: 0.15, floor: 1 };
+    let segments = async || store.condemn_segments(1000, brake).await.expect("condemn");
+    let orphans = async || store.condemn_orphans(Duration::ZERO, 1000, brake).await.expect("condemn");
+    let too_many = |orphans| Some(GcHalt::Orphans { node: nodes[0], orphans, locations: 8 });
+    place.delete(store, &["a", "b", "c"]).await;
+    sees(store, nodes[0], 3).await;
+    tick(store).await;
+    assert_eq!(segments().await, Err(GcHalt::Brake { candidates: 3, segments: 8 }));
+    assert_eq!(orphans().await, OrphanStep { taken: 0, halt: too_many(3) });
+    store.note_gc_halt(Some("too much")).await.expect("note");
+    assert_eq!(thaw(store).await, GcThawed { frozen: false, braked: true });
+    tick(store).await;
+    place.delete(store, &["d", "e"]).await;
+    sees(store, nodes[0], 5).await;
+    tick(store).await;
+    assert_eq!(segments().await, Ok(GcStep { looked_at: 3, taken: 3, chunks: 0 }));
+    assert_eq!(segments().await, Err(GcHalt::Brake { candidates: 2, segments: 8 }));
+    assert_eq!(orphans().await, OrphanStep { taken: 3, halt: too_many(2) });
+    assert_eq!(orphans().await, OrphanStep { taken: 0, halt: too_many(2) });
+    assert_eq!((look(store).await.candidates, look(store).await.orphans), (2, 2));
+    thaw(store).await;
+    assert_eq!(segments().await.map(|step| step.taken), Ok(2));
+    assert_eq!(orphans().await, OrphanStep { taken: 2, halt: None });
+}
+
+/// For operators, until it is noted that none does, or one of them lets collection go on.
 pub async fn why_a_brake_holds_is_kept(store: &dyn MetadataStore) {
     let note = async |why| {
         store.note_gc_halt(why).await.expect("note");
@@ -416,10 +452,12 @@ pub async fn why_a_brake_holds_is_kept(store: &dyn MetadataStore) {
     assert_eq!(note(Some("too much")).await.as_deref(), Some("too much"));
     assert_eq!(note(Some("far too much")).await.as_deref(), Some("far too much"));
     store.freeze_gc("for now").await.expect("freeze");
-    store.thaw_gc().await.expect("thaw");
     assert_eq!(look(store).await.halted.as_deref(), Some("far too much"));
     assert_eq!(note(None).await, None);
     assert_eq!(note(None).await, None);
+    assert_eq!(note(Some("again")).await.as_deref(), Some("again"));
+    assert_eq!(thaw(store).await, GcThawed { frozen: true, braked: true });
+    assert_eq!(look(store).await.halted, None);
 }
 
 /// Both ways, and again without harm; rows that are not there (any more) are left out.

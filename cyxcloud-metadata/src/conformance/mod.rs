@@ -100,6 +100,7 @@ macro_rules! conformance_suite {
             garbage::an_orphan_waits,
             garbage::too_many_orphans_of_a_node_stay,
             garbage::no_orphan_goes_where_no_location_is_known,
+            garbage::what_an_operator_lets_go_passes_brakes,
             garbage::why_a_brake_holds_is_kept,
             garbage::a_compared_inventory_is_recorded,
             garbage::old_uploads_are_purged,

@@ -140,7 +140,7 @@ impl Upkeep for PostgresStore {
         self.note_halt(why).await
     }
 
-    async fn thaw_gc(&self) -> Result<bool> {
+    async fn thaw_gc(&self) -> Result<GcThawed> {
         self.thaw().await
     }
 

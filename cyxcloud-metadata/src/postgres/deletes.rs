@@ -50,16 +50,18 @@ async fn nothing_may_go(conn: &mut PgConnection) -> Result<Option<GcHalt>, Failu
     Ok(lost.then_some(GcHalt::NoLocations))
 }
 
-/// Nodes of which no orphan may go, and why for the first of them.
+/// Nodes of which no orphan may go that was seen after `released`, and why for the first of them.
 async fn braked(
     conn: &mut PgConnection,
     grace: Duration,
     brake: GcBrake,
+    released: &str,
 ) -> Result<(Vec<Uuid>, Option<GcHalt>), Failure> {
     let (mut nodes, mut halt) = (Vec::new(), None);
     let many = sqlx::query(include_str!("sql/many_orphans.sql"))
         .bind(read::millis(grace))
         .bind(read::int(brake.floor))
+        .bind(released)
         .fetch_all(conn)
         .await?;
     for row in &many {
@@ -88,11 +90,13 @@ impl PostgresStore {
                 if let Some(halt) = nothing_may_go(conn).await? {
                     return Ok(OrphanStep { taken: 0, halt: Some(halt) });
                 }
-                let (braked, halt) = braked(conn, grace, brake).await?;
+                let released = garbage::released(conn).await?;
+                let (braked, halt) = braked(conn, grace, brake, &released).await?;
                 let done = sqlx::query(CONDEMN)
                     .bind(read::millis(grace))
                     .bind(read::limit(limit))
                     .bind(braked)
+                    .bind(released)
                     .execute(conn)
                     .await?;
                 Ok(OrphanStep { taken: done.rows_affected(), halt })

@@ -16,7 +16,7 @@ use super::multipart;
 use super::read;
 use super::transact::{self, BEGIN, Failure};
 use crate::error::Result;
-use crate::upkeep::model::{GcBrake, GcHalt, GcState, GcStep};
+use crate::upkeep::model::{GcBrake, GcHalt, GcState, GcStep, GcThawed};
 
 /// The answer of a step: done, or why not.
 type Halted<T> = std::result::Result<T, GcHalt>;
@@ -24,6 +24,9 @@ type Halted<T> = std::result::Result<T, GcHalt>;
 /// Of the cluster's constants: why nothing is collected since somebody asked for that, and why a brake holds.
 const FROZEN: &str = "gc_frozen";
 const HALTED: &str = "gc_halted";
+/// When an operator last let go what waited then, past every brake; and since when condemned segments count for the brake.
+const RELEASED: &str = "gc_released";
+const COUNTED_FROM: &str = "gc_counted_from";
 
 impl PostgresStore {
     pub(super) async fn condemn(&self, limit: usize, brake: GcBrake) -> Result<Halted<GcStep>> {
@@ -86,9 +89,15 @@ impl PostgresStore {
         .await
     }
 
-    pub(super) async fn thaw(&self) -> Result<bool> {
+    pub(super) async fn thaw(&self) -> Result<GcThawed> {
         transact::run_once(&self.pool, "thaw garbage collection", BEGIN, |conn, _| {
-            Box::pin(drop_note(conn, FROZEN))
+            Box::pin(async move {
+                put_now(conn, &[RELEASED, COUNTED_FROM]).await?;
+                Ok(GcThawed {
+                    frozen: drop_note(conn, FROZEN).await?,
+                    braked: drop_note(conn, HALTED).await?,
+                })
+            })
         })
         .await
     }
@@ -115,6 +124,29 @@ async fn put_note(conn: &mut PgConnection, name: &str, text: &str) -> Result<(),
         ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value";
     sqlx::query(PUT).bind(name).bind(text.as_bytes()).execute(conn).await?;
     Ok(())
+}
+
+/// Sets constants to this transaction's time.
+async fn put_now(conn: &mut PgConnection, names: &[&str]) -> Result<(), Failure> {
+    const PUT: &str = "INSERT INTO constants (name, value)
+        SELECT name, convert_to(now()::text, 'UTF8') FROM unnest($1::text[]) name ORDER BY name
+        ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value";
+    sqlx::query(PUT).bind(names).execute(conn).await?;
+    Ok(())
+}
+
+/// The time that a constant was set to, as the database writes it; long ago, where it was not. One that is to come, since the
+/// clock was set back, lets nothing pass either.
+async fn moment(conn: &mut PgConnection, name: &str) -> Result<String, Failure> {
+    const MOMENT: &str = "SELECT convert_from(value, 'UTF8') FROM constants
+        WHERE name = $1 AND convert_from(value, 'UTF8')::timestamptz <= now()";
+    let set: Option<String> = sqlx::query_scalar(MOMENT).bind(name).fetch_optional(conn).await?;
+    Ok(set.unwrap_or_else(|| "-infinity".to_owned()))
+}
+
+/// Until when brakes hold nothing of what was seen.
+pub(super) async fn released(conn: &mut PgConnection) -> Result<String, Failure> {
+    moment(conn, RELEASED).await
 }
 
 async fn drop_note(conn: &mut PgConnection, name: &str) -> Result<bool, Failure> {
@@ -162,8 +194,8 @@ async fn condemn_in(
     brake: GcBrake,
 ) -> Result<Halted<GcStep>, Failure> {
     // A delete that drops one of these once more waits for us, and then makes it a candidate anew.
-    const CANDIDATES: &str =
-        "SELECT segment_id FROM gc_candidates ORDER BY created_at LIMIT $1 FOR UPDATE SKIP LOCKED";
+    const CANDIDATES: &str = "SELECT segment_id, created_at <= $2::timestamptz AS released
+        FROM gc_candidates ORDER BY created_at LIMIT $1 FOR UPDATE SKIP LOCKED";
     const LOCK: &str = "SELECT id FROM segments WHERE id = ANY($1) ORDER BY id FOR UPDATE SKIP LOCKED";
     const CONDEMN: &str = "UPDATE segments SET state = 'condemned', condemned_at = now() WHERE id = ANY($1)";
     const DROP: &str = "DELETE FROM gc_candidates c WHERE c.segment_id = ANY($1)
@@ -171,14 +203,18 @@ async fn condemn_in(
     if let Some(halt) = frozen(conn).await? {
         return Ok(Err(halt));
     }
+    let until = released(conn).await?;
+    let found: Vec<(Uuid, bool)> =
+        sqlx::query_as(CANDIDATES).bind(read::limit(limit)).bind(until).fetch_all(&mut *conn).await?;
+    let Some(&(_, released)) = found.first() else { return Ok(Ok(GcStep::default())) };
+    // The oldest come first: what was released goes by itself, and the others are judged next time.
     let candidates: Vec<Uuid> =
-        sqlx::query_scalar(CANDIDATES).bind(read::limit(limit)).fetch_all(&mut *conn).await?;
-    if candidates.is_empty() {
-        return Ok(Ok(GcStep::default()));
-    }
+        found.iter().filter(|(_, one)| *one == released).map(|(segment, _)| *segment).collect();
     let locked: Vec<Uuid> = sqlx::query_scalar(LOCK).bind(&candidates).fetch_all(&mut *conn).await?;
     let looked = Looked::at(conn, &locked).await?;
-    if let Some(halt) = judge(conn, looked.loose.len() as u64, brake).await? {
+    if released {
+        put_now(conn, &[COUNTED_FROM]).await?;
+    } else if let Some(halt) = judge(conn, looked.loose.len() as u64, brake).await? {
         return Ok(Err(halt));
     }
     if !looked.loose.is_empty() {
@@ -190,19 +226,20 @@ async fn condemn_in(
 
 /// Whether so much garbage at once is rather a mistake. All segments are counted only where the floor is passed.
 async fn judge(conn: &mut PgConnection, loose: u64, brake: GcBrake) -> Result<Option<GcHalt>, Failure> {
-    const CONDEMNED: &str = "SELECT count(*) AS n FROM segments WHERE state = 'condemned'";
+    const CONDEMNED: &str = "SELECT count(*) AS n FROM segments
+        WHERE state = 'condemned' AND condemned_at > $1::timestamptz";
     const ALL: &str = "SELECT count(*) AS n FROM segments";
     if loose == 0 {
         return Ok(None);
     }
-    let condemned = read::total(&sqlx::query(CONDEMNED).fetch_one(&mut *conn).await?, "n")?;
+    let since = moment(conn, COUNTED_FROM).await?;
+    let condemned = read::total(&sqlx::query(CONDEMNED).bind(since).fetch_one(&mut *conn).await?, "n")?;
     let candidates = loose + condemned;
     if candidates <= brake.floor {
         return Ok(None);
     }
     let segments = read::total(&sqlx::query(ALL).fetch_one(conn).await?, "n")?;
-    let too_many = candidates as f64 > brake.max_fraction * segments as f64;
-    Ok(too_many.then_some(GcHalt::Brake { candidates, segments }))
+    Ok(brake.holds(candidates, segments).then_some(GcHalt::Brake { candidates, segments }))
 }
 
 async fn collect_in(

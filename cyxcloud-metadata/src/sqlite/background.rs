@@ -160,7 +160,7 @@ impl Upkeep for SqliteStore {
         self.engine.write("note why a brake holds", move |db| garbage::note_halt(db, why.as_deref())).await
     }
 
-    async fn thaw_gc(&self) -> Result<bool> {
+    async fn thaw_gc(&self) -> Result<GcThawed> {
         self.engine.write("thaw garbage collection", garbage::thaw).await
     }
 

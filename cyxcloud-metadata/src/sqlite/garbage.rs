@@ -12,12 +12,16 @@ use rusqlite::{Connection, params};
 use super::deletes;
 use super::engine::Done;
 use super::row::{self, all, int, number, one, run};
-use crate::upkeep::model::{GcBrake, GcHalt, GcState, GcStep};
+use crate::upkeep::model::{GcBrake, GcHalt, GcState, GcStep, GcThawed};
 
 /// Name of the constant that says why garbage collection is frozen.
 const FROZEN: &str = "gc_frozen";
 /// Name of the constant that says why a brake holds.
 const HALTED: &str = "gc_halted";
+/// Names of the constants that say when an operator last let go what waited then, past every brake; and since when condemned
+/// segments count for the brake.
+const RELEASED: &str = "gc_released";
+const COUNTED_FROM: &str = "gc_counted_from";
 
 /// Why it is frozen, if it is.
 pub(super) fn frozen(db: &Connection) -> Done<Option<String>> {
@@ -52,29 +56,55 @@ pub(super) fn note_halt(db: &Connection, why: Option<&str>) -> Done<()> {
     }
 }
 
-pub(super) fn thaw(db: &Connection) -> Done<bool> {
-    drop_note(db, FROZEN)
+pub(super) fn thaw(db: &Connection) -> Done<GcThawed> {
+    put_now(db, RELEASED)?;
+    put_now(db, COUNTED_FROM)?;
+    Ok(GcThawed { frozen: drop_note(db, FROZEN)?, braked: drop_note(db, HALTED)? })
+}
+
+fn put_now(db: &Connection, name: &str) -> Done<()> {
+    put_note(db, name, &row::now().unix_millis().to_string())
+}
+
+/// The time that a constant was set to; before all others, where it was not. One that is to come, since the clock was set
+/// back, lets nothing pass either.
+fn moment(db: &Connection, name: &str) -> Done<i64> {
+    let set = note(db, name)?.and_then(|set| set.parse().ok());
+    Ok(set.filter(|&set| set <= row::now().unix_millis()).unwrap_or(i64::MIN))
+}
+
+/// Until when brakes hold nothing of what was seen.
+pub(super) fn released(db: &Connection) -> Done<i64> {
+    moment(db, RELEASED)
 }
 
 pub(super) fn condemn(db: &Connection, limit: usize, brake: GcBrake) -> Done<Result<GcStep, GcHalt>> {
     const CANDIDATES: &str = "SELECT c.segment_id,
             EXISTS (SELECT 1 FROM segments g WHERE g.id = c.segment_id AND g.state = 'live')
             AND NOT EXISTS (SELECT 1 FROM file_segments f WHERE f.segment_id = c.segment_id)
-            AND NOT EXISTS (SELECT 1 FROM part_segments p WHERE p.segment_id = c.segment_id)
+            AND NOT EXISTS (SELECT 1 FROM part_segments p WHERE p.segment_id = c.segment_id),
+            c.created_at <= ?2
         FROM gc_candidates c ORDER BY c.created_at LIMIT ?1";
     const CONDEMN: &str =
         "UPDATE segments SET state = 'condemned', condemned_at = ?2 WHERE id = ?1 AND state = 'live'";
     if let Some(reason) = frozen(db)? {
         return Ok(Err(GcHalt::Frozen(reason)));
     }
-    let candidates: Vec<(SegmentId, bool)> =
-        all(db, CANDIDATES, [int(limit as u64)], |row| Ok((row::id(row, 0)?, row.get(1)?)))?;
-    let taken = candidates.iter().filter(|(_, garbage)| *garbage).count() as u64;
-    if let Some(halt) = halted(db, taken, brake)? {
+    let mut candidates: Vec<(SegmentId, bool, bool)> =
+        all(db, CANDIDATES, params![int(limit as u64), released(db)?], |row| {
+            Ok((row::id(row, 0)?, row.get(1)?, row.get(2)?))
+        })?;
+    // The oldest come first: what was released goes by itself, and the others are judged next time.
+    let let_go = candidates.first().is_some_and(|&(.., released)| released);
+    candidates.retain(|&(.., released)| released == let_go);
+    let taken = candidates.iter().filter(|(_, garbage, _)| *garbage).count() as u64;
+    let now = row::now().unix_millis();
+    if let_go {
+        put_note(db, COUNTED_FROM, &now.to_string())?;
+    } else if let Some(halt) = halted(db, taken, brake)? {
         return Ok(Err(halt));
     }
-    let now = row::now().unix_millis();
-    for (segment, garbage) in &candidates {
+    for (segment, garbage, _) in &candidates {
         if *garbage {
             run(db, CONDEMN, params![segment.as_uuid(), now])?;
         }
@@ -85,14 +115,15 @@ pub(super) fn condemn(db: &Connection, limit: usize, brake: GcBrake) -> Done<Res
 
 /// Whether so many more would be too many at once.
 fn halted(db: &Connection, more: u64, brake: GcBrake) -> Done<Option<GcHalt>> {
-    let candidates = more.saturating_add(count(db, CONDEMNED)?);
+    const SINCE: &str = "SELECT count(*) FROM segments WHERE state = 'condemned' AND condemned_at > ?1";
+    let condemned = u64::try_from(number(db, SINCE, [moment(db, COUNTED_FROM)?])?).unwrap_or(0);
+    let candidates = more.saturating_add(condemned);
     if more == 0 || candidates <= brake.floor {
         return Ok(None);
     }
     // Counted only now: it takes time where there are many.
     let segments = count(db, "SELECT count(*) FROM segments")?;
-    let allowed = candidates as f64 <= brake.max_fraction * segments as f64;
-    Ok((!allowed).then_some(GcHalt::Brake { candidates, segments }))
+    Ok(brake.holds(candidates, segments).then_some(GcHalt::Brake { candidates, segments }))
 }
 
 const CONDEMNED: &str = "SELECT count(*) FROM segments WHERE state = 'condemned'";

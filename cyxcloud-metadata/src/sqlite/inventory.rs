@@ -202,13 +202,14 @@ fn nothing_may_go(db: &Connection) -> Done<Option<GcHalt>> {
     Ok(exists(db, LOST, [])?.then_some(GcHalt::NoLocations))
 }
 
-/// Nodes of which no orphan may go, each with why.
-fn braked(db: &Connection, seen: i64, brake: GcBrake) -> Done<Vec<(NodeId, GcHalt)>> {
+/// Nodes of which no orphan may go that was seen after `released`, each with why.
+fn braked(db: &Connection, seen: i64, brake: GcBrake, released: i64) -> Done<Vec<(NodeId, GcHalt)>> {
     const MANY: &str = "SELECT d.node_id, d.orphans,
             (SELECT count(*) FROM chunk_locations l WHERE l.node_id = d.node_id)
-        FROM (SELECT node_id, count(*) AS orphans FROM orphans WHERE first_seen <= ?1
+        FROM (SELECT node_id, count(*) AS orphans FROM orphans
+            WHERE first_seen <= ?1 AND first_seen > ?3
             GROUP BY node_id HAVING count(*) > ?2) d ORDER BY d.node_id";
-    let many: Vec<(NodeId, u64, u64)> = all(db, MANY, params![seen, int(brake.floor)], |row| {
+    let many: Vec<(NodeId, u64, u64)> = all(db, MANY, params![seen, int(brake.floor), released], |row| {
         Ok((row::id(row, 0)?, row::count(row, 1)?, row::count(row, 2)?))
     })?;
     let too_many = |&(_, orphans, locations): &_| brake.holds(orphans, orphans + locations);
@@ -225,17 +226,18 @@ pub(super) fn condemn_orphans(
     // Those that an upload or repair under way may still commit wait, out of the way of others.
     const DUE: &str = "SELECT node_id, chunk_id, incarnation, generation, first_seen FROM orphans
         WHERE first_seen <= ?1 AND first_seen < ?2
-            AND node_id NOT IN (SELECT unhex(value) FROM json_each(?4)) ORDER BY first_seen LIMIT ?3";
+            AND (first_seen <= ?5 OR node_id NOT IN (SELECT unhex(value) FROM json_each(?4))) ORDER BY first_seen LIMIT ?3";
     if let Some(halt) = nothing_may_go(db)? {
         return Ok(OrphanStep { taken: 0, halt: Some(halt) });
     }
     let (now, mut taken) = (row::now(), 0);
     let seen = row::before(now, grace);
-    let braked = braked(db, seen, brake)?;
+    let released = garbage::released(db)?;
+    let braked = braked(db, seen, brake, released)?;
     let nodes: Vec<String> =
         braked.iter().map(|(node, _)| format!("\"{}\"", node.as_uuid().simple())).collect();
     let nodes = format!("[{}]", nodes.join(","));
-    let range = params![seen, deletes::horizon(db)?, int(limit as u64), nodes];
+    let range = params![seen, deletes::horizon(db)?, int(limit as u64), nodes, released];
     let due = all(db, DUE, range, |row| {
         let (node, chunk) = (row::id(row, 0)?, row::chunk(row, 1)?);
         Ok((Orphan { node, chunk, generation: row::generation(row, 2)? }, row.get::<_, i64>(4)?))

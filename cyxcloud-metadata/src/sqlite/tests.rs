@@ -10,7 +10,6 @@ use rusqlite::Connection;
 use super::engine::Done;
 use super::*;
 use crate::conformance::{Opened, Place, brought_up_to_date, fresh, online_nodes, place};
-use crate::identity::Identity as _;
 use crate::model::{Content, ListEntry, SegmentBody};
 
 async fn on_file() -> Opened {

@@ -142,8 +142,8 @@ async fn a_brake_and_a_freeze_stop_it_all() {
     assert_eq!(store.condemn_segments(100, FREE).await.expect("judge"), Err(frozen.clone()));
     assert_eq!(store.collect_segments(NOW, 100).await.expect("judge"), Err(frozen));
     assert_eq!(store.gc_state().await.expect("look").frozen.as_deref(), Some("restored"));
-    assert!(store.thaw_gc().await.expect("thaw"));
-    assert!(!store.thaw_gc().await.expect("thaw"));
+    assert!(store.thaw_gc().await.expect("thaw").frozen);
+    assert!(!store.thaw_gc().await.expect("thaw").frozen);
     assert_eq!(collect(&store).await.taken, 1);
     tick().await;
     store.freeze_gc("again").await.expect("freeze");

@@ -312,6 +312,15 @@ impl GcBrake {
     }
 }
 
+/// What kept garbage collection from all or some of what there was, until an operator let it go on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GcThawed {
+    /// It was frozen.
+    pub frozen: bool,
+    /// A brake held.
+    pub braked: bool,
+}
+
 /// What a GC step did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GcStep {
@@ -328,14 +337,15 @@ pub struct GcStep {
 pub enum GcHalt {
     /// The metadata was restored from a backup, or an operator said so; with the reason. Ended by `thaw_gc`.
     Frozen(String),
-    /// A run would have condemned this many of all segments.
+    /// A run would have condemned this many of all segments, with those that were condemned since the last `thaw_gc`.
     Brake {
         /// would be condemned
         candidates: u64,
         /// segments there are
         segments: u64,
     },
-    /// So many of the chunks that a node holds would go as orphans; other nodes' do go. It may have been away until all it
+    /// So many of the chunks that a node holds would go as orphans; other nodes' do go, and so do those that were seen before
+    /// the last `thaw_gc`. It may have been away until all it
     /// held was made elsewhere, or locations were lost.
     Orphans {
         /// whose

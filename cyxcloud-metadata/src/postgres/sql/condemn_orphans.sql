@@ -1,6 +1,6 @@
 -- Hands at most $2 orphans that were first seen $1 milliseconds ago to deletion, those that no location names; the
--- others are no orphans. None from nodes $3. One statement, one snapshot: an upload that ends meanwhile shows its intent or
--- its locations.
+-- others are no orphans. From nodes $3 only what was seen until $4. One statement, one snapshot: an upload that ends
+-- meanwhile shows its intent or its locations.
 WITH due AS MATERIALIZED (
     SELECT o.node_id, o.chunk_id FROM orphans o
     WHERE o.first_seen <= now() - $1 * interval '1 millisecond'
@@ -8,7 +8,7 @@ WITH due AS MATERIALIZED (
             SELECT coalesce(least((SELECT min(created_at) FROM upload_intents),
                                   (SELECT min(claimed_at) FROM repair_jobs WHERE status = 'in_progress')),
                             'infinity'))
-        AND o.node_id <> ALL($3)
+        AND (o.node_id <> ALL($3) OR o.first_seen <= $4::timestamptz)
         AND NOT EXISTS (SELECT 1 FROM constants WHERE name = 'gc_frozen')
     ORDER BY o.first_seen LIMIT $2 FOR UPDATE OF o SKIP LOCKED
 ), gone AS (
