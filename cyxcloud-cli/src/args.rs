@@ -71,6 +71,10 @@ pub(crate) struct Login {
     #[arg(long, requires = "email", conflicts_with_all = ["keypair", "new_wallet"])]
     pub(crate) password_stdin: bool,
 
+    /// Name that the gateway has in what the wallet signs, if it is not the host of its URL
+    #[arg(long, value_name = "DOMAIN", env = "CYXCLOUD_AUTH_DOMAIN")]
+    pub(crate) auth_domain: Option<String>,
+
     /// Identity service that knows the email address
     #[arg(long, value_name = "URL", env = "CYXWIZ_API_URL", default_value = "http://localhost:3002")]
     pub(crate) api_url: String,
@@ -254,9 +258,11 @@ mod tests {
 
     #[test]
     fn one_logs_in_in_one_way() {
-        for good in
-            ["--keypair id.json", "--new-wallet id.json", "--email a@b.c --password-stdin --api-url http://h"]
-        {
+        for good in [
+            "--keypair id.json",
+            "--new-wallet id.json --auth-domain files.example",
+            "--email a@b.c --password-stdin --api-url http://h",
+        ] {
             let line = format!("cyxcloud-cli login {good}");
             assert!(Args::try_parse_from(line.split(' ')).is_ok(), "{good}");
         }

@@ -37,6 +37,14 @@ pub(crate) enum Error {
     NoCredentials { path: PathBuf },
     #[error("the session in {} expired at {at}; run `cyxcloud-cli login`", path.display())]
     Expired { path: PathBuf, at: String },
+    #[error(
+        "nobody is logged in at {ours}: the session in {} is for {theirs}, and no other gateway is shown it; run \
+         `cyxcloud-cli --gateway {ours} login`, or use --gateway {theirs}",
+        path.display()
+    )]
+    OtherGateway { path: PathBuf, theirs: String, ours: String },
+    #[error("the session in {} does not say which gateway it is for; run `cyxcloud-cli login`", path.display())]
+    UnknownGateway { path: PathBuf },
     #[error("no bucket; name one with --bucket, or set bucket under [defaults] in {}", path.display())]
     NoBucket { path: PathBuf },
     #[error(transparent)]
@@ -71,6 +79,8 @@ struct AuthTable {
     refresh_token: Option<String>,
     wallet_address: Option<String>,
     expires_at: Option<String>,
+    /// The gateway that is shown the tokens; in files of older versions, the one of `[gateway]`.
+    gateway: Option<String>,
     /// The identity service that gave the tokens; a gateway did if there is none.
     api_url: Option<String>,
 }
@@ -105,6 +115,8 @@ pub(crate) struct Saved {
     pub(crate) expires_at: Option<DateTime<Utc>>,
     /// The wallet that logged in, if one did.
     pub(crate) wallet_address: Option<String>,
+    /// The gateway that was logged in to, and the only one that is shown the tokens. An older version may not have kept it.
+    pub(crate) gateway: Option<Url>,
     /// The identity service that renews it; the gateway does if there is none.
     pub(crate) api_url: Option<Url>,
 }
@@ -150,28 +162,45 @@ impl Config {
         file: File,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, Error> {
-        let url =
-            gateway.filter(|url| !url.is_empty()).or(file.gateway.url).unwrap_or_else(|| GATEWAY.to_owned());
+        let configured = file.gateway.url;
+        let url = gateway
+            .filter(|url| !url.is_empty())
+            .or_else(|| configured.clone())
+            .unwrap_or_else(|| GATEWAY.to_owned());
         let region = env("CYXCLOUD_REGION").or(file.gateway.region).unwrap_or_else(|| REGION.to_owned());
         Ok(Self {
             gateway: parse_url(&url)?,
             tls_ca: None,
-            credentials: credentials(file.auth, env, region, &path)?,
+            credentials: credentials(file.auth, configured.as_deref(), env, region, &path)?,
             default_bucket: file.defaults.bucket,
             path,
         })
     }
 
-    /// Who we are, if we are somebody now.
+    /// Who we are, if we are somebody at this gateway now.
     pub(crate) fn credentials(&self, now: DateTime<Utc>) -> Result<&Credentials, Error> {
         match &self.credentials {
             None => Err(Error::NoCredentials { path: self.path.clone() }),
-            Some(Credentials::Session(Saved { refresh_token: None, expires_at: Some(at), .. }))
-                if *at <= now =>
-            {
-                Err(Error::Expired { path: self.path.clone(), at: at.to_rfc3339() })
+            Some(credentials @ Credentials::Key(_)) => Ok(credentials),
+            Some(credentials @ Credentials::Session(saved)) => {
+                self.admits(saved)?;
+                match saved.expires_at {
+                    Some(at) if at <= now && saved.refresh_token.is_none() => {
+                        Err(Error::Expired { path: self.path.clone(), at: at.to_rfc3339() })
+                    }
+                    _ => Ok(credentials),
+                }
             }
-            Some(credentials) => Ok(credentials),
+        }
+    }
+
+    /// That a session is for the gateway that is asked. Any other one could use what it is shown.
+    pub(crate) fn admits(&self, saved: &Saved) -> Result<(), Error> {
+        let (path, ours) = (self.path.clone(), url_text(&self.gateway).to_owned());
+        match &saved.gateway {
+            Some(theirs) if *theirs == self.gateway => Ok(()),
+            Some(theirs) => Err(Error::OtherGateway { path, theirs: url_text(theirs).to_owned(), ours }),
+            None => Err(Error::UnknownGateway { path }),
         }
     }
 
@@ -214,22 +243,30 @@ fn parse(text: &str) -> Result<File, String> {
 
 /// The session in the text of a file.
 pub(crate) fn saved_in(text: &str) -> Result<Option<Saved>, String> {
-    session(&parse(text)?.auth)
+    let file = parse(text)?;
+    session(&file.auth, file.gateway.url.as_deref())
 }
 
-fn session(auth: &AuthTable) -> Result<Option<Saved>, String> {
+/// `configured` is the gateway that the same file names.
+fn session(auth: &AuthTable, configured: Option<&str>) -> Result<Option<Saved>, String> {
     let Some(token) = auth.access_token.clone() else { return Ok(None) };
     let expires_at = auth.expires_at.as_deref().map(|at| {
         DateTime::parse_from_rfc3339(at).map(|at| at.to_utc()).map_err(|_| {
             format!("expires_at under [auth] is {at:?} and not a time like 2030-01-01T00:00:00Z")
         })
     });
-    let api_url = auth.api_url.as_deref().map(|url| parse_url(url).map_err(|error| error.to_string()));
+    let url = |text: &str| parse_url(text).map_err(|error| error.to_string());
+    let gateway = match auth.gateway.as_deref() {
+        Some(gateway) => Some(url(gateway)?),
+        None => configured.and_then(|gateway| url(gateway).ok()),
+    };
+    let api_url = auth.api_url.as_deref().map(url);
     Ok(Some(Saved {
         access_token: Token(token),
         refresh_token: auth.refresh_token.clone().map(Token),
         expires_at: expires_at.transpose()?,
         wallet_address: auth.wallet_address.clone(),
+        gateway,
         api_url: api_url.transpose()?,
     }))
 }
@@ -258,6 +295,11 @@ pub(crate) fn parse_url(text: &str) -> Result<Url, Error> {
     Ok(url)
 }
 
+/// The URL of a server as people write it: without a slash at its end.
+pub(crate) fn url_text(url: &Url) -> &str {
+    url.as_str().trim_end_matches('/')
+}
+
 /// A secret of the environment: the variable, or the file that the variable with `_FILE` added names.
 pub(crate) fn secret(
     name: &'static str,
@@ -276,6 +318,7 @@ pub(crate) fn variable(name: &str) -> Option<String> {
 
 fn credentials(
     auth: AuthTable,
+    configured: Option<&str>,
     env: impl Fn(&str) -> Option<String>,
     region: String,
     path: &Path,
@@ -298,7 +341,8 @@ fn credentials(
         }
         (None, None) => {}
     }
-    let saved = session(&auth).map_err(|reason| Error::Invalid { path: path.to_owned(), reason })?;
+    let saved =
+        session(&auth, configured).map_err(|reason| Error::Invalid { path: path.to_owned(), reason })?;
     match (auth.access_key, auth.secret_key) {
         (Some(access), Some(secret)) => Ok(signer(access, secret)),
         (Some(_), None) => Err(Error::HalfCredentials { set: "access_key", unset: "secret_key" }),
@@ -355,6 +399,61 @@ mod tests {
     }
 
     #[test]
+    fn a_session_is_shown_to_its_gateway_only() {
+        let file = |entries: &str| format!("[auth]\naccess_token = 't'\nrefresh_token = 'r'\n{entries}");
+        let kept = file("gateway = 'https://files.example/base'");
+        let configured = file("gateway = 'https://files.example'\n[gateway]\nurl = 'https://cloud.example'");
+        let before = file("[gateway]\nurl = 'https://files.example/'");
+        let broken = file("[gateway]\nurl = 'files.example'");
+        let identity = file("gateway = 'https://files.example'\napi_url = 'https://cloud.example'");
+        let is = |gateway: Option<&str>, text: &str| {
+            let config = resolve(gateway, text, &[]).expect("valid");
+            match config.credentials(later()) {
+                Ok(_) => "shown",
+                Err(Error::OtherGateway { .. }) => "another's",
+                Err(Error::UnknownGateway { .. }) => "nobody's",
+                Err(error) => panic!("{error}"),
+            }
+        };
+        for (gateway, text, wanted) in [
+            (Some("https://files.example/base"), &kept, "shown"),
+            (Some("HTTPS://Files.Example:443/base/"), &kept, "shown"),
+            (Some("https://files.example"), &kept, "another's"),
+            (Some("http://files.example/base"), &kept, "another's"),
+            (Some("https://files.example:8443/base"), &kept, "another's"),
+            (Some("https://files.example.evil.example/base"), &kept, "another's"),
+            (None, &kept, "another's"),
+            // What is configured counts only where nothing else is known.
+            (Some("https://files.example"), &configured, "shown"),
+            (Some("https://cloud.example"), &configured, "another's"),
+            (None, &configured, "another's"),
+            (None, &before, "shown"),
+            (Some("https://files.example"), &before, "shown"),
+            (Some("https://cloud.example"), &before, "another's"),
+            (None, &file(""), "nobody's"),
+            (Some("https://files.example"), &file(""), "nobody's"),
+            (Some("https://files.example"), &broken, "nobody's"),
+            // The identity service gave it, and is no gateway for that.
+            (Some("https://files.example"), &identity, "shown"),
+            (Some("https://cloud.example"), &identity, "another's"),
+        ] {
+            assert_eq!(is(gateway, text), wanted, "{gateway:?}\n{text}");
+        }
+        let config = resolve(Some("https://cloud.example/"), &kept, &[]).expect("valid");
+        let said = config.credentials(later()).expect_err("another's").to_string();
+        for part in [
+            "at https://cloud.example:",
+            "for https://files.example/base,",
+            "--gateway https://cloud.example login",
+        ] {
+            assert!(said.contains(part), "{said}");
+        }
+        // An access key is shown to nobody: it signs.
+        let config = resolve(Some("https://cloud.example"), &kept, &KEYS).expect("valid");
+        assert!(matches!(config.credentials(later()), Ok(Credentials::Key(_))));
+    }
+
+    #[test]
     fn nearer_sources_win() {
         let config = resolve(Some("https://cli/base/"), EXAMPLE, &KEYS).expect("valid");
         assert_eq!(config.gateway.as_str(), "https://cli/base");
@@ -393,7 +492,7 @@ mod tests {
         assert!(matches!(resolve(None, "", &KEYS[..1]), Err(Error::HalfCredentials { .. })));
         assert!(matches!(resolve(None, "", &KEYS[1..]), Err(Error::HalfCredentials { .. })));
         assert!(matches!(resolve(None, "[auth]\naccess_key = 'A'", &[]), Err(Error::HalfCredentials { .. })));
-        for session in ["expires_at = 'soon'", "api_url = 'ftp://h'"] {
+        for session in ["expires_at = 'soon'", "api_url = 'ftp://h'", "gateway = 'h'"] {
             let file = format!("[auth]\naccess_token = 'hush'\n{session}");
             let error = resolve(None, &file, &[]).expect_err("not valid").to_string();
             assert!(error.contains("not valid") && !error.contains("hush"), "{error}");

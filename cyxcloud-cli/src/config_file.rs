@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use chrono::{DateTime, SecondsFormat, Utc};
 use toml_edit::{DocumentMut, Item, Table, value};
 
-use crate::config::{Error, Saved, Token};
+use crate::config::{Error, Saved, Token, url_text};
 
 /// What we write, and take away again at log-out.
-const ENTRIES: [&str; 5] = ["access_token", "refresh_token", "wallet_address", "expires_at", "api_url"];
+const ENTRIES: [&str; 6] =
+    ["access_token", "refresh_token", "wallet_address", "expires_at", "gateway", "api_url"];
 /// A table that we make says where it came from.
 const NEW_FILE: &str = "# CyxCloud CLI Configuration\n";
 
@@ -108,7 +109,8 @@ fn edit(text: &str, session: Option<&Saved>) -> Result<String, String> {
             "refresh_token" => session.refresh_token.as_ref().map(|Token(token)| token.clone()),
             "wallet_address" => session.wallet_address.clone(),
             "expires_at" => session.expires_at.map(time),
-            _ => session.api_url.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned()),
+            "gateway" => session.gateway.as_ref().map(|url| url_text(url).to_owned()),
+            _ => session.api_url.as_ref().map(|url| url_text(url).to_owned()),
         });
         match now {
             Some(now) => {
@@ -137,6 +139,7 @@ mod tests {
             refresh_token: Some(Token(format!("{token}-refresh"))),
             wallet_address: Some("W".to_owned()),
             expires_at: Some("2030-01-01T00:00:00Z".parse().expect("a time")),
+            gateway: Some("https://files.example:8443/base".parse().expect("a URL")),
             api_url: None,
         }
     }
@@ -152,6 +155,7 @@ mod tests {
         assert!(
             with.contains("access_token = \"t\"\n")
                 && with.contains("expires_at = \"2030-01-01T00:00:00Z\"\n")
+                && with.contains("gateway = \"https://files.example:8443/base\"\n")
         );
         assert_eq!(crate::config::saved_in(&with), Ok(Some(saved("t"))));
         assert_eq!(edit(&with, None).as_deref(), Ok(THEIRS));

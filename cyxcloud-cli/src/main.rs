@@ -4,6 +4,7 @@
 //! what was asked for and to standard error everything else; a failure is one line and an exit code.
 
 mod args;
+mod challenge;
 mod client;
 mod commands;
 mod config;
@@ -115,7 +116,10 @@ async fn signal() {
 /// 1: failed. 2: wrong arguments or configuration. 3: no such bucket or object. 4: not allowed. 5: gateway not
 /// reached. 130: interrupted.
 fn exit_code(error: &anyhow::Error) -> ExitCode {
-    if error.chain().any(|cause| cause.is::<config::Error>() || cause.is::<wallet::Error>()) {
+    let for_people = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<config::Error>() || cause.is::<wallet::Error>() || cause.is::<challenge::Error>()
+    };
+    if error.chain().any(for_people) {
         return ExitCode::from(2);
     }
     let code =

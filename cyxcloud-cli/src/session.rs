@@ -33,6 +33,7 @@ impl Issued {
             refresh_token: self.refresh_token.map(Token).or(kept),
             expires_at: Some(now + TimeDelta::seconds(self.expires_in.clamp(0, 400 * 86_400))),
             wallet_address: before.and_then(|before| before.wallet_address.clone()),
+            gateway: before.and_then(|before| before.gateway.clone()),
             api_url: before.and_then(|before| before.api_url.clone()),
         }
     }
@@ -73,10 +74,13 @@ impl Session {
     async fn renew(&self, current: &mut Saved) -> Result<(), Error> {
         let unusable = |error: crate::config::Error| Error::Session(error.to_string());
         let _lock = config_file::lock(&self.path).await.map_err(unusable)?;
-        // Another program may have renewed it, or logged out, or logged in as somebody else.
+        // Another program may have renewed it, or logged out, or logged in as somebody else or elsewhere.
         let kept = config_file::session(&self.path).map_err(unusable)?;
         let kept = kept.ok_or_else(|| Error::LoggedOut("somebody logged out meanwhile".to_owned()))?;
-        if kept.api_url != current.api_url || kept.wallet_address != current.wallet_address {
+        if kept.gateway != current.gateway
+            || kept.api_url != current.api_url
+            || kept.wallet_address != current.wallet_address
+        {
             return Err(Error::LoggedOut("somebody else logged in meanwhile".to_owned()));
         }
         let renewed = kept.access_token != current.access_token;
@@ -119,13 +123,14 @@ mod tests {
             refresh_token: Some(Token("r".into())),
             expires_at: None,
             wallet_address: Some("W".into()),
+            gateway: Some("http://h".parse().expect("a URL")),
             api_url: None,
         };
         let saved = issued.saved(Some(&before), now);
         assert_eq!(saved.access_token, Token("a".into()));
         assert_eq!(
-            (saved.refresh_token, saved.wallet_address),
-            (before.refresh_token, before.wallet_address)
+            (saved.refresh_token, saved.wallet_address, saved.gateway),
+            (before.refresh_token, before.wallet_address, before.gateway)
         );
         assert_eq!(saved.expires_at.map(|at| at.to_rfc3339()), Some("2030-01-01T01:00:00+00:00".to_owned()));
     }

@@ -1,6 +1,7 @@
 //! Solana wallets as files: a JSON array of 64 numbers, the seed and then the public key.
 //!
-//! A wallet signs texts that say what they are for, and nothing else: what could be a transaction is not signed.
+//! A wallet signs log-ins that were judged ([`crate::challenge`]), and nothing else: what could be a transaction is not
+//! signed.
 
 use std::fmt;
 use std::fs::OpenOptions;
@@ -9,14 +10,13 @@ use std::path::{Path, PathBuf};
 
 use ed25519_dalek::{Signer, SigningKey};
 
+use crate::challenge::LogIn;
 use crate::progress::Output;
 
 /// Longest keypair file; one has some 230 characters.
 const FILE_MAX: u64 = 4 << 10;
-/// First line of what a gateway asks a wallet to sign.
-const CHALLENGE: &str = "CyxCloud Auth\n";
 
-/// A file that is no wallet, or a text that a wallet does not sign.
+/// A file that is no wallet.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("cannot read the keypair file {}: {reason}", path.display())]
@@ -28,8 +28,6 @@ pub(crate) enum Error {
     NotAKeypair { path: PathBuf, reason: &'static str },
     #[error("cannot make the wallet {}: {reason}; name a file that does not exist", path.display())]
     Unwritable { path: PathBuf, reason: String },
-    #[error("the gateway asks the wallet to sign something other than a log-in here; nothing was signed")]
-    NotAChallenge,
 }
 
 /// A wallet; does not print.
@@ -90,19 +88,16 @@ impl Wallet {
         bs58::encode(self.0.verifying_key().to_bytes()).into_string()
     }
 
-    /// The signature in Base58, if this is a log-in of this wallet.
-    pub(crate) fn answer(&self, challenge: &str) -> Result<String, Error> {
-        let ours = format!("Wallet: {}", self.address());
-        if !challenge.starts_with(CHALLENGE) || !challenge.lines().any(|line| line == ours) {
-            return Err(Error::NotAChallenge);
-        }
-        Ok(bs58::encode(self.0.sign(challenge.as_bytes()).to_bytes()).into_string())
+    /// The signature in Base58.
+    pub(crate) fn answer(&self, log_in: &LogIn<'_>) -> String {
+        bs58::encode(self.0.sign(log_in.text().as_bytes()).to_bytes()).into_string()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::challenge::Asked;
 
     #[test]
     fn a_wallet_is_kept_and_found_again() {
@@ -135,15 +130,18 @@ mod tests {
     }
 
     #[test]
-    fn only_log_ins_are_signed() {
+    fn a_log_in_is_signed_as_it_is() {
         let wallet = Wallet(SigningKey::from_bytes(&[7; 32]));
-        let good = format!("CyxCloud Auth\nWallet: {}\nNonce: abc\nTime: now", wallet.address());
-        let signature = bs58::decode(wallet.answer(&good).expect("signed")).into_vec().expect("base58");
+        let address = wallet.address();
+        let text = format!(
+            "CyxCloud Auth\nWallet: {address}\nNonce: abc\nTime: 2030-01-01T00:00:00Z\n\
+             Expires: 2030-01-01T00:05:00Z\nDomain: h\nChain: solana:mainnet"
+        );
+        let gateway = "http://h:8080".parse().expect("a URL");
+        let asked = Asked { gateway: &gateway, known_as: None, wallet: &address, nonce: "abc" };
+        let log_in = LogIn::accept(&text, &asked).expect("a log-in");
+        let signature = bs58::decode(wallet.answer(&log_in)).into_vec().expect("base58");
         let signature = ed25519_dalek::Signature::from_slice(&signature).expect("64 bytes");
-        wallet.0.verifying_key().verify_strict(good.as_bytes(), &signature).expect("ours");
-        let other = Wallet(SigningKey::from_bytes(&[8; 32])).address();
-        for bad in ["", "\u{1}\u{0}\u{5}", &good.replace(&wallet.address(), &other), &format!("x{good}")] {
-            assert!(matches!(wallet.answer(bad), Err(Error::NotAChallenge)), "{bad:?}");
-        }
+        wallet.0.verifying_key().verify_strict(text.as_bytes(), &signature).expect("ours");
     }
 }

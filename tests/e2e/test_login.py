@@ -1,16 +1,19 @@
-"""Logging in by wallet and by password, with real servers, and what is kept of it."""
+"""Logging in by wallet and by password, with real servers, what is kept of it, and what a gateway of somebody else learns."""
 
 import json
 import os
 import secrets
 import stat
 import subprocess
+import threading
 import tomllib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import requests
 
 from cluster import Identity, psql
+from people import Wallet
 from process import binary, free_ports
 
 PASSWORD = "correct horse battery"
@@ -40,6 +43,48 @@ def cli(cluster, identity, tmp_path):
     return run
 
 
+class Stranger(ThreadingHTTPServer):
+    """A gateway of somebody else: keeps what it is sent, answers with what it has for a path, or else lets nobody in."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Ear)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.heard, self.answers = [], {}
+
+    def paths(self) -> list[str]:
+        return [path for path, _, _ in self.heard]
+
+
+class Ear(BaseHTTPRequestHandler):
+    def hear(self):
+        sent = self.rfile.read(int(self.headers.get("content-length", 0))).decode()
+        self.server.heard.append((self.path, self.headers, sent))
+        answer = self.server.answers.get(self.path)
+        body = json.dumps(answer or {"title": "not let in"}).encode()
+        self.send_response(200 if answer else 401)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_DELETE = do_GET = do_HEAD = do_POST = do_PUT = hear
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def stranger():
+    server = Stranger()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
 def good(done) -> str:
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
@@ -55,6 +100,10 @@ def bad(done, code: int, *words: str):
 
 def session(cli) -> dict:
     return tomllib.loads(cli.config.read_text())["auth"]
+
+
+def session_is_kept(cli) -> bool:
+    return "auth" in tomllib.loads(cli.config.read_text())
 
 
 def account(identity) -> str:
@@ -185,3 +234,107 @@ def test_a_wallet_opens_the_gateway_and_makes_keys(cli, cluster):
     assert cli("download", "--bucket", bucket, "--key", "f", "-", env=keys).returncode != 0
     good(cli("logout"))
     bad(cli("whoami"), 2, "cyxcloud-cli login")
+
+
+def without_gateway(cli) -> str:
+    """The config file as older versions wrote it."""
+    return "".join(line for line in cli.config.read_text().splitlines(True) if not line.startswith("gateway "))
+
+
+def test_a_session_is_shown_to_its_gateway_only(cli, cluster, stranger):
+    """Whoever is named as the gateway learns no token that another one gave, be it for use or for renewal."""
+    good(cli("login", "--new-wallet", str(cli.home / "id.json")))
+    saved = session(cli)
+    assert saved["gateway"] == cluster.url
+    (cli.home / "f").write_bytes(b"mine")
+    for expires in (saved["expires_at"], "2020-01-01T00:00:00Z"):
+        edit(cli, "expires_at", expires)
+        kept = cli.config.read_bytes()
+        for args in (["list"], ["whoami"], ["info"], ["keys", "list"], ["upload", "--bucket", "bbb", "--key", "k", "f"]):
+            bad(cli(*args, gateway=stranger.url), 2, stranger.url, f"for {cluster.url}", f"--gateway {stranger.url} login")
+        # Nobody is logged in there, so nobody is logged out.
+        done = cli("logout", gateway=stranger.url)
+        good(done)
+        assert f"for {cluster.url}" in done.stderr.decode()
+        assert cli.config.read_bytes() == kept
+    assert stranger.heard == []
+    bad(cli("login", "--keypair", str(cli.home / "id.json"), gateway=stranger.url), 4, "not let in")
+    assert stranger.paths() == ["/api/v1/auth/challenge"]
+    for _, headers, body in stranger.heard:
+        assert "authorization" not in headers
+        for text in [body, *headers.values()]:
+            assert saved["access_token"] not in text and saved["refresh_token"] not in text
+    # Where it is for, it is as good as before.
+    good(cli("list"))
+    assert session(cli)["gateway"] == cluster.url
+    good(cli("logout"))
+    assert not session_is_kept(cli)
+
+
+def test_a_password_s_session_is_shown_to_its_gateway_only(cli, cluster, identity, stranger):
+    log_in(cli, identity)
+    assert session(cli)["gateway"] == cluster.url and session(cli)["api_url"] == identity.url
+    bad(cli("list", gateway=stranger.url), 2, f"for {cluster.url}")
+    good(cli("logout", gateway=stranger.url))
+    assert stranger.heard == [] and session_is_kept(cli)
+    good(cli("list"))
+
+
+def test_a_session_that_does_not_say_for_whom_it_is(cli, cluster, stranger):
+    """Older versions did not keep that: it is for the gateway that their file names, if it names one."""
+    good(cli("login", "--new-wallet", str(cli.home / "id.json")))
+    before = without_gateway(cli)
+    cli.config.write_text(before)
+    for url in (cluster.url, stranger.url):
+        bad(cli("list", gateway=url), 2, "which gateway", "cyxcloud-cli login")
+    cli.config.write_text(f'{before}\n[gateway]\nurl = "{stranger.url}"\n')
+    bad(cli("list"), 2, f"for {stranger.url}")
+    cli.config.write_text(f'{before}\n[gateway]\nurl = "{cluster.url}/"\n')
+    bad(cli("list", gateway=stranger.url), 2, f"for {cluster.url}")
+    good(cli("list"))
+    # From its first renewal on, it says so.
+    edit(cli, "expires_at", "2020-01-01T00:00:00Z")
+    good(cli("list"))
+    assert session(cli)["gateway"] == cluster.url
+    cli.config.write_text(without_gateway(cli).replace(cluster.url, ""))
+    done = cli("logout", gateway=stranger.url)
+    good(done)
+    assert "none was told" in done.stderr.decode() and not session_is_kept(cli)
+    assert stranger.heard == []
+
+
+def test_a_log_in_elsewhere_is_not_signed(cli, cluster, stranger):
+    """A gateway hands on what another one asks a wallet to sign. With the signature it would be let in there as the wallet."""
+    wallet = Wallet(cluster)
+    keypair = cli.home / "id.json"
+    keypair.write_text(json.dumps(list(bytes(wallet.keypair))))
+    keypair.chmod(0o600)
+    given = wallet.challenge().json()
+    assert "\nDomain: localhost\n" in given["challenge"]
+
+    def log_in_with(text: str, *args: str, **env: str):
+        """What a log-in came to that is asked to sign this, and what the gateway heard."""
+        stranger.heard.clear()
+        stranger.answers["/api/v1/auth/challenge"] = given | {"challenge": text}
+        done = cli("login", "--keypair", str(keypair), *args, gateway=stranger.url, env=env)
+        return done, stranger.paths()
+
+    asked, signed = ["/api/v1/auth/challenge"], ["/api/v1/auth/challenge", "/api/v1/auth/wallet"]
+    foreign = given["challenge"].replace("Domain: localhost", "Domain: files.example")
+    for args, env in (([], {}), (["--auth-domain", "other.example"], {}), ([], {"CYXCLOUD_AUTH_DOMAIN": "other.example"})):
+        done, heard = log_in_with(foreign, *args, **env)
+        bad(done, 2, "files.example", "solana:mainnet", "nothing was signed", "--auth-domain")
+        assert heard == asked and all("signature" not in body for _, _, body in stranger.heard)
+    for text in (given["challenge"] + "\nAmount: 1", given["challenge"].replace("Nonce: ", "Nonce: 0"), "pay everything"):
+        done, heard = log_in_with(text, "--auth-domain", "localhost")
+        bad(done, 2, "something other than a log-in", "nothing was signed")
+        assert heard == asked
+    assert not cli.config.exists()
+    # What is the gateway's own name is signed: what this machine calls itself, or what the user says.
+    for text, args, env, domain in (
+        (given["challenge"], [], {}, "localhost"), (foreign, ["--auth-domain", "Files.example"], {}, "files.example"),
+        (foreign, [], {"CYXCLOUD_AUTH_DOMAIN": "files.example"}, "files.example"),
+    ):
+        done, heard = log_in_with(text, *args, **env)
+        assert done.returncode == 4 and f"log-in to {domain} (solana:mainnet)" in done.stderr.decode(), done.stderr
+        assert heard == signed and json.loads(stranger.heard[1][2])["signature"]

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::info::{bytes, row, text};
+use crate::challenge::{Asked, LogIn};
 use crate::client::{Client, Error, Server};
-use crate::config::{Config, Credentials, Saved, parse_url};
+use crate::config::{Config, Credentials, Error as ConfigError, Saved, parse_url};
 use crate::progress::Output;
 use crate::session::Issued;
 use crate::wallet::Wallet;
@@ -30,9 +31,10 @@ pub(crate) async fn login(
     args: args::Login,
 ) -> anyhow::Result<()> {
     let work = async {
+        let known_as = args.auth_domain.as_deref();
         match (&args.keypair, &args.new_wallet, &args.email) {
-            (Some(path), ..) => by_wallet(config, output, &Wallet::read(path, output)?).await,
-            (None, Some(path), _) => by_wallet(config, output, &new_wallet(path, output)?).await,
+            (Some(path), ..) => by_wallet(config, output, &Wallet::read(path, output)?, known_as).await,
+            (None, Some(path), _) => by_wallet(config, output, &new_wallet(path, output)?, known_as).await,
             (None, None, email) => {
                 let email = email.as_deref().unwrap_or_default();
                 let password = password::obtain(args.password_stdin, email, interrupt).await?;
@@ -65,13 +67,21 @@ fn new_wallet(path: &Path, output: &Output) -> anyhow::Result<Wallet> {
     Ok(wallet)
 }
 
-async fn by_wallet(config: &Config, output: &Output, wallet: &Wallet) -> anyhow::Result<(String, Saved)> {
+async fn by_wallet(
+    config: &Config,
+    output: &Output,
+    wallet: &Wallet,
+    known_as: Option<&str>,
+) -> anyhow::Result<(String, Saved)> {
     let gateway = Client::stranger(config, Server::Gateway, &config.gateway, output.clone())?;
     let address = wallet.address();
     let body = json!({ "wallet_address": address });
     let given: Challenge =
         gateway.post_json("/api/v1/auth/challenge", None, Some(&body)).await.map_err(refused)?;
-    let signature = wallet.answer(&given.challenge)?;
+    let asked = Asked { gateway: &config.gateway, known_as, wallet: &address, nonce: &given.nonce };
+    let log_in = LogIn::accept(&given.challenge, &asked)?;
+    output.note(&format!("signing a log-in to {} ({})", log_in.domain(), log_in.chain()));
+    let signature = wallet.answer(&log_in);
     let body = json!({
         "wallet_address": address,
         "signature": signature,
@@ -81,7 +91,8 @@ async fn by_wallet(config: &Config, output: &Output, wallet: &Wallet) -> anyhow:
     let asked = Utc::now();
     let issued: Issued =
         gateway.post_json("/api/v1/auth/wallet", None, Some(&body)).await.map_err(refused)?;
-    let saved = Saved { wallet_address: Some(address.clone()), ..issued.saved(None, asked) };
+    let gateway = Some(config.gateway.clone());
+    let saved = Saved { gateway, wallet_address: Some(address.clone()), ..issued.saved(None, asked) };
     Ok((address, saved))
 }
 
@@ -97,7 +108,8 @@ async fn by_password(
     let body = json!({ "email": email, "password": password });
     let asked = Utc::now();
     let issued: Issued = service.post_json("/api/auth/login", None, Some(&body)).await.map_err(refused)?;
-    let saved = Saved { api_url: Some(url), ..issued.saved(None, asked) };
+    let gateway = Some(config.gateway.clone());
+    let saved = Saved { gateway, api_url: Some(url), ..issued.saved(None, asked) };
     Ok((email.to_owned(), saved))
 }
 
@@ -118,15 +130,25 @@ pub(crate) async fn logout(
         output.note("nobody is logged in");
         return Ok(());
     };
+    match config.admits(&saved) {
+        Err(error @ ConfigError::OtherGateway { .. }) => {
+            output.note(&error.to_string());
+            return Ok(());
+        }
+        Err(_) if saved.api_url.is_none() => {
+            forget(config).await?;
+            output.note("forgot the session; which gateway it was for is not known, so none was told");
+            return Ok(());
+        }
+        Ok(()) | Err(_) => {}
+    }
     let told = tokio::select! {
         biased;
         () = interrupt.cancelled() => return Err(Error::Interrupted.into()),
         told = tell(config, output, &saved) => told,
     };
     // Forgotten here in any case.
-    let lock = config_file::lock(&config.path).await?;
-    config_file::save(&config.path, None)?;
-    drop(lock);
+    forget(config).await?;
     match told {
         // A session that the server has ended is as good as one that it ends now.
         Ok(()) | Err(Error::Refused { status: 401 | 403, .. } | Error::LoggedOut(_)) => {
@@ -139,6 +161,11 @@ pub(crate) async fn logout(
         }
     }
     Ok(())
+}
+
+async fn forget(config: &Config) -> Result<(), ConfigError> {
+    let _lock = config_file::lock(&config.path).await?;
+    config_file::save(&config.path, None)
 }
 
 /// Tells who gave the session that it is over: an identity service by its refresh token, the gateway by an access token.
