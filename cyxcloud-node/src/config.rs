@@ -149,7 +149,8 @@ pub struct Config {
     #[arg(long, env = "HEARTBEAT_INTERVAL_SECS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub heartbeat_interval_secs: Option<u64>,
 
-    /// Open connections from one address (one /64 of IPv6), at most.
+    /// Open connections from one address (one /64 of IPv6), at most. Of addresses that have shown no good token within an hour, 32
+    /// requests are worked on at a time, 4 of each; more wait or are refused.
     #[arg(long, env = "CONNECTIONS_PER_ADDRESS", value_name = "N", default_value_t = 512,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub connections_per_address: u32,

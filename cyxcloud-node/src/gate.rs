@@ -144,6 +144,11 @@ impl Gate {
         *now_trusted = trust;
     }
 
+    /// Whether callers must show tokens, as far as is known.
+    pub(crate) fn wants_tokens(&self) -> bool {
+        self.trust.read().unwrap_or_else(PoisonError::into_inner).required != Some(false)
+    }
+
     /// Lets a call pass, or says why not. `peer`: the key that the caller has proven to have.
     pub(crate) fn check(
         &self,

@@ -34,7 +34,7 @@ use cyxcloud_tls::crowd::Crowd;
 use cyxcloud_tls::grpc::{Guests, incoming};
 use cyxcloud_tls::{Acceptor, TlsError};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -47,7 +47,7 @@ use crate::corrupt::CorruptChunks;
 use crate::gate::Gate;
 use crate::gateway::Membership;
 use crate::identity::Identity;
-use crate::limit::Limited;
+use crate::limit::{Callers, Limited};
 use crate::metrics::Metrics;
 use crate::scrub::Scrubber;
 use crate::service::{Service, Whole};
@@ -61,10 +61,10 @@ pub(crate) const CONNECTION_WINDOW: u32 = 16 << 20;
 
 const STREAMS_MAX: u32 = 256;
 const HEADER_LIST_MAX: u32 = 16 << 10;
-/// Requests decoded and worked on at a time, over all connections.
-const REQUESTS_MAX: usize = 128;
 /// The slowest line still sends the largest chunk in this time.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
+/// Longest question about health, which anybody may ask: the name of a service.
+const HEALTH_BYTES_MAX: usize = 1 << 10;
 
 /// Why a node did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -157,10 +157,11 @@ pub async fn run(
     let corrupt = Arc::new(CorruptChunks::new(store.quarantined()));
     let gate =
         Arc::new(Gate::open(identity.key().public(), &config.storage_path, metrics.tokens_refused.clone()));
+    let callers = Arc::new(Callers::new(gate.clone(), metrics.strangers_refused.clone()));
     let service = Service::new(
         store.clone(),
         identity.key().clone(),
-        gate.clone(),
+        callers.clone(),
         config.policy(),
         !config.trash_period().is_zero(),
         corrupt.clone(),
@@ -172,7 +173,7 @@ pub async fn run(
         crowd: Crowd::new(config.connections_per_address as usize),
         refused: metrics.connections_refused.clone(),
     };
-    let mut serving = serve(listeners.grpc, guests, tls, service, stopped).await;
+    let mut serving = serve(listeners.grpc, guests, tls, service, callers, stopped).await;
     info!(grpc_port, metrics_port, tls = config.tls, peer_id = identity.peer_id(), "node serves chunks");
 
     // All of these end by being dropped.
@@ -255,9 +256,9 @@ async fn serve(
     guests: Guests,
     tls: Option<Acceptor>,
     service: Service,
+    callers: Arc<Callers>,
     stopped: oneshot::Receiver<()>,
 ) -> Serving {
-    let permits = Arc::new(Semaphore::new(REQUESTS_MAX));
     let chunks = ChunkServiceServer::new(service.clone())
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -277,9 +278,9 @@ async fn serve(
         .http2_max_pending_accept_reset_streams(Some(20))
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .add_service(Limited::new(Whole::new(chunks, service.clone()), permits.clone()))
-        .add_service(Limited::new(data, permits))
-        .add_service(health_service);
+        .add_service(Limited::new(Whole::new(chunks, service.clone()), callers.clone()))
+        .add_service(Limited::new(data, callers))
+        .add_service(health_service.max_decoding_message_size(HEALTH_BYTES_MAX));
     let listener =
         TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(Duration::from_secs(60)));
     let incoming = incoming(listener, guests, tls);

@@ -23,6 +23,7 @@ pub(crate) struct Metrics {
     pub(crate) stored_chunk_bytes: Histogram,
     pub(crate) tokens_refused: IntCounter,
     pub(crate) connections_refused: IntCounter,
+    pub(crate) strangers_refused: IntCounter,
     pub(crate) heartbeats: IntCounterVec,
     pub(crate) registered: IntGauge,
     pub(crate) corrupt: IntCounter,
@@ -99,6 +100,10 @@ impl Metrics {
             connections_refused: m.counter(
                 "cyxcloud_node_connections_refused_total",
                 "Connections closed at once because their address had as many as it may have.",
+            ),
+            strangers_refused: m.counter(
+                "cyxcloud_node_strangers_refused_total",
+                "Requests from addresses without a good token for which there was no place, or that did not come in time.",
             ),
             heartbeats: m.counters("cyxcloud_node_heartbeats_total", "Heartbeats sent.", &["result"]),
             registered: m.gauge("cyxcloud_node_registered", "Whether the gateway knows this node."),

@@ -1,6 +1,8 @@
 """Attacks by nodes, on nodes, and by way of what nodes say of themselves."""
 
+import contextlib
 import os
+import re
 import secrets
 import socket
 import threading
@@ -12,12 +14,13 @@ import pytest
 import requests
 from solders.keypair import Keypair
 
+import http2
 import rpc
 from clients import bearer, new_bucket, s3_client
 from cluster import free_redis_database, give_redis_database_back, psql
-from data import base58, make_bytes
-from people import owner_of_root
-from process import Process, binary, free_ports, wait_until
+from data import MIB, base58, make_bytes
+from people import next_address, owner_of_root
+from process import PATIENCE, Process, binary, free_ports, wait_until
 
 SECRETS = {"JWT_SECRET": "0123456789abcdef" * 4, "CYXCLOUD_MASTER_KEY": "00112233445566778899aabbccddeeff" * 2}
 
@@ -314,4 +317,109 @@ def test_adv_28_no_message_ends_a_server(cluster):
     assert [process.pid for process in cluster.processes if process.running()] == pids
     token = (f"authorization: Bearer {bearer(cluster, sub=owner_of_root(cluster))}",)
     assert rpc.call(cluster.grpc_port, f"{rpc.NODE}/ListNodes", headers=token)[0] == rpc.OK
+    cluster.check_logs()
+
+
+# Who is to be cut off after ten seconds may take so much longer on a busy machine; after half a minute a connection that answers no
+# pings is closed for that.
+CUT_WITHIN = 28
+
+
+def begin(port: int, address: str, method: str, times: int = 1, body: bytes | None = None) -> socket.socket:
+    """A connection to a node, from this address of the machine, on which a method is called so many times; without a body these are
+    the heads and nothing more."""
+    head = http2.request("POST", f"/{rpc.CHUNKS}/{method}", f"127.0.0.1:{port}", ("content-type", "application/grpc"), ("te", "trailers"))
+    frames = [http2.PREFACE, http2.frame(http2.SETTINGS, 0, 0)]
+    for stream in range(1, 2 * times, 2):
+        frames.append(http2.frame(http2.HEADERS, http2.END_HEADERS, stream, head))
+        if body is not None:
+            frames.append(http2.frame(http2.DATA, http2.END_STREAM, stream, rpc.framed(body)))
+    sock = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE, source_address=(address, 0))
+    sock.sendall(b"".join(frames))
+    return sock
+
+
+def answered(sock: socket.socket, seconds: float) -> bool:
+    """Whether some stream is answered before the time is over, and before the connection is."""
+    deadline, data = time.monotonic() + seconds, b""
+    while (left := deadline - time.monotonic()) > 0:
+        sock.settimeout(left)
+        try:
+            more = sock.recv(1 << 16)
+        except OSError:
+            return False
+        if not more:
+            return False
+        data += more
+        while len(data) >= 9 and len(data) >= (size := 9 + int.from_bytes(data[:3], "big")):
+            if data[3] == http2.HEADERS:
+                return True
+            data = data[size:]
+    return False
+
+
+def test_adv_30_stores_that_never_come(cluster, s3, bucket):
+    """Heads of stores on every node, by whoever has no token: what a gateway stores and reads goes on beside them."""
+    ports, body, held = [grpc for grpc, *_ in cluster.node_ports], make_bytes(9 * MIB, "good"), []
+
+    def counted(node: int, name: str) -> float:
+        text = requests.get(f"http://127.0.0.1:{cluster.node_ports[node][1]}/metrics", timeout=30).text
+        return float(re.search(rf"^cyxcloud_node_{name}_total (\S+)$", text, re.M).group(1))
+
+    def served(key: str):
+        began = time.monotonic()
+        s3.put_object(Bucket=bucket, Key=key, Body=body)
+        assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == body
+        assert time.monotonic() - began < PATIENCE
+
+    def let_go(socks: list[socket.socket]):
+        while socks:
+            socks.pop().close()
+
+    # However idle the cluster was: its nodes have seen a token of the gateway.
+    served("before")
+    refused = [counted(node, "strangers_refused") for node in range(len(ports))]
+    try:
+        one = next_address()
+        held += [begin(port, one, "StoreChunk", 200) for port in ports]
+        for node, before in enumerate(refused):
+            wait_until("what is too much is refused", lambda: counted(node, "strangers_refused") > before)
+        served("beside one")
+        # Somebody else whom nobody knows is asked for a token, as ever.
+        before, other = counted(0, "tokens_refused"), begin(ports[0], next_address(), "HasChunk", body=rpc.message(_1=bytes(32)))
+        held.append(other)
+        assert answered(other, CUT_WITHIN) and counted(0, "tokens_refused") > before
+        let_go(held)
+        # And who begins a store is told that it did not come.
+        silent = begin(ports[0], next_address(), "StoreChunk")
+        held.append(silent)
+        assert answered(silent, CUT_WITHIN)
+    finally:
+        let_go(held)
+
+    crowd, stop = [next_address() for _ in range(9)], threading.Event()
+
+    def flood():
+        while not stop.is_set():
+            fresh = []
+            for port in ports:
+                for address in crowd:
+                    with contextlib.suppress(OSError):
+                        fresh.append(begin(port, address, "StoreChunk", 60))
+            let_go(held)
+            held.extend(fresh)
+            stop.wait(8)
+
+    flooding = threading.Thread(target=flood)
+    flooding.start()
+    try:
+        wait_until("they have begun", lambda: held)
+        deadline, number = time.monotonic() + 20, 0
+        while time.monotonic() < deadline:
+            served(f"beside many {number}")
+            number += 1
+    finally:
+        stop.set()
+        flooding.join()
+        let_go(held)
     cluster.check_logs()

@@ -88,7 +88,7 @@ impl Service {
         (request, peer): Asked<StoreChunkRequest>,
     ) -> Result<StoreChunkResponse, Status> {
         let id = chunk_id("chunk_id", &request.chunk_id)?;
-        self.gate.check(&request.token, Operation::Store, Some(&id), peer)?;
+        self.callers.check(&request.token, Operation::Store, Some(&id), peer)?;
         let StoreChunkRequest { data, descriptor, .. } = request;
         if descriptor.len() > DESCRIPTOR_BYTES_MAX {
             return Err(Status::invalid_argument(format!(
@@ -120,7 +120,7 @@ impl Service {
 
     async fn get_one(&self, (request, peer): Asked<GetChunkRequest>) -> Result<GetChunkResponse, Status> {
         let id = chunk_id("chunk_id", &request.chunk_id)?;
-        self.gate.check(&request.token, Operation::Get, Some(&id), peer)?;
+        self.callers.check(&request.token, Operation::Get, Some(&id), peer)?;
         let slices = ranges(&request.slices)?;
         self.read(move |service| {
             #[cfg(feature = "faults")]
@@ -150,7 +150,7 @@ impl Service {
         (request, peer): Asked<DeleteChunkRequest>,
     ) -> Result<DeleteChunkResponse, Status> {
         let id = chunk_id("chunk_id", &request.chunk_id)?;
-        self.gate.check(&request.token, Operation::Delete, Some(&id), peer)?;
+        self.callers.check(&request.token, Operation::Delete, Some(&id), peer)?;
         let generation = Generation::try_from(required("generation", request.generation)?)?;
         self.change(move |service| {
             let trash_at = service.trash.then(now);
@@ -172,7 +172,7 @@ impl Service {
     ) -> Result<RestoreChunkResponse, Status> {
         use restore_chunk_response::Outcome;
         let id = chunk_id("chunk_id", &request.chunk_id)?;
-        self.gate.check(&request.token, Operation::Restore, Some(&id), peer)?;
+        self.callers.check(&request.token, Operation::Restore, Some(&id), peer)?;
         let generation = request.generation.map(Generation::try_from).transpose()?;
         self.change(move |service| {
             let restored = service.store.restore(id, generation).map_err(|error| service.status(error))?;
@@ -188,7 +188,7 @@ impl Service {
 
     async fn has_one(&self, (request, peer): Asked<HasChunkRequest>) -> Result<HasChunkResponse, Status> {
         let id = chunk_id("chunk_id", &request.chunk_id)?;
-        self.gate.check(&request.token, Operation::Has, Some(&id), peer)?;
+        self.callers.check(&request.token, Operation::Has, Some(&id), peer)?;
         self.read(move |service| {
             let entry = service.store.entry(id).map_err(|error| service.status(error))?;
             Ok(match entry.filter(|entry| !entry.quarantined) {
@@ -205,7 +205,7 @@ impl Service {
 
     /// Answers at once; pages follow as fast as the caller takes them. No page holds on to the store while it waits.
     fn list_all(&self, (request, peer): Asked<ListChunksRequest>) -> Result<Pages, Status> {
-        self.gate.check(&request.token, Operation::List, None, peer)?;
+        self.callers.check(&request.token, Operation::List, None, peer)?;
         let mut after = match request.after.is_empty() {
             true => None,
             false => Some(chunk_id("after", &request.after)?),

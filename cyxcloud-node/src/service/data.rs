@@ -38,7 +38,7 @@ impl Service {
         (request, peer): Asked<ReplicateChunkRequest>,
     ) -> Result<ReplicateChunkResponse, Status> {
         let id = chunk_id("chunk_id", &request.chunk_id)?;
-        self.gate.check(&request.token, Operation::Replicate, Some(&id), peer)?;
+        self.callers.check(&request.token, Operation::Replicate, Some(&id), peer)?;
         if request.descriptor.len() > DESCRIPTOR_BYTES_MAX {
             return Err(Status::invalid_argument("the descriptor is too long"));
         }
@@ -71,7 +71,7 @@ impl Service {
         (request, peer): Asked<VerifyChunkRequest>,
     ) -> Result<VerifyChunkResponse, Status> {
         let id = chunk_id("chunk_id", &request.chunk_id)?;
-        self.gate.check(&request.token, Operation::Verify, Some(&id), peer)?;
+        self.callers.check(&request.token, Operation::Verify, Some(&id), peer)?;
         let state = self
             .read(move |service| match service.load(id) {
                 Ok(_) => Ok(State::Intact),

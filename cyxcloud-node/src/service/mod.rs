@@ -2,7 +2,7 @@
 //!
 //! Hashing, proofs and the store run on blocking threads, a bounded number of them: many for stores, which mostly wait
 //! for a shared sync, few for reads, which keep a processor busy. Work that has begun ends even if its caller goes away.
-//! Not here: who may call (`gate`, asked first), what a store promises (`store`).
+//! Not here: who may call (`gate` and `limit`, asked first), what a store promises (`store`).
 
 mod chunks;
 mod data;
@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use tonic::{Request, Status};
 
 use crate::corrupt::CorruptChunks;
-use crate::gate::Gate;
+use crate::limit::Callers;
 use crate::metrics::Metrics;
 use crate::store::{ChunkStore, Error};
 
@@ -34,16 +34,12 @@ const STORES_MAX: usize = 64;
 /// Reads at a time.
 const READS_MAX: usize = 16;
 
-/// A request, and the key that its sender has proven to have in the connection's handshake, if there was one.
-type Asked<T> = (T, Option<[u8; 32]>);
+/// A request, and what is known of its sender.
+type Asked<T> = (T, Option<PeerInfo>);
 
 fn asked<T>(request: Request<T>) -> Asked<T> {
-    let peer = peer_of(request.extensions().get());
+    let peer = request.extensions().get().copied();
     (request.into_inner(), peer)
-}
-
-fn peer_of(connection: Option<&PeerInfo>) -> Option<[u8; 32]> {
-    connection.and_then(|peer| peer.key).map(|key| key.0)
 }
 
 /// Both services; clones are one.
@@ -51,7 +47,7 @@ fn peer_of(connection: Option<&PeerInfo>) -> Option<[u8; 32]> {
 pub(crate) struct Service {
     store: Arc<dyn ChunkStore>,
     key: Arc<NodeKey>,
-    gate: Arc<Gate>,
+    callers: Arc<Callers>,
     policy: Arc<AddressPolicy>,
     /// Whether deleted chunks go to the trash.
     trash: bool,
@@ -65,7 +61,7 @@ impl Service {
     pub(crate) fn new(
         store: Arc<dyn ChunkStore>,
         key: NodeKey,
-        gate: Arc<Gate>,
+        callers: Arc<Callers>,
         policy: AddressPolicy,
         trash: bool,
         corrupt: Arc<CorruptChunks>,
@@ -74,7 +70,7 @@ impl Service {
         Self {
             store,
             key: Arc::new(key),
-            gate,
+            callers,
             policy: Arc::new(policy),
             trash,
             corrupt,

@@ -21,7 +21,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 
-use super::{Service, peer_of};
+use super::Service;
 
 const GET_CHUNK: &str = "/cyxcloud.node.v1.ChunkService/GetChunk";
 /// Compression flag and length in front of a gRPC message.
@@ -67,7 +67,7 @@ where
             return Box::pin(self.inner.call(request));
         }
         let service = self.service.clone();
-        let peer = peer_of(request.extensions().get());
+        let peer = request.extensions().get().copied();
         Box::pin(async move {
             let answer = async { service.get_measured((decode(request.into_body()).await?, peer)).await };
             Ok(match answer.await {
@@ -82,7 +82,10 @@ where
 async fn decode(body: Body) -> Result<GetChunkRequest, Status> {
     let received = Limited::new(body, REQUEST_MAX).collect().await;
     let mut bytes = received
-        .map_err(|error| Status::invalid_argument(format!("the request could not be read: {error}")))?
+        .map_err(|error| match error.downcast::<Status>() {
+            Ok(status) => *status,
+            Err(error) => Status::invalid_argument(format!("the request could not be read: {error}")),
+        })?
         .to_bytes();
     if bytes.len() < HEAD {
         return Err(Status::invalid_argument("the request holds no message"));

@@ -150,6 +150,26 @@ async fn nothing_is_done_without_a_token() {
     node.stop().await.expect("a clean end");
 }
 
+/// A server begins with many requests at once at a node that has not seen a token of it yet, and somebody without one does too.
+#[tokio::test]
+async fn of_many_requests_at_once_each_is_judged_by_its_token() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (_gateway, node, public) = guarded(dir.path()).await;
+    let chunks = node.chunks().await;
+    let answers = async |token: Bytes| {
+        let calls = (0..150).map(|_| {
+            let mut chunks = chunks.clone();
+            let asked = HasChunkRequest { chunk_id: id(b"absent"), token: token.clone() };
+            async move { chunks.has_chunk(asked).await.map(drop).map_err(|status| status.code()) }
+        });
+        futures::future::join_all(calls).await
+    };
+    assert_eq!(answers(Bytes::new()).await, vec![Err(Code::Unauthenticated); 150]);
+    assert_eq!(answers(signed(public, Operation::Has)).await, vec![Ok(()); 150]);
+    node.eventually("cyxcloud_node_strangers_refused_total 0").await;
+    node.stop().await.expect("a clean end");
+}
+
 #[tokio::test]
 async fn adv_03_a_token_for_one_operation_opens_no_other() {
     let dir = tempfile::tempdir().expect("directory");
