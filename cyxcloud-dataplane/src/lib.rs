@@ -30,7 +30,7 @@ use bytes::Bytes;
 use cyxcloud_core::address::AddressPolicy;
 use cyxcloud_core::profile::{Profile, TooFewNodes};
 use cyxcloud_core::seal::{MasterKey, OwnerSecret};
-use cyxcloud_core::{ByteCount, Timestamp};
+use cyxcloud_core::{ByteCount, NodeId, Timestamp};
 use cyxcloud_metadata::MetadataStore;
 use cyxcloud_metadata::model::{Extent, NewSegment};
 use futures::Stream;
@@ -110,6 +110,11 @@ impl DataPlane {
     /// first. None before the nodes were looked up for the first time.
     pub fn token_keys(&self) -> Vec<[u8; 32]> {
         self.0.pool.issuer.public_keys()
+    }
+
+    /// The key by which a node is known, as of the last look at the nodes.
+    pub fn key_of(&self, node: NodeId) -> Option<[u8; 32]> {
+        self.0.pool.view().nodes.get(&node).map(|known| known.client.public_key)
     }
 
     /// The time by the database's clock, once it was asked.

@@ -1,4 +1,4 @@
-//! Every route under `/api/v1`, and `/ws`, and what opens each: the one table that the router, the door and the OpenAPI
+//! Every route under `/api/v1`, `/ws` and `/metrics`, and what opens each: the one table that the router, the door and the OpenAPI
 //! description are made from.
 //!
 //! A route without a decision cannot be written down here, and there is no other way in. Not here: what routes do.
@@ -15,7 +15,9 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodRouter, delete, get, patch, post};
+use cyxcloud_core::OwnerId;
 use cyxcloud_metadata::MetadataStore;
+use prometheus::Registry;
 use secrecy::ExposeSecret as _;
 use tower::ServiceExt as _;
 
@@ -28,9 +30,11 @@ use crate::objects::ObjectService;
 use crate::problem::{FOR_ADMINISTRATORS, Kind, Problem};
 use crate::websocket::{self, Sockets};
 use crate::{admin, rest, signing};
-use openapi::{Answer, Content, accepted, body, created, document, messages, nothing, ok};
+use openapi::{Answer, Content, accepted, body, created, document, exposition, messages, nothing, ok};
 use utoipa::{IntoParams, ToSchema};
 
+/// Where Prometheus asks, with an administrator's key: what it asks at a port of its own needs none.
+pub(crate) const METRICS: &str = "/metrics";
 /// Largest body of a request here.
 pub(crate) const BODY_MAX: usize = 64 << 10;
 
@@ -47,6 +51,14 @@ pub struct Api {
     pub sockets: Arc<Sockets>,
     /// What nodes are to be told with their next heartbeat.
     pub ephemeral: Arc<dyn Ephemeral>,
+    /// What is counted.
+    pub registry: Registry,
+}
+
+impl FromRef<Api> for Registry {
+    fn from_ref(api: &Api) -> Self {
+        api.registry.clone()
+    }
 }
 
 impl FromRef<Api> for Arc<dyn Ephemeral> {
@@ -415,9 +427,17 @@ fn administrators() -> Vec<Route> {
             P,
             "/api/v1/admin/gc/thaw",
             Admin,
-            "Lets garbage collection go on",
+            "Lets garbage collection go on, past a brake too",
             ok::<admin::Done>(),
             post(admin::thaw),
+        ),
+        route(
+            G,
+            METRICS,
+            Admin,
+            "What this gateway counts, for Prometheus",
+            exposition(),
+            get(async |State(registry): State<Registry>| cyxcloud_telemetry::port::exposition(&registry)),
         ),
         route(
             G,
@@ -549,6 +569,23 @@ struct Guarded {
     identity: Arc<Identity>,
 }
 
+impl Guarded {
+    /// Writes down that somebody was refused.
+    async fn denied(
+        &self,
+        owner: Option<OwnerId>,
+        caller: &Principal,
+        target: &str,
+        from: Option<ClientAddress>,
+        status: StatusCode,
+    ) {
+        let Some(ClientAddress(from)) = from else { return };
+        let Some(target) = self.identity.denials.tell(caller.owner, target) else { return };
+        let (action, outcome) = (format!("{} {}", self.method, self.path), status.as_u16().to_string());
+        self.identity.audit(owner, &actor(caller), &action, &target, from, &outcome).await;
+    }
+}
+
 /// Lets through who may; what administrators change is written down, and who was refused.
 async fn guard(State(guarded): State<Guarded>, request: Request, next: Next) -> Response {
     let principal = request.extensions().get::<Principal>().cloned();
@@ -570,20 +607,20 @@ async fn guard(State(guarded): State<Guarded>, request: Request, next: Next) -> 
         _ => None,
     };
     if let Some((kind, detail)) = refused {
-        let response = Problem::new(kind, detail).into_response();
-        if let Some(ClientAddress(from)) = from {
-            let (action, target) = (format!("{} {}", guarded.method, guarded.path), request.uri().path());
-            // What is an administrator's is about nobody's account; a limited key is its owner's business.
-            let owner = (guarded.access == Access::Account).then_some(caller.owner);
-            let outcome = response.status().as_u16().to_string();
-            guarded.identity.audit(owner, &actor(&caller), &action, target, from, &outcome).await;
-        }
+        let (response, target) =
+            (Problem::new(kind, detail).into_response(), request.uri().path().to_owned());
+        // What is an administrator's is about nobody's account; a limited key is its owner's business.
+        let owner = (guarded.access == Access::Account).then_some(caller.owner);
+        guarded.denied(owner, &caller, &target, from, response.status()).await;
         return response;
     }
+    let target = request.uri().path().to_owned();
     let changes = guarded.access == Access::Admin && guarded.method != Method::GET;
-    let target = changes.then(|| request.uri().path().to_owned());
     let response = next.run(request).await;
-    if let (Some(target), Some(ClientAddress(from))) = (target, from) {
+    if !changes && response.status() == StatusCode::FORBIDDEN {
+        guarded.denied(Some(caller.owner), &caller, &target, from, response.status()).await;
+    }
+    if let (true, Some(ClientAddress(from))) = (changes, from) {
         let action = format!("admin {} {}", guarded.method, guarded.path);
         let outcome = response.status().as_u16().to_string();
         guarded.identity.audit(None, &caller.owner.to_string(), &action, &target, from, &outcome).await;

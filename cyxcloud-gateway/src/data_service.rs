@@ -2,6 +2,7 @@
 //!
 //! Callers authenticate with the same tokens as on HTTP, in the `authorization` metadata.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -9,12 +10,14 @@ use cyxcloud_core::name::{BucketName, ObjectKey};
 use cyxcloud_metadata::model::{ListEntry, ListObjects};
 use cyxcloud_proto::gateway as wire;
 use cyxcloud_proto::gateway::data_service_server::DataService;
+use cyxcloud_tls::grpc::PeerInfo;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 use tracing::warn;
 
 use crate::auth::{Authenticator, Principal};
+use crate::journal::Journal;
 use crate::objects::conditions::ReadConditions;
 use crate::objects::range::ByteRange;
 use crate::objects::{BoxError, Error, ObjectService, ReadObject, Select};
@@ -32,12 +35,29 @@ const PAGE_MAX: usize = 1_000;
 pub struct DataApi {
     objects: Arc<ObjectService>,
     auth: Arc<Authenticator>,
+    journal: Journal,
 }
 
 impl DataApi {
-    /// Serves what the callers that `auth` lets in own.
-    pub fn new(objects: Arc<ObjectService>, auth: Arc<Authenticator>) -> Self {
-        Self { objects, auth }
+    /// Serves what the callers that `auth` lets in own; what they are denied is noted.
+    pub fn new(objects: Arc<ObjectService>, auth: Arc<Authenticator>, journal: Journal) -> Self {
+        Self { objects, auth, journal }
+    }
+
+    /// The answer to what failed.
+    fn refused(
+        &self,
+        who: &Principal,
+        action: &'static str,
+        target: &str,
+        from: Option<IpAddr>,
+        error: Error,
+    ) -> Status {
+        let status = status(error);
+        if let (Code::PermissionDenied, Some(from)) = (status.code(), from) {
+            self.journal.note_denied(who, action, target, from, "AccessDenied");
+        }
+        status
     }
 
     async fn principal<T>(&self, request: &Request<T>) -> Result<Principal, Status> {
@@ -54,8 +74,8 @@ impl DataService for DataApi {
         &self,
         request: Request<wire::StreamDataRequest>,
     ) -> Result<Response<Self::StreamDataStream>, Status> {
-        let caller = self.principal(&request).await?.caller();
-        let wanted = request.into_inner();
+        let (who, from) = (self.principal(&request).await?, address_of(&request));
+        let (caller, wanted) = (who.caller(), request.into_inner());
         let message_bytes = match wanted.message_bytes as usize {
             0 => MESSAGE_DEFAULT,
             asked if MESSAGE_RANGE.contains(&asked) => asked,
@@ -68,7 +88,12 @@ impl DataService for DataApi {
             conditions: ReadConditions::default(),
             select: select(wanted.offset, wanted.length),
         };
-        let (found, body) = self.objects.get(&read).await.map_err(status)?;
+        let target = || format!("{}/{}", read.bucket, read.key);
+        let (found, body) = self
+            .objects
+            .get(&read)
+            .await
+            .map_err(|error| self.refused(&who, "object.read", &target(), from, error))?;
         let object_size = found.object.size.get();
         let chunks = gather(body, message_bytes).scan(found.range.start, move |next, data| {
             let offset = *next;
@@ -88,8 +113,8 @@ impl DataService for DataApi {
         &self,
         request: Request<wire::GetDatasetInfoRequest>,
     ) -> Result<Response<wire::DatasetInfo>, Status> {
-        let caller = self.principal(&request).await?.caller();
-        let wanted = request.into_inner();
+        let (who, from) = (self.principal(&request).await?, address_of(&request));
+        let (caller, wanted) = (who.caller(), request.into_inner());
         let limit = match wanted.page_size as usize {
             0 => PAGE_MAX,
             asked => asked.min(PAGE_MAX),
@@ -98,7 +123,7 @@ impl DataService for DataApi {
             .objects
             .bucket(&caller, &bucket_name(&wanted.bucket)?, crate::objects::Need::List(&wanted.prefix))
             .await
-            .map_err(status)?;
+            .map_err(|error| self.refused(&who, "bucket.read", &wanted.bucket, from, error))?;
         let query = ListObjects {
             bucket: bucket.id,
             prefix: wanted.prefix,
@@ -131,6 +156,11 @@ impl DataService for DataApi {
         let page_bytes = objects.iter().map(|object| object.size).sum();
         Ok(Response::new(wire::DatasetInfo { objects, next: page.next.unwrap_or_default(), page_bytes }))
     }
+}
+
+/// From where a request came.
+fn address_of<T>(request: &Request<T>) -> Option<IpAddr> {
+    Some(request.extensions().get::<PeerInfo>()?.address?.ip())
 }
 
 fn select(offset: u64, length: u64) -> Select {

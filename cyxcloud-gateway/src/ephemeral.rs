@@ -22,8 +22,11 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 const RESUBSCRIBE_PAUSE: Duration = Duration::from_secs(1);
 /// What limits are told for.
 const MINUTE: Duration = Duration::from_secs(60);
-/// Values and counts kept in one process, at most; beyond it new ones are refused.
-const KEPT_MAX: usize = 200_000;
+/// Values and counts of one kind that are kept in one process, at most; beyond it new ones are refused. What strangers can
+/// make many of (counts of addresses, registrations) leaves room for the others.
+const KEPT_MAX: usize = 100_000;
+/// A kind of which there are as many as there may be is looked through for what is over, this often at most.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 /// News waiting for a slow subscriber, at most; beyond it the oldest are dropped.
 const BACKLOG: usize = 256;
 
@@ -107,7 +110,39 @@ pub async fn over_limit(
 #[derive(Debug)]
 pub struct InProcess {
     sender: broadcast::Sender<(Topic, String)>,
-    kept: Mutex<HashMap<String, Kept>>,
+    /// By kind.
+    kept: Mutex<HashMap<String, Shelf>>,
+}
+
+/// All of a kind.
+#[derive(Debug, Default)]
+struct Shelf {
+    kept: HashMap<String, Kept>,
+    swept: Option<Instant>,
+}
+
+/// Which kind of thing a name is of: what is before its first colon or slash; limits are a kind for each thing limited.
+fn kind(name: &str) -> &str {
+    let end = |text: &str| text.find([':', '/']).unwrap_or(text.len());
+    match name.strip_prefix("rate:") {
+        Some(limited) => &name[.."rate:".len() + end(limited)],
+        None => &name[..end(name)],
+    }
+}
+
+impl Shelf {
+    /// With room for one more.
+    fn with_room(&mut self, now: Instant) -> Result<&mut HashMap<String, Kept>, Error> {
+        let full = self.kept.len() >= KEPT_MAX;
+        if full && self.swept.is_none_or(|swept| now.duration_since(swept) >= SWEEP_PAUSE) {
+            self.kept.retain(|_, kept| kept.until > now);
+            self.swept = Some(now);
+        }
+        if self.kept.len() >= KEPT_MAX {
+            return Err(Error { doing: "keep any more", source: None });
+        }
+        Ok(&mut self.kept)
+    }
 }
 
 /// A value or a count, until when it is there.
@@ -125,17 +160,8 @@ impl Default for InProcess {
 }
 
 impl InProcess {
-    /// What is kept and in its time, with room for one more.
-    fn kept(&self) -> Result<MutexGuard<'_, HashMap<String, Kept>>, Error> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= KEPT_MAX {
-            let now = Instant::now();
-            kept.retain(|_, kept| kept.until > now);
-        }
-        if kept.len() >= KEPT_MAX {
-            return Err(Error { doing: "keep any more", source: None });
-        }
-        Ok(kept)
+    fn shelves(&self) -> MutexGuard<'_, HashMap<String, Shelf>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -167,26 +193,35 @@ impl Ephemeral for InProcess {
     }
 
     async fn keep(&self, name: &str, value: &str, ttl: Duration) -> Result<(), Error> {
-        let kept = Kept { value: value.to_owned(), count: 0, until: Instant::now() + ttl };
-        self.kept()?.insert(name.to_owned(), kept);
+        let now = Instant::now();
+        let kept = Kept { value: value.to_owned(), count: 0, until: now + ttl };
+        let mut shelves = self.shelves();
+        shelves.entry(kind(name).to_owned()).or_default().with_room(now)?.insert(name.to_owned(), kept);
         Ok(())
     }
 
     async fn look(&self, name: &str) -> Result<Option<String>, Error> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(kept.get(name).filter(|kept| kept.until > Instant::now()).map(|kept| kept.value.clone()))
+        let shelves = self.shelves();
+        let kept = shelves.get(kind(name)).and_then(|shelf| shelf.kept.get(name));
+        Ok(kept.filter(|kept| kept.until > Instant::now()).map(|kept| kept.value.clone()))
     }
 
     async fn take(&self, name: &str) -> Result<Option<String>, Error> {
-        let taken = self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        let taken = self.shelves().get_mut(kind(name)).and_then(|shelf| shelf.kept.remove(name));
         Ok(taken.filter(|kept| kept.until > Instant::now()).map(|kept| kept.value))
     }
 
     async fn count(&self, name: &str, window: Duration) -> Result<(u64, Duration), Error> {
         let now = Instant::now();
-        let mut all = self.kept()?;
+        let mut shelves = self.shelves();
+        let shelf = shelves.entry(kind(name).to_owned()).or_default();
         let fresh = || Kept { value: String::new(), count: 0, until: now + window };
-        let kept = all.entry(name.to_owned()).or_insert_with(fresh);
+        // Who is counted already needs no room.
+        let kept = match shelf.kept.contains_key(name) {
+            true => &mut shelf.kept,
+            false => shelf.with_room(now)?,
+        };
+        let kept = kept.entry(name.to_owned()).or_insert_with(fresh);
         if kept.until <= now {
             *kept = fresh();
         }
@@ -370,6 +405,24 @@ mod tests {
             let (count, left) = ephemeral.count(&name, minute).await.expect("counts");
             assert!(count == n && left <= minute && left > Duration::from_secs(30), "{count} {left:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn much_of_one_kind_leaves_room_for_others() {
+        let ephemeral = InProcess::default();
+        let (hour, short) = (Duration::from_secs(3600), Duration::from_millis(1));
+        for number in 0..KEPT_MAX {
+            let window = if number == 0 { short } else { hour };
+            ephemeral.count(&format!("registration:{number}"), window).await.expect("there is room");
+        }
+        assert!(ephemeral.count("registration:known", hour).await.is_ok(), "the first is over");
+        assert!(ephemeral.count("registration:more", hour).await.is_err());
+        assert_eq!(ephemeral.count("registration:known", hour).await.expect("is counted").0, 2);
+        ephemeral.keep("nonce:a", "value", hour).await.expect("another kind");
+        assert_eq!(ephemeral.take("nonce:a").await.expect("answers").as_deref(), Some("value"));
+        assert_eq!(over_limit(&ephemeral, "challenge", "somebody", 1).await.expect("counts"), None);
+        assert_eq!(kind("rate:register:192.0.2.1"), "rate:register");
+        assert_eq!(kind("scrub/5"), "scrub");
     }
 
     #[tokio::test]

@@ -5,9 +5,10 @@
 //! request never waits for it. Rare deeds are written at once ([`write`]). Not here: what deserves a note and how it is called
 //! (`s3`), the lines of log-ins and keys (`identity`), which are written before the answer.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use cyxcloud_core::OwnerId;
 use cyxcloud_metadata::MetadataStore;
@@ -34,11 +35,53 @@ const TARGET_MAX: usize = 2_200;
 /// Longest text of any other target.
 const LINE_TARGET_MAX: usize = 200;
 
+/// Refusals to one owner that are told one by one in a minute; of more, every time that they have doubled.
+const DENIALS_TOLD: u64 = 30;
+/// For so long.
+const DENIALS_WINDOW: Duration = Duration::from_secs(60);
+/// Owners whose refusals are counted at a time, at most.
+const DENIED_MAX: usize = 10_000;
+
+/// Counts what somebody is refused, so that whoever asks in vain on and on does not fill the log. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Denials(Arc<Mutex<HashMap<OwnerId, (Instant, u64)>>>);
+
+impl Denials {
+    /// The target to be told of one more refusal to this owner; `None` where it is one of many.
+    pub fn tell(&self, owner: OwnerId, target: &str) -> Option<String> {
+        self.tell_at(owner, target, Instant::now())
+    }
+
+    fn tell_at(&self, owner: OwnerId, target: &str, now: Instant) -> Option<String> {
+        let mut denied = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_over = |began: Instant| now.duration_since(began) >= DENIALS_WINDOW;
+        if denied.len() >= DENIED_MAX && !denied.contains_key(&owner) {
+            denied.retain(|_, (began, _)| !is_over(*began));
+            if denied.len() >= DENIED_MAX {
+                denied.clear();
+            }
+        }
+        let (began, count) = denied.entry(owner).or_insert((now, 0));
+        if is_over(*began) {
+            (*began, *count) = (now, 0);
+        }
+        *count += 1;
+        match *count {
+            count if count <= DENIALS_TOLD => Some(target.to_owned()),
+            count if count.is_power_of_two() => {
+                Some(format!("{count} within a minute, this the last: {target}"))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Takes notes. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Journal {
     notes: mpsc::Sender<NewAuditEntry>,
     lost: IntCounter,
+    denials: Denials,
 }
 
 /// Writes what was noted.
@@ -56,11 +99,26 @@ pub fn journal(registry: &Registry) -> Result<(Journal, Scribe), prometheus::Err
     )?;
     registry.register(Box::new(lost.clone()))?;
     let (sender, receiver) = mpsc::channel(WAITING_MAX);
-    Ok((Journal { notes: sender, lost: lost.clone() }, Scribe { notes: receiver, lost }))
+    let journal = Journal { notes: sender, lost: lost.clone(), denials: Denials::default() };
+    Ok((journal, Scribe { notes: receiver, lost }))
 }
 
 impl Journal {
-    /// Notes what somebody did, or was refused.
+    /// Notes what somebody may not do. Not each time, where it is many times.
+    pub fn note_denied(
+        &self,
+        who: &Principal,
+        action: &'static str,
+        target: &str,
+        from: IpAddr,
+        outcome: &str,
+    ) {
+        if let Some(target) = self.denials.tell(who.owner, target) {
+            self.note(who, action, &target, from, outcome);
+        }
+    }
+
+    /// Notes what somebody did, or tried.
     pub fn note(&self, who: &Principal, action: &'static str, target: &str, from: IpAddr, outcome: &str) {
         let entry = NewAuditEntry {
             // In the order of what happened, also where the store's clock says the same of several.
@@ -186,6 +244,22 @@ mod tests {
         assert_eq!(targets, wanted);
         journal.note(&somebody(), "object.put", "too late", HOME, "ok");
         assert_eq!(journal.lost.get(), 1);
+    }
+
+    #[test]
+    fn of_many_refusals_few_are_told() {
+        let (denials, owner, now) = (Denials::default(), somebody().owner, Instant::now());
+        let told = (0..1_000).filter_map(|_| denials.tell_at(owner, "b/k", now)).collect::<Vec<_>>();
+        assert_eq!(told.len(), 30 + 5, "and 32, 64, 128, 256 and 512");
+        assert_eq!(told[34], "512 within a minute, this the last: b/k");
+        let other = OwnerId::from_random([2; 16]);
+        assert_eq!(denials.tell_at(other, "b/k", now).as_deref(), Some("b/k"));
+        assert_eq!(denials.tell_at(owner, "b/k", now), None);
+        assert_eq!(denials.tell_at(owner, "b/k", now + DENIALS_WINDOW).as_deref(), Some("b/k"));
+        for number in 0..2 * DENIED_MAX as u128 {
+            denials.tell_at(OwnerId::from_random(number.to_be_bytes()), "b/k", now);
+        }
+        assert!(denials.0.lock().expect("not poisoned").len() <= DENIED_MAX);
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub mod nodes;
 pub mod objects;
 mod outgoing;
 pub mod problem;
+pub mod readiness;
 pub mod rest;
 pub mod run;
 pub mod s3;

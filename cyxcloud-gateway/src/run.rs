@@ -34,9 +34,17 @@ use crate::journal::journal;
 use crate::nodes::callback::Caller;
 use crate::nodes::{Monitor, NodeApi, Suspensions};
 use crate::objects::{self, ObjectService, OwnerSecrets};
+use crate::readiness::Lookout;
 use crate::serve::{App, Metrics, serve, serve_metrics};
 use crate::websocket::Sockets;
 
+/// Longest message that is asked by gRPC: a heartbeat with a thousand corrupt chunks has 40 KiB. Whoever sends one is not known
+/// before all of it is there.
+const GRPC_MESSAGE_MAX: usize = 64 << 10;
+/// Requests on one gRPC connection at a time.
+const GRPC_STREAMS_MAX: u32 = 64;
+/// Until then a request has come whole, and its answer begins: a registration calls the node back, which takes the longest.
+const GRPC_TIMEOUT: Duration = Duration::from_secs(30);
 /// Requests under way at shutdown have this long to finish.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
 /// What was noted for the audit log has this long to be written then.
@@ -264,8 +272,8 @@ pub async fn run(
     );
     let suspensions =
         config.wants_operators().then(|| Suspensions::new(metadata.clone(), ephemeral.clone(), auth.clone()));
-    let data = DataApi::new(objects.clone(), auth.clone());
     let (journal, scribe) = journal(&registry)?;
+    let data = DataApi::new(objects.clone(), auth.clone(), journal.clone());
     let sockets = Arc::new(Sockets::new(auth.clone(), events, config.sockets()));
     let app = Arc::new(App {
         auth: auth.clone(),
@@ -284,14 +292,13 @@ pub async fn run(
             identity: identity.clone(),
             sockets,
             ephemeral: ephemeral.clone(),
+            registry: registry.clone(),
         }),
         identity: identity.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
         crowd: config.crowd(),
-        metadata: metadata.clone(),
-        ephemeral,
+        lookout: Lookout::new(metadata.clone(), ephemeral, if config.allow_no_redundancy { 1 } else { 2 }),
         domains: config.domains.clone(),
-        nodes_min: if config.allow_no_redundancy { 1 } else { 2 },
         tls: secure.acceptor(Protocols::Http)?,
         metrics: Metrics::new(&registry)?,
     });
@@ -300,6 +307,11 @@ pub async fn run(
         "Connections closed at once because their address had as many as it may have",
     )?;
     registry.register(Box::new(grpc_refused.clone()))?;
+    let metrics_refused = IntCounter::new(
+        "cyxcloud_gateway_metrics_connections_refused_total",
+        "Connections for metrics closed at once because their address had as many as it may have",
+    )?;
+    registry.register(Box::new(metrics_refused.clone()))?;
     let grpc_tls = if config.grpc_plaintext { None } else { secure.acceptor(Protocols::Grpc)? };
 
     let stop = CancellationToken::new();
@@ -329,8 +341,9 @@ pub async fn run(
     let guests = Guests { crowd: config.crowd(), refused: grpc_refused };
     let mut http = tokio::spawn(serve(app, listeners.http, stop.clone()));
     let mut grpc = tokio::spawn(serve_grpc(nodes, data, listeners.grpc, guests, grpc_tls, stop.clone()));
-    let metrics =
-        listeners.metrics.map(|listener| tokio::spawn(serve_metrics(registry, listener, stop.clone())));
+    let metrics = listeners
+        .metrics
+        .map(|listener| tokio::spawn(serve_metrics(registry, listener, metrics_refused, stop.clone())));
     info!("gateway runs");
     // Half a gateway is worse than none: whatever ends by itself ends all.
     let failed = |name, error: Box<dyn std::error::Error + Send + Sync>| Err(Error::Serve(name, error));
@@ -434,13 +447,14 @@ async fn serve_grpc(
     tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .max_concurrent_streams(Some(128))
+        .max_concurrent_streams(Some(GRPC_STREAMS_MAX))
+        .timeout(GRPC_TIMEOUT)
         .http2_max_pending_accept_reset_streams(Some(20))
         .http2_max_header_list_size(Some(16 << 10))
         .tcp_nodelay(true)
         .add_service(health_service)
-        .add_service(NodeServiceServer::new(nodes))
-        .add_service(DataServiceServer::new(data))
+        .add_service(NodeServiceServer::new(nodes).max_decoding_message_size(GRPC_MESSAGE_MAX))
+        .add_service(DataServiceServer::new(data).max_decoding_message_size(GRPC_MESSAGE_MAX))
         .serve_with_incoming_shutdown(
             incoming(TcpIncoming::from(listener).with_nodelay(Some(true)), guests, tls),
             stop.cancelled_owned(),

@@ -13,17 +13,14 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::response::IntoResponse as _;
 use cyxcloud_core::name::BucketName;
-use cyxcloud_core::node::NodeStatus;
-use cyxcloud_metadata::MetadataStore;
+use cyxcloud_telemetry::port;
 use cyxcloud_tls::{Acceptor, NetStream};
 use http::{Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use ipnet::IpNet;
-use prometheus::{
-    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
-};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
@@ -34,13 +31,13 @@ use tracing::{debug, warn};
 use crate::api;
 use crate::auth::query::decode;
 use crate::auth::{AuthError, Authenticator, Mount};
-use crate::ephemeral::Ephemeral;
 use crate::identity::Identity;
 use crate::identity::routes::ClientAddress;
 use crate::incoming::{self, Patience, Watched};
 use crate::objects::ObjectService;
 use crate::outgoing::{Answers, STALL_TIMEOUT};
 use crate::problem::{Kind, Problem};
+use crate::readiness::Lookout;
 use crate::s3::S3Service;
 use crate::websocket;
 use cyxcloud_tls::crowd::{Crowd, Place};
@@ -58,8 +55,8 @@ const STREAMS_MAX: u32 = 128;
 const RESETS_MAX: usize = 20;
 /// Pause after a failed accept, so that a full descriptor table does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// `/ready` answers by then.
-const READY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Who has come by TLS comes by TLS for a year.
+const SECURE_FOR_A_YEAR: header::HeaderValue = header::HeaderValue::from_static("max-age=31536000");
 
 /// What the HTTP port knows.
 #[derive(Debug)]
@@ -78,14 +75,10 @@ pub struct App {
     pub crowd: Crowd,
     /// Knows whether readers wait for memory.
     pub objects: Arc<ObjectService>,
-    /// For `/ready`.
-    pub metadata: Arc<dyn MetadataStore>,
-    /// For `/ready`.
-    pub ephemeral: Arc<dyn Ephemeral>,
+    /// Answers `/ready`.
+    pub lookout: Lookout,
     /// Domains under which `bucket.DOMAIN` is a bucket.
     pub domains: Vec<String>,
-    /// Nodes that must be online for writes: 2, or 1 if the operator consents to no redundancy.
-    pub nodes_min: usize,
     /// Makes connections secure, where there is a certificate.
     pub tls: Option<Acceptor>,
     /// Counts.
@@ -188,6 +181,7 @@ impl Door {
             ("/version", _) => Self::Version,
             (websocket::PATH, _) => Self::Socket,
             (_, "s3") if path.starts_with("/s3") => Self::S3Prefix,
+            (api::METRICS, _) => Self::Rest,
             (_, "api") if path.starts_with("/api/v1/") => Self::Rest,
             (_, first) if BucketName::RESERVED.contains(&first) => Self::Nowhere,
             _ => Self::S3Root,
@@ -240,6 +234,13 @@ impl App {
         };
         let headers = response.headers_mut();
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
+        if self.tls.is_some() {
+            headers.insert(header::STRICT_TRANSPORT_SECURITY, SECURE_FOR_A_YEAR);
+        }
+        // What S3 answers is kept as long as who stored it says.
+        if !matches!(door, Door::S3Prefix | Door::S3Root) {
+            headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+        }
         if !headers.contains_key("x-amz-request-id")
             && let Ok(id) = header::HeaderValue::from_str(&uuid::Uuid::new_v4().simple().to_string())
         {
@@ -291,31 +292,11 @@ impl App {
         api::answer(&self.auth, &self.identity, &self.rest, request).await
     }
 
-    /// 200 when the metadata store answers and there are nodes enough to write to; 503 with the reason otherwise.
+    /// 200 when requests can be answered; 503 with the reason otherwise.
     async fn ready(&self) -> Response<Body> {
-        let nodes = tokio::time::timeout(READY_TIMEOUT, self.metadata.nodes()).await;
-        let ephemeral = tokio::time::timeout(READY_TIMEOUT, self.ephemeral.ping()).await;
-        let online = match nodes {
-            Ok(Ok(nodes)) => Some(nodes.iter().filter(|node| node.status == NodeStatus::Online).count()),
-            Ok(Err(_)) | Err(_) => None,
-        };
-        let reason = match online {
-            None => Some("the metadata store does not answer".to_owned()),
-            Some(online) if online < self.nodes_min => {
-                Some(format!("{online} nodes are online and writes need {}", self.nodes_min))
-            }
-            Some(_) => None,
-        };
-        let body = serde_json::json!({
-            "ready": reason.is_none(),
-            "reason": reason,
-            "metadata": { "engine": self.metadata.engine(), "answers": online.is_some() },
-            // May be lost: does not decide readiness.
-            "ephemeral": { "engine": self.ephemeral.engine(), "answers": matches!(ephemeral, Ok(Ok(()))) },
-            "nodes_online": online,
-        });
-        let status = if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        with_type(status, "application/json", format!("{body}\n"))
+        let seen = self.lookout.readiness().await;
+        let status = if seen.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        (status, axum::Json(&*seen)).into_response()
     }
 }
 
@@ -445,19 +426,15 @@ async fn connection(
 pub async fn serve_metrics(
     registry: Registry,
     listener: TcpListener,
+    refused: IntCounter,
     stop: CancellationToken,
-) -> std::io::Result<()> {
-    let text = move || {
-        let registry = registry.clone();
-        async move {
-            match TextEncoder::new().encode_to_string(&registry.gather()) {
-                Ok(text) => with_type(StatusCode::OK, "text/plain; version=0.0.4", text),
-                Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
-            }
-        }
-    };
+) {
+    let text = async move || port::exposition(&registry);
     let router = axum::Router::new().route("/metrics", axum::routing::get(text));
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+    tokio::select! {
+        () = port::serve(listener, router, refused) => {}
+        () = stop.cancelled() => {}
+    }
 }
 
 /// Bytes of a request's line and headers, as HTTP/1 writes them.
@@ -549,7 +526,8 @@ mod tests {
             ("/ws", Door::Socket),
             ("/ws/", Door::Nowhere),
             ("/wss/key", Door::S3Root),
-            ("/metrics", Door::Nowhere),
+            ("/metrics", Door::Rest),
+            ("/metrics/x", Door::Nowhere),
             ("/console/index.html", Door::Nowhere),
             ("/", Door::S3Root),
             ("/bucket/api/v1/x", Door::S3Root),

@@ -28,7 +28,8 @@ use cyxcloud_core::NodeId;
 use cyxcloud_core::seal::MasterKey;
 use cyxcloud_dataplane::DataPlane;
 use cyxcloud_metadata::MetadataStore;
-use prometheus::{Registry, TextEncoder};
+use cyxcloud_telemetry::port;
+use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
@@ -52,9 +53,6 @@ pub enum Error {
     /// A metric could not be registered.
     #[error("could not set up metrics")]
     Metrics(#[from] prometheus::Error),
-    /// The health endpoint failed.
-    #[error("could not serve health and metrics")]
-    Serve(#[source] std::io::Error),
     /// Thresholds contradict each other.
     #[error(transparent)]
     Tuning(#[from] TuningError),
@@ -146,7 +144,10 @@ pub async fn run(
     });
     let endpoint = async {
         match listener {
-            Some(listener) => axum::serve(listener, router(registry, metrics)).await.map_err(Error::Serve),
+            Some(listener) => {
+                let refused = metrics.connections_refused.clone();
+                port::serve(listener, router(registry, metrics), refused).await;
+            }
             None => std::future::pending().await,
         }
     };
@@ -163,7 +164,7 @@ pub async fn run(
     };
     info!("rebalancer runs");
     tokio::select! {
-        result = endpoint => result,
+        () = endpoint => Ok(()),
         _ = work => Ok(()),
         () = shutdown => Ok(()),
     }
@@ -176,10 +177,6 @@ fn router(registry: Registry, metrics: Metrics) -> Router {
             _ => (StatusCode::SERVICE_UNAVAILABLE, "the metadata store does not answer"),
         }
     };
-    let text = |State((registry, _)): State<(Registry, Metrics)>| async move {
-        TextEncoder::new()
-            .encode_to_string(&registry.gather())
-            .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
-    };
+    let text = |State((registry, _)): State<(Registry, Metrics)>| async move { port::exposition(&registry) };
     Router::new().route("/health", get(health)).route("/metrics", get(text)).with_state((registry, metrics))
 }

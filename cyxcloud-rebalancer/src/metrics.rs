@@ -29,12 +29,17 @@ pub(crate) struct Metrics {
     pub(crate) collected: IntCounterVec,
     pub(crate) garbage: IntGaugeVec,
     pub(crate) gc_halted: IntGauge,
+    pub(crate) connections_refused: IntCounter,
 }
 
 impl Metrics {
     pub(crate) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let make = Maker(registry);
         let metrics = Self {
+            connections_refused: make.counter(
+                "connections_refused_total",
+                "Connections for health or metrics closed at once because their address had as many as it may have",
+            )?,
             expired: make.counter("uploads_expired_total", "Uploads ended because their lease ran out")?,
             folded: make.counter("usage_deltas_folded_total", "Usage deltas folded into totals")?,
             failures: make.counters("failures_total", "Pieces of background work that failed", "work")?,

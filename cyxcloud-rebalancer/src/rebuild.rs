@@ -30,6 +30,8 @@ const PAGE: usize = 500;
 const SEARCHED: usize = 20_000;
 /// How often progress is told, in chunks.
 const TOLD_EVERY: u64 = 100_000;
+/// Chunks of a node that may belong nowhere, beside as many as belong somewhere: a list may have no end.
+const NOWHERE_MAX: u64 = 1_000_000;
 /// Stripes judged in one statement.
 const STRIPES: usize = 500;
 /// Nodes asked at the same time for what is in their trash.
@@ -98,6 +100,12 @@ impl std::ops::AddAssign for Tally {
         self.recorded += more.recorded;
         self.unsigned += more.unsigned;
         self.nowhere += more.nowhere;
+    }
+}
+
+impl Tally {
+    fn is_endless(self) -> bool {
+        self.nowhere + self.quarantined > NOWHERE_MAX + self.known + self.recorded
     }
 }
 
@@ -210,14 +218,16 @@ pub async fn rebuild_locations(
 impl Report {
     /// Notes that a node was not read to its end, and goes on, unless it was the database that failed.
     fn fail(&mut self, node: &Node, failure: Failure) -> Result<(), RebuildError> {
-        match failure {
-            Failure::Metadata(error) => Err(error.into()),
-            Failure::Node(error) => {
-                warn!(node = %node.id, label = node.label, %error, "node not read to the end");
-                self.failed.push((format!("{} ({})", node.id, node.label), error.to_string()));
-                Ok(())
+        let why = match failure {
+            Failure::Metadata(error) => return Err(error.into()),
+            Failure::Node(error) => error.to_string(),
+            Failure::Endless => {
+                "it lists far more than was given to it; what was read until then is recorded".to_owned()
             }
-        }
+        };
+        warn!(node = %node.id, label = node.label, why, "node not read to the end");
+        self.failed.push((format!("{} ({})", node.id, node.label), why));
+        Ok(())
     }
 }
 
@@ -282,6 +292,8 @@ fn wanted(all: Vec<Node>, only: &[NodeId]) -> Result<Vec<Node>, RebuildError> {
 enum Failure {
     Metadata(cyxcloud_metadata::Error),
     Node(NodeError),
+    /// Its list may have no end.
+    Endless,
 }
 
 impl From<cyxcloud_metadata::Error> for Failure {
@@ -323,6 +335,9 @@ impl Reading<'_> {
             }
             if nameless.len() >= SEARCHED {
                 self.search(std::mem::take(&mut nameless), tally).await?;
+            }
+            if tally.is_endless() {
+                return Err(Failure::Endless);
             }
         }
         self.record(described, tally).await?;
@@ -459,6 +474,15 @@ mod tests {
             descriptors: descriptors.into_iter().map(Into::into).collect(),
             receipt: None,
         }
+    }
+
+    #[test]
+    fn a_list_may_be_long_where_most_of_it_belongs_somewhere() {
+        let tally = |nowhere, quarantined, known| Tally { nowhere, quarantined, known, ..Tally::default() };
+        assert!(!tally(NOWHERE_MAX, 0, 0).is_endless());
+        assert!(tally(NOWHERE_MAX, 1, 0).is_endless());
+        assert!(!tally(2 * NOWHERE_MAX, 0, NOWHERE_MAX).is_endless());
+        assert!(tally(2 * NOWHERE_MAX, 1, NOWHERE_MAX).is_endless());
     }
 
     #[test]

@@ -34,6 +34,8 @@ const RETRY: Duration = Duration::from_secs(30);
 const AT_ONCE: usize = 16;
 /// Nodes looked through at the same time: one that is slow, or means to be, does not hold up the others.
 const SCANS_AT_ONCE: usize = 4;
+/// How long the questions about one page may take together: an answer may come just in time, again and again.
+const ASKING: Duration = Duration::from_secs(30);
 /// Orphans that one comparison records, beside as many as there are locations. The next one records more.
 const ORPHANS_MAX: u64 = 100_000;
 
@@ -179,6 +181,7 @@ async fn compare(ctx: &Context, scan: &NodeScan) -> Result<(), Failure> {
     let mut held = std::pin::pin!(held.peekable());
     let mut after = scan.after;
     let (mut recorded, mut orphans) = (0, 0);
+    let mut believable = true;
     loop {
         let page = ctx.metadata.node_locations(node, after, PAGE).await?;
         let end = page.last().map(|last| last.at);
@@ -199,7 +202,7 @@ async fn compare(ctx: &Context, scan: &NodeScan) -> Result<(), Failure> {
                 }
                 orphans += u64::from(compared.orphan(&next, after));
                 if compared.orphans.len() >= PAGE {
-                    record(ctx, node, std::mem::take(&mut compared)).await?;
+                    record(ctx, node, std::mem::take(&mut compared), &mut believable).await?;
                 }
                 if orphans >= ORPHANS_MAX + recorded {
                     return flooded(ctx, node, recorded).await;
@@ -207,7 +210,7 @@ async fn compare(ctx: &Context, scan: &NodeScan) -> Result<(), Failure> {
             }
             compared.meet(same.unwrap_or_default(), entry.as_ref());
         }
-        record(ctx, node, compared).await?;
+        record(ctx, node, compared, &mut believable).await?;
         let Some(last) = end else { break };
         after = Some(last);
         let stripes: BTreeSet<StripeRef> = page.iter().map(|location| location.at.stripe).collect();
@@ -290,42 +293,58 @@ async fn is_proven(ctx: &Context, node: NodeId, found: &Found) -> bool {
 }
 
 /// Asks about what was not listed once more, for it may have been stored since, wants to see what is there again, and records
-/// the rest.
-async fn record(ctx: &Context, node: NodeId, compared: Comparison) -> Result<(), Failure> {
+/// the rest. A node that did not show all of it in time is not `believable` for the rest of this comparison.
+async fn record(
+    ctx: &Context,
+    node: NodeId,
+    compared: Comparison,
+    believable: &mut bool,
+) -> Result<(), Failure> {
     let Comparison { absent, quarantined, found, renewed, orphans } = compared;
+    let unlisted = absent.len();
     let asked: Vec<(NodeCursor, Result<bool, NodeError>)> = futures::stream::iter(absent)
         .map(async |at| (at, ctx.plane.nodes().has_chunk(node, at.chunk).await.map(|held| held.is_some())))
         .buffer_unordered(AT_ONCE)
+        .take_until(tokio::time::sleep(ASKING))
         .collect()
         .await;
+    // What was answered in time is recorded before the others' turn comes.
+    let mut failed = (asked.len() < unlisted).then_some(NodeError::TimedOut);
     let mut missing = quarantined;
     for (at, held) in asked {
-        if !held? {
-            missing.push(at);
+        match held {
+            Ok(true) => {}
+            Ok(false) => missing.push(at),
+            Err(error) => failed = Some(error),
         }
     }
-    let proven: Vec<Option<(NodeCursor, cyxcloud_core::Generation)>> = futures::stream::iter(found)
-        .map(async |found| is_proven(ctx, node, &found).await.then_some((found.at, found.generation)))
-        .buffer_unordered(AT_ONCE)
-        .collect()
-        .await;
-    let listed = proven.len();
-    let found: Vec<_> = proven.into_iter().flatten().collect();
+    let listed = found.len();
+    let mut proven = Vec::new();
+    if *believable {
+        let asked: Vec<Option<(NodeCursor, cyxcloud_core::Generation)>> = futures::stream::iter(found)
+            .map(async |found| is_proven(ctx, node, &found).await.then_some((found.at, found.generation)))
+            .buffer_unordered(AT_ONCE)
+            .take_until(tokio::time::sleep(ASKING))
+            .collect()
+            .await;
+        *believable = asked.len() == listed;
+        proven = asked.into_iter().flatten().collect();
+    }
     let findings = [
-        ("unproven", listed - found.len()),
+        ("unproven", listed - proven.len()),
         ("missing", missing.len()),
-        ("found", found.len()),
+        ("found", proven.len()),
         ("renewed", renewed.len()),
         ("orphans", orphans.len()),
     ];
-    if findings.iter().all(|(_, count)| *count == 0) {
-        return Ok(());
-    }
     for (finding, count) in findings {
         ctx.metrics.inventory.with_label_values(&[finding]).inc_by(count as u64);
     }
-    ctx.metadata.record_inventory(&Reconciled { node, missing, found, renewed, orphans }).await?;
-    Ok(())
+    if findings.iter().any(|(_, count)| *count > 0) {
+        let reconciled = Reconciled { node, missing, found: proven, renewed, orphans };
+        ctx.metadata.record_inventory(&reconciled).await?;
+    }
+    failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
 #[cfg(test)]

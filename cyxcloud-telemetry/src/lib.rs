@@ -3,6 +3,8 @@
 //! Our own code logs no secret at any level; `tests/security/test_redaction.py` looks. Libraries that we are built on log what
 //! they send and receive, so the list below says how much each may say, whatever `RUST_LOG` asks for.
 
+pub mod port;
+
 use std::io::IsTerminal;
 
 use tracing::level_filters::LevelFilter;

@@ -12,6 +12,7 @@ use cyxcloud_core::ByteCount;
 use cyxcloud_core::seal::MasterKey;
 use cyxcloud_gateway::auth::{Authenticator, JwtConfig};
 use cyxcloud_gateway::ephemeral::InProcess;
+use cyxcloud_gateway::readiness::Lookout;
 use cyxcloud_gateway::serve::{App, Metrics};
 use cyxcloud_tls::crowd::Crowd;
 use http::{Method, StatusCode};
@@ -64,10 +65,8 @@ async fn start() -> Served {
         rest,
         trusted_proxies: vec!["10.0.0.0/8".parse().expect("a network")],
         objects: gateway.objects.clone(),
-        metadata: gateway.metadata.clone(),
-        ephemeral: Arc::new(InProcess::default()),
+        lookout: Lookout::new(gateway.metadata.clone(), Arc::new(InProcess::default()), 2),
         domains,
-        nodes_min: 2,
         crowd: Crowd::new(64),
         tls: None,
         metrics: Metrics::new(&prometheus::Registry::new()).expect("registers"),

@@ -5,6 +5,7 @@ import secrets
 import stat
 import subprocess
 import time
+import uuid
 
 import pytest
 import requests
@@ -13,6 +14,7 @@ from clients import bearer, new_bucket, s3_client
 from cluster import Cluster, Identity, psql
 from conftest import run_server
 from data import make_bytes
+from people import Wallet
 from process import binary, free_ports, wait_until
 from raw import Signed
 
@@ -145,6 +147,19 @@ def test_forged_tokens_are_refused(house, stranger, how):
     stranger.start()
     stranger.wait_for("the gateway refuses it", lambda: said(stranger, "the gateway refuses this node"))
     assert "code=Unauthenticated" in stranger.output(), stranger.tail()
+    assert not known(house, stranger)
+
+
+def test_who_has_no_account_operates_no_node(house, stranger):
+    """Anybody may log a wallet in at a gateway; that is no account of the CyxWiz API, and neither is what nobody made there."""
+    wallet = Wallet(house)
+    plant(house, stranger, wallet.send(wallet.signed()).json()["access_token"])
+    stranger.start()
+    stranger.wait_for("the gateway says why", lambda: said(stranger, "a log-in at a gateway, which anybody may have"))
+    stranger.kill()
+    plant(house, stranger, bearer(house, sub=str(uuid.uuid4()), nbf=None))
+    stranger.start()
+    stranger.wait_for("the gateway says why", lambda: said(stranger, "knows no such account"))
     assert not known(house, stranger)
 
 

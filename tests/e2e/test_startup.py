@@ -13,6 +13,7 @@ from clients import new_bucket, s3_client
 from cluster import Standalone
 from conftest import run_server
 from process import binary, free_ports
+from raw import Signed
 
 SECRETS = {
     "JWT_SECRET": "0123456789abcdef" * 4,
@@ -195,9 +196,12 @@ def test_health_version_and_metrics(cluster):
     assert (health.status_code, health.text) == (200, "OK")
     assert requests.get(cluster.url + "/ready", timeout=30).status_code == 200
     assert re.search(r"\d+\.\d+\.\d+", requests.get(cluster.url + "/version", timeout=30).text)
-    assert requests.get(cluster.url + "/metrics", timeout=30).status_code in (401, 403, 404)
+    assert requests.get(cluster.url + "/metrics", timeout=30).status_code == 401
     metrics = requests.get(f"http://127.0.0.1:{cluster.metrics_port}/metrics", timeout=30)
     assert metrics.status_code == 200 and "# TYPE" in metrics.text and "cyxcloud_" in metrics.text
+    same = Signed(cluster, "GET", "/metrics").send()
+    types = lambda text: {line for line in text.splitlines() if line.startswith("# TYPE")}  # noqa: E731
+    assert same.headers["content-type"] == metrics.headers["content-type"] and types(same.text) >= types(metrics.text)
     for _, port, _ in cluster.node_ports:
         assert requests.get(f"http://127.0.0.1:{port}/health", timeout=30).status_code == 200
         node = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=30)

@@ -72,6 +72,12 @@ def test_curl_trusts_the_authority_and_speaks_both_versions(secure, version):
     assert done.stdout == f"OK {spoken}", done
 
 
+def test_browsers_are_told_to_come_by_tls_only(secure):
+    for path in ("/health", "/api/v1/account", "/nothing-here/", "/a-bucket/a-key"):
+        answer = requests.get(secure.url + path, verify=str(secure.ca), timeout=PATIENCE)
+        assert answer.headers["strict-transport-security"] == "max-age=31536000", (path, answer.headers)
+
+
 @pytest.mark.parametrize("flags", [("--tlsv1.2", "--tls-max", "1.2"), ("--tlsv1.3",)])
 def test_clients_may_speak_tls_1_2_and_1_3(secure, flags):
     assert curl(secure, "--cacert", str(secure.ca), *flags).stdout == "OK"

@@ -112,6 +112,11 @@ def test_adv_34_what_browsers_make_of_objects(cluster, s3, bucket):
     for at in ("/api/v1/openapi.json", "/health", "/nothing-here"):
         headers = requests.get(cluster.url + at, headers=origin, timeout=30).headers
         assert headers["x-content-type-options"] == "nosniff" and "access-control-allow-origin" not in headers, at
+    # What is told to somebody is kept nowhere; objects are kept as long as who stored them says. Plain HTTP cannot say for how long TLS is.
+    for at in ("/api/v1/openapi.json", "/api/v1/account", "/health", "/ready", "/version", "/nothing-here"):
+        headers = requests.get(cluster.url + at, timeout=30).headers
+        assert headers["cache-control"] == "no-store" and "strict-transport-security" not in headers, at
+    assert all("cache-control" not in answer.headers for answer in answers)
     error = requests.get(f"{cluster.url}/{bucket}/%3Cscript%3E", timeout=30)
     assert error.headers["content-type"] == "application/xml" and "<script>" not in error.text
 

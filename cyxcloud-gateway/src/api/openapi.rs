@@ -16,6 +16,7 @@ use crate::problem::{Kind, ProblemBody};
 /// What is sent or answered: its name, and all schemas that it needs.
 #[derive(Debug)]
 pub(super) struct Content {
+    media: &'static str,
     name: String,
     schemas: Vec<(String, Value)>,
 }
@@ -25,7 +26,7 @@ pub(super) fn body<T: ToSchema>() -> Content {
     let mut schemas: Vec<(String, RefOr<Schema>)> = vec![(name.clone(), T::schema())];
     T::schemas(&mut schemas);
     let schemas = schemas.into_iter().map(|(name, schema)| (name, json!(schema))).collect();
-    Content { name, schemas }
+    Content { media: "application/json", name, schemas }
 }
 
 /// The parameters of a query.
@@ -64,8 +65,17 @@ pub(super) fn nothing() -> Answer {
 /// What [`serve`] answers.
 pub(super) fn document() -> Answer {
     let schema = json!({ "type": "object", "required": ["openapi", "info", "paths", "components"] });
-    let name = "Description".to_owned();
-    Answer { status: 200, body: Some(Content { schemas: vec![(name.clone(), schema)], name }) }
+    described("application/json", "Description", schema)
+}
+
+/// Metrics, in Prometheus's text format.
+pub(super) fn exposition() -> Answer {
+    described("text/plain", "Exposition", json!({ "type": "string" }))
+}
+
+fn described(media: &'static str, name: &str, schema: Value) -> Answer {
+    let name = name.to_owned();
+    Answer { status: 200, body: Some(Content { media, schemas: vec![(name.clone(), schema)], name }) }
 }
 
 static DOCUMENT: LazyLock<String> = LazyLock::new(|| describe(&table()).to_string());
@@ -76,7 +86,7 @@ pub(super) async fn serve() -> impl IntoResponse {
 }
 
 fn content(body: &Content) -> Value {
-    json!({ "application/json": { "schema": { "$ref": format!("#/components/schemas/{}", body.name) } } })
+    json!({ body.media: { "schema": { "$ref": format!("#/components/schemas/{}", body.name) } } })
 }
 
 /// What varies in the path, then what the query may say.
@@ -252,12 +262,13 @@ mod tests {
             let good: Vec<_> =
                 responses.iter().filter(|(status, _)| status.starts_with(['1', '2'])).collect();
             let [(status, answer)] = good.as_slice() else { panic!("{method} {path}: {good:?}") };
-            let content = &answer["content"]["application/json"]["schema"]["$ref"];
-            assert_eq!(content.is_null(), *status == "204", "{method} {path} has no schema for {status}");
-            if !content.is_null() {
-                let schema = schema(content);
+            let content = answer["content"].as_object().and_then(|content| content.iter().next());
+            assert_eq!(content.is_none(), *status == "204", "{method} {path} has no schema for {status}");
+            if let Some((media, content)) = content {
+                let schema = schema(&content["schema"]["$ref"]);
                 let made_of = schema["allOf"].is_array() || schema["oneOf"].is_array();
-                assert!(schema["type"] == "object" || made_of, "{method} {path}");
+                let is_text = media == "text/plain" && schema["type"] == "string";
+                assert!(is_text || schema["type"] == "object" || made_of, "{method} {path}");
             }
             if matches!(method.as_str(), "patch")
                 || (method == "post" && operation["requestBody"].is_object())

@@ -174,13 +174,17 @@ impl KeyRing {
         Ok(person.is_some_and(|person| person.suspended))
     }
 
+    /// What the identity service says of this account; `None` where there is no such service.
+    pub(crate) async fn known_elsewhere(&self, id: OwnerId) -> Option<Known> {
+        Some(self.accounts.as_ref()?.known(id).await)
+    }
+
     /// Whether the identity service says that this account may do nothing now; `None` while it never said anything.
     pub(crate) async fn suspended_elsewhere(&self, id: OwnerId) -> Option<bool> {
-        let Some(accounts) = &self.accounts else { return Some(false) };
-        match accounts.known(id).await {
-            Known::Account(Account { suspended, .. }) => Some(suspended),
-            Known::Nobody => Some(false),
-            Known::Nothing => None,
+        match self.known_elsewhere(id).await {
+            Some(Known::Account(Account { suspended, .. })) => Some(suspended),
+            Some(Known::Nobody) | None => Some(false),
+            Some(Known::Nothing) => None,
         }
     }
 

@@ -27,6 +27,7 @@ use cyxcloud_core::seal::MasterKey;
 use cyxcloud_core::sigv4;
 use cyxcloud_core::{ByteCount, NodeId, OwnerId, Timestamp, faults};
 use cyxcloud_metadata::MetadataStore;
+use cyxwiz_client::Account;
 use http::Request;
 use http::request::Parts;
 use http_body::Body;
@@ -41,6 +42,7 @@ pub use rewrite::virtual_host_bucket;
 
 use crate::body::{ChunkSigner, Framing, S3Body};
 use crate::limits::{Caller, Limits};
+use accounts::Known;
 use credentials::{Claim, Presented, only};
 use payload::{Announced, Payload};
 use query::Query;
@@ -246,12 +248,23 @@ impl Authenticator {
     pub async fn operator(&self, token: &str) -> Result<OwnerId, AuthError> {
         let now = now();
         // Keys for programs are limited to what is stored; nodes are not among that.
-        let operator = self.tokens()?.verify(token, now, &[Kind::Access])?.owner;
-        // First, since it is the clearer answer.
-        if self.keys.suspended_elsewhere(operator).await == Some(true) {
-            return Err(AuthError::denied("the operator's account is suspended; ask an administrator"));
+        let token = self.tokens()?.verify(token, now, &[Kind::Access])?;
+        if token.session.is_some() || token.version.is_some() {
+            return Err(AuthError::denied(
+                "this is a log-in at a gateway, which anybody may have; nodes' operators log in at the CyxWiz API",
+            ));
         }
-        Ok(self.token(token, now).await?.owner)
+        // First, since it is the clearer answer.
+        match self.keys.known_elsewhere(token.owner).await {
+            Some(Known::Account(Account { suspended: true, .. })) => {
+                return Err(AuthError::denied("the operator's account is suspended; ask an administrator"));
+            }
+            Some(Known::Nobody) => {
+                return Err(AuthError::denied("the CyxWiz API knows no such account; make one there"));
+            }
+            Some(Known::Account(_) | Known::Nothing) | None => {}
+        }
+        Ok(self.holder(token, now).await?.owner)
     }
 
     /// Whether an operator may do nothing now, here or at the identity service; `None` where that cannot be found out.

@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 use crate::auth::{AuthError, Authenticator, Kind, Principal, Scheme, Token, now};
 use crate::ephemeral::{Ephemeral, Heard, Topic, over_limit};
-use crate::journal;
+use crate::journal::{self, Denials};
 use crate::objects::OwnerSecrets;
 use challenge::{Binding, Wallet};
 use cyxcloud_tls::crowd::address_group;
@@ -142,6 +142,8 @@ pub struct Identity {
     auth: Arc<Authenticator>,
     master: MasterKey,
     config: Config,
+    /// What people were refused at the doors of the API.
+    pub(crate) denials: Denials,
 }
 
 fn session_context(session: Uuid) -> String {
@@ -176,7 +178,7 @@ impl Identity {
         master: MasterKey,
         config: Config,
     ) -> Self {
-        Self { metadata, ephemeral, auth, master, config }
+        Self { metadata, ephemeral, auth, master, config, denials: Denials::default() }
     }
 
     async fn limit(&self, what: &str, who: &str, most: u64) -> Result<(), Refusal> {

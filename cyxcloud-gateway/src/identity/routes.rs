@@ -199,8 +199,9 @@ pub(crate) struct MeBody {
     role: &'static str,
     /// Bytes; `null` is no limit.
     storage_quota: Option<u64>,
-    storage_used: u64,
-    object_count: u64,
+    /// Bytes; like the next `null` for a limited key, which learns at `/api/v1/account` of what it may read.
+    storage_used: Option<u64>,
+    object_count: Option<u64>,
     created_at: String,
     /// The key that was used, if one was.
     access_key_id: Option<String>,
@@ -218,16 +219,21 @@ fn no_such_user() -> Problem {
 pub(crate) async fn me(State(metadata): Metadata, caller: Caller) -> Result<Json<MeBody>, Problem> {
     let caller = known(caller)?;
     let owner = metadata.owner(caller.owner).await.map_err(unavailable)?.ok_or_else(no_such_user)?;
-    let usage = metadata.owner_usage(caller.owner).await.map_err(unavailable)?;
+    // Who may see some of it is not told of the rest.
+    let whole = caller.limits.is_none();
+    let usage = match whole {
+        true => Some(metadata.owner_usage(caller.owner).await.map_err(unavailable)?),
+        false => None,
+    };
     Ok(Json(MeBody {
         id: owner.id.to_string(),
         wallet_address: owner.wallet_address,
-        email: owner.email,
+        email: owner.email.filter(|_| whole),
         username: owner.username,
-        role: role(owner.admin),
+        role: role(owner.admin && whole),
         storage_quota: owner.storage_quota.map(ByteCount::get),
-        storage_used: usage.bytes.get(),
-        object_count: usage.objects,
+        storage_used: usage.map(|usage| usage.bytes.get()),
+        object_count: usage.map(|usage| usage.objects),
         created_at: rfc3339(owner.created_at),
         access_key_id: caller.access_key,
     }))

@@ -17,6 +17,7 @@ use cyxcloud_proto::gateway::node_service_server::NodeService;
 use cyxcloud_proto::{FORMAT_OLDEST, GATEWAY_TIME, WIRE_VERSION, format_newest, signed};
 use cyxcloud_tls::crowd::address_group;
 use cyxcloud_tls::grpc::PeerInfo;
+use cyxcloud_tls::identity::PeerKey;
 use secrecy::ExposeSecret;
 use tonic::{Request, Response, Status};
 use tracing::{info, warn};
@@ -205,9 +206,9 @@ impl NodeService for NodeApi {
         if let Some(peer) = peer {
             self.limit(peer.ip()).await?;
         }
-        self.spend(&wanted.signature).await?;
-        // Before anything is dialled for a stranger.
+        // Before anything is remembered of a stranger, or dialled for one.
         let operator = self.operator(&wanted).await?;
+        self.spend(&wanted.signature).await?;
         let (host, ports) = (advertised_host(&wanted, peer.map(|address| address.ip()))?, ports(&wanted)?);
         let ip = callback::resolve(&self.caller.policy, &host, ports.grpc).await.map_err(refused)?;
         let health = SocketAddr::new(ip, ports.metrics);
@@ -296,8 +297,10 @@ impl NodeService for NodeApi {
         &self,
         request: Request<wire::HeartbeatRequest>,
     ) -> Result<Response<wire::HeartbeatResponse>, Status> {
+        let shown = request.extensions().get::<PeerInfo>().and_then(|peer| peer.key);
         let beat = request.into_inner();
         let id = node_id(&beat.node_id)?;
+        check_key(shown, self.plane.key_of(id))?;
         let renew = self.check_heartbeat(&beat, id)?;
         let outcome = self
             .heartbeats
@@ -493,6 +496,17 @@ fn percent(value: f64) -> f64 {
 
 fn node_id(raw: &[u8]) -> Result<NodeId, Status> {
     NodeId::try_from(raw).map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+/// A node's token is of no use to whoever showed another key than the node's in the handshake.
+fn check_key(shown: Option<PeerKey>, known: Option<[u8; 32]>) -> Result<(), Status> {
+    match (shown, known) {
+        (Some(PeerKey(shown)), Some(known)) if shown != known => {
+            warn!(shown = %PeerKey(shown), node = %PeerKey(known), "a heartbeat came from who has another key");
+            Err(Status::unauthenticated("this connection's key is not the node's; register anew"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A token that opens nothing is asked for again; an account that may do nothing is not.

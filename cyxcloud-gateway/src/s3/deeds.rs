@@ -85,8 +85,12 @@ impl Doing {
     /// Tells how it ended.
     pub(super) fn end(mut self, response: &Response<Body>) {
         self.ended = true;
-        let denied = response.status() == StatusCode::FORBIDDEN;
-        if !self.deed.tells && !denied {
+        if response.status() == StatusCode::FORBIDDEN {
+            let (who, action) = (&self.who, self.deed.action);
+            self.journal.note_denied(who, action, &self.target, self.from, &code(response));
+            return;
+        }
+        if !self.deed.tells {
             return;
         }
         match response.extensions().get::<Fates>() {

@@ -75,6 +75,7 @@ impl House {
             identity: identity.clone(),
             sockets: Arc::new(Sockets::new(auth.clone(), gateway.events.clone(), Default::default())),
             ephemeral: Arc::new(InProcess::default()),
+            registry: prometheus::Registry::new(),
         };
         Self { gateway, auth, identity, router: api::router(api) }
     }
@@ -216,6 +217,7 @@ const DECIDED: &[(&str, &str, Access)] = &[
     ("GET", "/api/v1/admin/gc", Access::Admin),
     ("POST", "/api/v1/admin/gc/freeze", Access::Admin),
     ("POST", "/api/v1/admin/gc/thaw", Access::Admin),
+    ("GET", "/metrics", Access::Admin),
     ("GET", "/api/v1/admin/token-keys", Access::Admin),
     ("POST", "/api/v1/admin/token-keys/rotate", Access::Admin),
 ];

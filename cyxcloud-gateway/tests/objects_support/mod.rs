@@ -182,6 +182,7 @@ impl Gateway {
             identity: identity.clone(),
             sockets: Arc::new(Sockets::new(auth, self.events.clone(), Default::default())),
             ephemeral: Arc::new(InProcess::default()),
+            registry: prometheus::Registry::new(),
         };
         (api::router(api), identity)
     }
