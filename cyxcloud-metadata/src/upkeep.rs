@@ -24,6 +24,8 @@ pub trait Upkeep: Send + Sync {
     async fn stripe_states(&self, stripes: &[StripeRef]) -> Result<Vec<StripeState>>;
     /// Stripes of live segments after `after`, in order of segment and index, at most `limit`: the full sweep.
     async fn sweep_stripes(&self, after: Option<StripeRef>, limit: usize) -> Result<Vec<StripeState>>;
+    /// Which those are, without reading what may be unreadable about them.
+    async fn list_stripes(&self, after: Option<StripeRef>, limit: usize) -> Result<Vec<StripeRef>>;
     /// The stripes of an object's current version, at most `limit` of them; `None` if there is no object.
     async fn object_stripes(&self, file: FileId, limit: usize) -> Result<Option<ObjectStripes>>;
 
@@ -55,10 +57,16 @@ pub trait Upkeep: Send + Sync {
     async fn queue_scan(&self, node: NodeId, reason: ScanReason) -> Result<()>;
     /// Asks for a node's inventory because its turn has come: a comparison that waits or is in hand goes on as it is.
     async fn queue_inventory(&self, node: NodeId) -> Result<()>;
-    /// Claims at most `limit` scans, each with a new fence. A finished scan is not offered again.
-    async fn claim_scans(&self, limit: usize, lease: Duration) -> Result<Vec<NodeScan>>;
+    /// Claims at most `limit` scans, each with a new fence: of no later class than `up_to`, in the order of their classes and then
+    /// of when they could be claimed. One of a node that changed counts as periodic once it was put off, or nodes that make theirs
+    /// last would leave the others no turn. A finished scan is not offered again.
+    async fn claim_scans(&self, up_to: ScanClass, limit: usize, lease: Duration) -> Result<Vec<NodeScan>>;
+    /// Extends a scan's lease from now. `Stale` if the fence moved on.
+    async fn renew_scan(&self, scan: &NodeScan, lease: Duration) -> Result<()>;
     /// Remembers how far a scan got, and extends its lease. `Stale` if the fence moved on.
     async fn advance_scan(&self, scan: &NodeScan, after: NodeCursor, lease: Duration) -> Result<()>;
+    /// Puts a scan down for a while, to go on where it got to. `Stale` if the fence moved on.
+    async fn pause_scan(&self, scan: &NodeScan, pause: Duration) -> Result<()>;
     /// Ends a scan; `again_after` leaves it for another pass (uploads begun before the change may still commit).
     async fn finish_scan(&self, scan: &NodeScan, again_after: Option<Duration>) -> Result<()>;
     /// A node's locations of live and condemned segments after a place, at most `limit`.
@@ -70,8 +78,8 @@ pub trait Upkeep: Send + Sync {
     ) -> Result<Vec<NodeLocation>>;
     /// Records a compared part of a node's inventory. Idempotent.
     async fn record_inventory(&self, compared: &Reconciled) -> Result<()>;
-    /// Notes that the node's whole inventory has been compared, with the number of locations.
-    async fn finish_inventory(&self, node: NodeId, locations: u64) -> Result<()>;
+    /// Notes that the node's whole inventory has been compared, with the number of locations where all were counted.
+    async fn finish_inventory(&self, node: NodeId, locations: Option<u64>) -> Result<()>;
     /// Orphans on a node that were first seen at least `grace` ago with this same generation, that no location names and
     /// that no upload begun before they were seen can still commit: handed to deletion. None from a node of which the brake,
     /// over what it is recorded to hold and its due orphans, says that they are too many; none at all where there are stripes

@@ -505,8 +505,10 @@ pub async fn a_compared_inventory_is_recorded(store: &dyn MetadataStore) {
         (node.reconciled_at.is_some(), node.locations)
     };
     assert_eq!(reconciled().await, (false, 0));
-    store.finish_inventory(nodes[0], 8).await.expect("finish");
+    store.finish_inventory(nodes[0], Some(8)).await.expect("finish");
     assert_eq!(reconciled().await, (true, 8));
+    store.finish_inventory(nodes[0], None).await.expect("finish");
+    assert_eq!(reconciled().await, (true, 8), "not all were counted");
     let removed = Reconciled { orphans: vec![(ChunkId::of(b"o"), held_again(1))], ..found_nothing(fresh()) };
     store.record_inventory(&removed).await.expect("nobody knows this node");
 }

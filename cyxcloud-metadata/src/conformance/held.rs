@@ -8,8 +8,8 @@ use super::{fresh, new_node, online_nodes, place};
 use crate::MetadataStore;
 use crate::model::{BadLocation, Content, Fault, NewLocation, NodeStep};
 use crate::upkeep::model::{
-    HeldChunk, KnownPlace, LocationStatus, NewRepair, NodeCursor, NodeLocation, ScanReason, StripeRef,
-    WorkInHand,
+    HeldChunk, KnownPlace, LocationStatus, NewRepair, NodeCursor, NodeLocation, ScanClass, ScanReason,
+    StripeRef, WorkInHand,
 };
 
 /// Forgets a node with all that was known of what it holds, and meets it as a new one.
@@ -140,8 +140,10 @@ pub async fn work_in_hand_is_what_leases_hold(store: &dyn MetadataStore) {
     let job =
         until("a job can be claimed", async || store.claim_repairs(1, LONG).await.expect("claim").pop())
             .await;
-    let scan =
-        until("a scan can be claimed", async || store.claim_scans(1, LONG).await.expect("claim").pop()).await;
+    let scan = until("a scan can be claimed", async || {
+        store.claim_scans(ScanClass::Periodic, 1, LONG).await.expect("claim").pop()
+    })
+    .await;
     assert_eq!(look().await, WorkInHand { repairs: 1, scans: 1 });
     store.finish_repair(job.id, job.fence, &Default::default()).await.expect("finish");
     store.finish_scan(&scan, None).await.expect("finish");

@@ -6,25 +6,36 @@ use cyxcloud_core::node::NodeStatus::{Draining, Offline, Online, Recovering};
 use cyxcloud_core::{ByteCount, NodeId};
 use uuid::Uuid;
 
-use super::stripes::{LONG, condemn, stored, until};
+use super::stripes::{LONG, condemn, stored, tick, until};
 use super::{FIRST_LIFE, fresh, new_node, online_nodes, place};
 use crate::model::{Content, NewSegment, NodeHeartbeat, NodeStep, RegisterNode, SegmentBody};
-use crate::upkeep::model::{LocationStatus, NodeCursor, NodeLocation, NodeScan, ScanReason, StripeRef};
+use crate::upkeep::model::{
+    LocationStatus, NodeCursor, NodeLocation, NodeScan, ScanClass, ScanReason, StripeRef,
+};
 use crate::{Error, MetadataStore};
+
+/// Of whatever class.
+async fn claim(store: &dyn MetadataStore, limit: usize, lease: Duration) -> Vec<NodeScan> {
+    store.claim_scans(ScanClass::Periodic, limit, lease).await.expect("claim scans")
+}
+
+fn is_stale(answer: Result<(), Error>) {
+    assert!(matches!(answer, Err(Error::Stale { .. })), "{answer:?}");
+}
 
 /// All scans that wait, ended.
 async fn asked(store: &dyn MetadataStore) -> Vec<(NodeId, ScanReason)> {
-    let scans = store.claim_scans(100, LONG).await.expect("claim scans");
+    let scans = claim(store, 100, LONG).await;
     for scan in &scans {
         assert_eq!(scan.after, None);
         store.finish_scan(scan, None).await.expect("finish");
     }
-    assert!(store.claim_scans(100, LONG).await.expect("claim").is_empty(), "finished ones are not offered");
+    assert!(claim(store, 100, LONG).await.is_empty(), "finished ones are not offered");
     scans.iter().map(|scan| (scan.node, scan.reason)).collect()
 }
 
 async fn one(store: &dyn MetadataStore, lease: Duration) -> NodeScan {
-    until("a scan can be claimed", async || store.claim_scans(1, lease).await.expect("claim").pop()).await
+    until("a scan can be claimed", async || claim(store, 1, lease).await.pop()).await
 }
 
 /// A new node holds nothing that could be looked for.
@@ -100,7 +111,7 @@ pub async fn a_scan_goes_on_where_it_stopped(store: &dyn MetadataStore) {
     store.queue_scan(node, ScanReason::Periodic).await.expect("queue");
     let first = one(store, LONG).await;
     assert_eq!((first.node, first.reason, first.after), (node, ScanReason::Periodic, None));
-    assert!(store.claim_scans(10, LONG).await.expect("claim").is_empty());
+    assert!(claim(store, 10, LONG).await.is_empty());
     let (here, there) = (somewhere(1), somewhere(2));
     store.advance_scan(&first, here, Duration::ZERO).await.expect("advance");
     let second = one(store, LONG).await;
@@ -118,7 +129,110 @@ pub async fn a_scan_goes_on_where_it_stopped(store: &dyn MetadataStore) {
     let third = one(store, LONG).await;
     assert_eq!(third.after, Some(there));
     store.finish_scan(&third, None).await.expect("finish");
-    assert!(store.claim_scans(10, LONG).await.expect("claim").is_empty());
+    assert!(claim(store, 10, LONG).await.is_empty());
+}
+
+/// The lease counts from the renewal, and whoever lost the scan renews nothing.
+pub async fn a_renewed_scan_stays(store: &dyn MetadataStore) {
+    let node = online_nodes(store, 1).await[0];
+    store.queue_scan(node, ScanReason::Periodic).await.expect("queue");
+    let first = one(store, Duration::from_millis(800)).await;
+    store.renew_scan(&first, LONG).await.expect("renew");
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    assert!(claim(store, 10, LONG).await.is_empty());
+    store.renew_scan(&first, Duration::ZERO).await.expect("renew");
+    let second = one(store, LONG).await;
+    is_stale(store.renew_scan(&first, LONG).await);
+    store.renew_scan(&second, LONG).await.expect("renew");
+    store.finish_scan(&second, None).await.expect("finish");
+    is_stale(store.renew_scan(&second, LONG).await);
+    assert!(claim(store, 10, LONG).await.is_empty(), "it is done");
+}
+
+/// After its pause, by whoever takes it then.
+pub async fn a_paused_scan_goes_on_where_it_stopped(store: &dyn MetadataStore) {
+    let node = online_nodes(store, 1).await[0];
+    store.queue_inventory(node).await.expect("queue");
+    let first = one(store, LONG).await;
+    let here = somewhere(1);
+    store.advance_scan(&first, here, LONG).await.expect("advance");
+    store.pause_scan(&first, Duration::ZERO).await.expect("pause");
+    is_stale(store.renew_scan(&first, LONG).await);
+    is_stale(store.advance_scan(&first, somewhere(2), LONG).await);
+    is_stale(store.pause_scan(&first, LONG).await);
+    is_stale(store.finish_scan(&first, None).await);
+    let second = one(store, LONG).await;
+    assert_eq!((second.node, second.reason, second.since), (node, ScanReason::Periodic, first.since));
+    assert_eq!(second.after, Some(here));
+    store.pause_scan(&second, LONG).await.expect("pause");
+    store.queue_inventory(node).await.expect("queue");
+    assert!(claim(store, 10, LONG).await.is_empty(), "it was put down");
+    assert_eq!(store.work_in_hand().await.expect("look").scans, 0);
+}
+
+/// What needs no node's answer, then what nodes' changes ask for, then turns; of a class the one that waits longest. Whoever
+/// takes none of the later classes finds none.
+pub async fn scans_are_claimed_in_the_order_of_their_classes(store: &dyn MetadataStore) {
+    use ScanReason::{Draining, Maintenance, NewIncarnation, Offline, Periodic, Returned};
+    let nodes = online_nodes(store, 2).await;
+    let (a, b) = (nodes[0], nodes[1]);
+    let classes = [
+        (ScanClass::Recorded, vec![(a, Maintenance), (b, Draining), (b, Offline)]),
+        (ScanClass::Changed, vec![(a, NewIncarnation), (b, Returned)]),
+        (ScanClass::Periodic, vec![(b, Periodic), (a, Periodic)]),
+    ];
+    let ask_for_all = async || {
+        for (node, reason) in classes.iter().rev().flat_map(|(_, scans)| scans) {
+            store.queue_scan(*node, *reason).await.expect("queue");
+            tick(store).await;
+        }
+    };
+    let next = async |up_to: ScanClass| {
+        let claimed = store.claim_scans(up_to, 1, LONG).await.expect("claim").pop();
+        claimed.map(|scan| (scan.node, scan.reason))
+    };
+    ask_for_all().await;
+    for want in classes.iter().flat_map(|(_, scans)| scans) {
+        assert_eq!(next(ScanClass::Periodic).await, Some(*want));
+    }
+    ask_for_all().await;
+    for (class, scans) in &classes {
+        for want in scans {
+            assert_eq!(next(*class).await, Some(*want));
+        }
+        assert_eq!(next(*class).await, None);
+    }
+}
+
+/// So that nodes that make their scans last leave the others their turn: a change goes before turns until it was put off, and
+/// what killed its worker waits from then on.
+pub async fn a_scan_that_was_put_off_is_behind_the_others(store: &dyn MetadataStore) {
+    let nodes = online_nodes(store, 2).await;
+    let next = async |lease: Duration| {
+        let scan = one(store, lease).await;
+        tick(store).await;
+        scan
+    };
+    store.queue_scan(nodes[0], ScanReason::Periodic).await.expect("queue");
+    tick(store).await;
+    store.queue_scan(nodes[1], ScanReason::Returned).await.expect("queue");
+    let changed = next(LONG).await;
+    assert_eq!(changed.node, nodes[1]);
+    store.pause_scan(&changed, Duration::ZERO).await.expect("pause");
+    let none = store.claim_scans(ScanClass::Changed, 10, LONG).await.expect("claim");
+    assert!(none.is_empty(), "{none:?}");
+    let periodic = next(Duration::ZERO).await;
+    assert_eq!(periodic.node, nodes[0]);
+    let changed = next(LONG).await;
+    assert_eq!((changed.node, changed.reason), (nodes[1], ScanReason::Returned));
+    let periodic = next(LONG).await;
+    assert_eq!(periodic.node, nodes[0]);
+    store.queue_scan(nodes[1], ScanReason::Returned).await.expect("queue");
+    assert_eq!(
+        store.claim_scans(ScanClass::Changed, 10, LONG).await.expect("claim").len(),
+        1,
+        "it returned again"
+    );
 }
 
 /// Whose turn it is while somebody is at it: nothing changes for whoever that is, and one that was put off stays so.
@@ -129,12 +243,12 @@ pub async fn an_inventory_in_hand_goes_on(store: &dyn MetadataStore) {
     assert_eq!((first.node, first.reason), (node, ScanReason::Periodic));
     for place in 1..4 {
         store.queue_inventory(node).await.expect("queue");
-        assert!(store.claim_scans(10, LONG).await.expect("claim").is_empty(), "two would be at it");
+        assert!(claim(store, 10, LONG).await.is_empty(), "two would be at it");
         store.advance_scan(&first, somewhere(place), LONG).await.expect("it goes on");
     }
     store.finish_scan(&first, Some(LONG)).await.expect("put off");
     store.queue_inventory(node).await.expect("queue");
-    assert!(store.claim_scans(10, LONG).await.expect("claim").is_empty(), "it was put off");
+    assert!(claim(store, 10, LONG).await.is_empty(), "it was put off");
     store.queue_scan(node, ScanReason::Periodic).await.expect("queue");
     let second = one(store, LONG).await;
     store.finish_scan(&second, None).await.expect("finish");
@@ -154,7 +268,7 @@ pub async fn a_scan_begins_anew(store: &dyn MetadataStore) {
     let second = one(store, LONG).await;
     assert_eq!(second.after, None);
     store.finish_scan(&second, Some(LONG)).await.expect("finish");
-    assert!(store.claim_scans(10, LONG).await.expect("claim").is_empty());
+    assert!(claim(store, 10, LONG).await.is_empty());
     store.queue_scan(node, ScanReason::Offline).await.expect("queue");
     let third = one(store, LONG).await;
     store.advance_scan(&third, somewhere(2), LONG).await.expect("advance");

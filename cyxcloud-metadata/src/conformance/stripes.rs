@@ -156,6 +156,8 @@ pub async fn a_sweep_meets_every_stripe_once(store: &dyn MetadataStore) {
         loop {
             let page = store.sweep_stripes(after, limit).await.expect("sweep");
             assert!(page.len() <= limit);
+            let listed = store.list_stripes(after, limit).await.expect("list");
+            assert!(page.iter().map(|state| state.stripe).eq(listed));
             let Some(last) = page.last() else { break };
             assert!(page.iter().all(|state| state.shards.len() == 5 && state.locations.len() == 5));
             after = Some(last.stripe);

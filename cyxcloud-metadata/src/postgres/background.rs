@@ -23,6 +23,10 @@ impl Upkeep for PostgresStore {
         self.sweep(after, limit).await
     }
 
+    async fn list_stripes(&self, after: Option<StripeRef>, limit: usize) -> Result<Vec<StripeRef>> {
+        self.stripes_after(after, limit).await
+    }
+
     async fn object_stripes(&self, file: FileId, limit: usize) -> Result<Option<ObjectStripes>> {
         self.stripes_of(file, limit).await
     }
@@ -67,12 +71,20 @@ impl Upkeep for PostgresStore {
         self.ask_for_inventory(node).await
     }
 
-    async fn claim_scans(&self, limit: usize, lease: Duration) -> Result<Vec<NodeScan>> {
-        self.take_scans(limit, lease).await
+    async fn claim_scans(&self, up_to: ScanClass, limit: usize, lease: Duration) -> Result<Vec<NodeScan>> {
+        self.take_scans(up_to, limit, lease).await
+    }
+
+    async fn renew_scan(&self, scan: &NodeScan, lease: Duration) -> Result<()> {
+        self.keep_scan(scan, lease).await
     }
 
     async fn advance_scan(&self, scan: &NodeScan, after: NodeCursor, lease: Duration) -> Result<()> {
         self.move_scan(scan, after, lease).await
+    }
+
+    async fn pause_scan(&self, scan: &NodeScan, pause: Duration) -> Result<()> {
+        self.put_scan_down(scan, pause).await
     }
 
     async fn finish_scan(&self, scan: &NodeScan, again_after: Option<Duration>) -> Result<()> {
@@ -92,7 +104,7 @@ impl Upkeep for PostgresStore {
         self.keep_inventory(compared).await
     }
 
-    async fn finish_inventory(&self, node: NodeId, locations: u64) -> Result<()> {
+    async fn finish_inventory(&self, node: NodeId, locations: Option<u64>) -> Result<()> {
         self.end_inventory(node, locations).await
     }
 

@@ -17,7 +17,7 @@ use super::transact::{self, BEGIN, Failure};
 use crate::error::{Error, Result};
 use crate::rows;
 use crate::upkeep::model::{
-    AuditRecord, NodeCursor, NodeLocation, NodeScan, NodeUpkeep, Reconciled, ScanReason, StripeRef,
+    AuditRecord, NodeCursor, NodeLocation, NodeScan, NodeUpkeep, Reconciled, ScanClass, ScanReason, StripeRef,
 };
 
 fn scan(row: &PgRow) -> Result<NodeScan, Failure> {
@@ -122,15 +122,39 @@ impl PostgresStore {
         .await
     }
 
-    pub(super) async fn take_scans(&self, limit: usize, lease: Duration) -> Result<Vec<NodeScan>> {
+    pub(super) async fn take_scans(
+        &self,
+        up_to: ScanClass,
+        limit: usize,
+        lease: Duration,
+    ) -> Result<Vec<NodeScan>> {
         transact::single(&self.pool, "claim scans", |conn, _| {
             Box::pin(async move {
                 let rows = sqlx::query(include_str!("sql/claim_scans.sql"))
                     .bind(read::limit(limit))
                     .bind(read::millis(lease))
+                    .bind(up_to.rank())
                     .fetch_all(conn)
                     .await?;
                 rows.iter().map(scan).collect()
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn keep_scan(&self, scan: &NodeScan, lease: Duration) -> Result<()> {
+        const KEEP: &str = "UPDATE node_scans SET lease_until = now() + $4 * interval '1 millisecond'
+            WHERE node_id = $1 AND reason = $2 AND fence = $3 AND NOT done";
+        transact::single(&self.pool, "renew the claim of the scan", |conn, _| {
+            Box::pin(async move {
+                let done = sqlx::query(KEEP)
+                    .bind(scan.node.as_uuid())
+                    .bind(scan.reason.as_str())
+                    .bind(scan.fence)
+                    .bind(read::millis(lease))
+                    .execute(conn)
+                    .await?;
+                still_ours(done.rows_affected())
             })
         })
         .await
@@ -152,6 +176,26 @@ impl PostgresStore {
                     .bind(i32::try_from(after.stripe.index).unwrap_or(i32::MAX))
                     .bind(after.shard.get() as i16)
                     .bind(read::millis(lease))
+                    .execute(conn)
+                    .await?;
+                still_ours(done.rows_affected())
+            })
+        })
+        .await
+    }
+
+    /// Whoever put it down cannot go on with it.
+    pub(super) async fn put_scan_down(&self, scan: &NodeScan, pause: Duration) -> Result<()> {
+        const PUT_DOWN: &str = "UPDATE node_scans SET
+                not_before = now() + $4 * interval '1 millisecond', fence = fence + 1, lease_until = NULL
+            WHERE node_id = $1 AND reason = $2 AND fence = $3 AND NOT done";
+        transact::run_once(&self.pool, "put the scan down", BEGIN, |conn, _| {
+            Box::pin(async move {
+                let done = sqlx::query(PUT_DOWN)
+                    .bind(scan.node.as_uuid())
+                    .bind(scan.reason.as_str())
+                    .bind(scan.fence)
+                    .bind(read::millis(pause))
                     .execute(conn)
                     .await?;
                 still_ours(done.rows_affected())
@@ -235,11 +279,13 @@ impl PostgresStore {
         .await
     }
 
-    pub(super) async fn end_inventory(&self, node: NodeId, locations: u64) -> Result<()> {
-        const END: &str = "UPDATE nodes SET reconciled_at = now(), location_count = $2 WHERE id = $1";
+    pub(super) async fn end_inventory(&self, node: NodeId, locations: Option<u64>) -> Result<()> {
+        const END: &str =
+            "UPDATE nodes SET reconciled_at = now(), location_count = coalesce($2, location_count)
+            WHERE id = $1";
         transact::single(&self.pool, "end the inventory of a node", |conn, _| {
             Box::pin(async move {
-                sqlx::query(END).bind(node.as_uuid()).bind(read::int(locations)).execute(conn).await?;
+                sqlx::query(END).bind(node.as_uuid()).bind(locations.map(read::int)).execute(conn).await?;
                 Ok(())
             })
         })

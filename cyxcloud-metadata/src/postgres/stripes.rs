@@ -76,7 +76,7 @@ impl PostgresStore {
     }
 
     pub(super) async fn sweep(&self, after: Option<StripeRef>, limit: usize) -> Result<Vec<StripeState>> {
-        // Before all there are: nothing has an index below zero. The fence keeps the walk on the key's index.
+        // The fence keeps the walk on the key's index.
         const SWEEP: &str = states!(
             "SELECT 0 AS place, t.segment_id, t.stripe_index
              FROM stripes t
@@ -84,8 +84,7 @@ impl PostgresStore {
              WHERE (t.segment_id, t.stripe_index) > ($1, $2)
              ORDER BY t.segment_id, t.stripe_index LIMIT $3"
         );
-        let segment = after.map_or(Uuid::nil(), |stripe| stripe.segment.as_uuid());
-        let index = after.map_or(-1, |stripe| i32::try_from(stripe.index).unwrap_or(i32::MAX));
+        let (segment, index) = place_after(after);
         transact::single(&self.pool, "sweep stripes", |conn, _| {
             Box::pin(async move {
                 let rows = sqlx::query(SWEEP)
@@ -95,6 +94,32 @@ impl PostgresStore {
                     .fetch_all(conn)
                     .await?;
                 rows.iter().map(state).collect()
+            })
+        })
+        .await
+    }
+
+    /// What [`Self::sweep`] looks into.
+    pub(super) async fn stripes_after(
+        &self,
+        after: Option<StripeRef>,
+        limit: usize,
+    ) -> Result<Vec<StripeRef>> {
+        const AFTER: &str = "SELECT t.segment_id, t.stripe_index
+            FROM stripes t
+            CROSS JOIN LATERAL (SELECT FROM segments WHERE id = t.segment_id AND state = 'live' OFFSET 0) g
+            WHERE (t.segment_id, t.stripe_index) > ($1, $2)
+            ORDER BY t.segment_id, t.stripe_index LIMIT $3";
+        let (segment, index) = place_after(after);
+        transact::single(&self.pool, "list stripes", |conn, _| {
+            Box::pin(async move {
+                let rows = sqlx::query(AFTER)
+                    .bind(segment)
+                    .bind(index)
+                    .bind(read::limit(limit))
+                    .fetch_all(conn)
+                    .await?;
+                rows.iter().map(read::stripe).collect()
             })
         })
         .await
@@ -146,6 +171,12 @@ impl PostgresStore {
         })
         .await
     }
+}
+
+/// As SQL compares places. Before all there are: nothing has an index below zero.
+fn place_after(after: Option<StripeRef>) -> (Uuid, i32) {
+    let segment = after.map_or(Uuid::nil(), |stripe| stripe.segment.as_uuid());
+    (segment, after.map_or(-1, |stripe| i32::try_from(stripe.index).unwrap_or(i32::MAX)))
 }
 
 /// From the columns of [`states`].

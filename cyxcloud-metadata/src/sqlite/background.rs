@@ -29,6 +29,10 @@ impl Upkeep for SqliteStore {
         self.engine.read("sweep stripes", move |db| stripes::sweep(db, after, limit)).await
     }
 
+    async fn list_stripes(&self, after: Option<StripeRef>, limit: usize) -> Result<Vec<StripeRef>> {
+        self.engine.read("list stripes", move |db| stripes::list(db, after, limit)).await
+    }
+
     async fn object_stripes(&self, file: FileId, limit: usize) -> Result<Option<ObjectStripes>> {
         self.engine.read("read the stripes of an object", move |db| stripes::of_object(db, file, limit)).await
     }
@@ -78,13 +82,23 @@ impl Upkeep for SqliteStore {
         self.engine.write("ask for an inventory", move |db| scans::queue_inventory(db, node)).await
     }
 
-    async fn claim_scans(&self, limit: usize, lease: Duration) -> Result<Vec<NodeScan>> {
-        self.engine.write("claim scans", move |db| scans::claim(db, limit, lease)).await
+    async fn claim_scans(&self, up_to: ScanClass, limit: usize, lease: Duration) -> Result<Vec<NodeScan>> {
+        self.engine.write("claim scans", move |db| scans::claim(db, up_to, limit, lease)).await
+    }
+
+    async fn renew_scan(&self, scan: &NodeScan, lease: Duration) -> Result<()> {
+        let scan = scan.clone();
+        self.engine.write("renew the claim of a scan", move |db| scans::renew(db, &scan, lease)).await
     }
 
     async fn advance_scan(&self, scan: &NodeScan, after: NodeCursor, lease: Duration) -> Result<()> {
         let scan = scan.clone();
         self.engine.write("advance a scan", move |db| scans::advance(db, &scan, after, lease)).await
+    }
+
+    async fn pause_scan(&self, scan: &NodeScan, pause: Duration) -> Result<()> {
+        let scan = scan.clone();
+        self.engine.write("put a scan down", move |db| scans::pause(db, &scan, pause)).await
     }
 
     async fn finish_scan(&self, scan: &NodeScan, again_after: Option<Duration>) -> Result<()> {
@@ -108,7 +122,7 @@ impl Upkeep for SqliteStore {
         self.engine.write("record an inventory", move |db| inventory::record(db, &compared)).await
     }
 
-    async fn finish_inventory(&self, node: NodeId, locations: u64) -> Result<()> {
+    async fn finish_inventory(&self, node: NodeId, locations: Option<u64>) -> Result<()> {
         self.engine.write("finish an inventory", move |db| inventory::finish(db, node, locations)).await
     }
 

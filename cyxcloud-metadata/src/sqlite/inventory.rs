@@ -186,9 +186,10 @@ fn orphan(db: &Connection, orphan: &Orphan) -> Done<()> {
     Ok(())
 }
 
-pub(super) fn finish(db: &Connection, node: NodeId, locations: u64) -> Done<()> {
-    const FINISH: &str = "UPDATE nodes SET reconciled_at = ?2, location_count = ?3 WHERE id = ?1";
-    run(db, FINISH, params![node.as_uuid(), row::now().unix_millis(), int(locations)])?;
+pub(super) fn finish(db: &Connection, node: NodeId, locations: Option<u64>) -> Done<()> {
+    const FINISH: &str =
+        "UPDATE nodes SET reconciled_at = ?2, location_count = coalesce(?3, location_count) WHERE id = ?1";
+    run(db, FINISH, params![node.as_uuid(), row::now().unix_millis(), locations.map(int)])?;
     Ok(())
 }
 

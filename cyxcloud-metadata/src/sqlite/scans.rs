@@ -14,7 +14,7 @@ use super::engine::Done;
 use super::row::{self, all, int, one, run};
 use crate::error::Error;
 use crate::rows::{self, corrupt};
-use crate::upkeep::model::{NodeCursor, NodeScan, ScanReason};
+use crate::upkeep::model::{NodeCursor, NodeScan, ScanClass, ScanReason};
 
 fn reason(row: &Row<'_>, column: usize) -> Done<ScanReason> {
     let text = row.get_ref(column)?.as_str().map_err(|e| corrupt("reason of a scan", e))?;
@@ -51,14 +51,22 @@ pub(super) fn queue(db: &Connection, node: NodeId, reason: ScanReason) -> Done<(
     }
 }
 
-pub(super) fn claim(db: &Connection, limit: usize, lease: Duration) -> Done<Vec<NodeScan>> {
-    const DUE: &str = "SELECT rowid FROM node_scans
-        WHERE NOT done AND not_before <= ?1 AND (lease_until IS NULL OR lease_until <= ?1)
-        ORDER BY not_before LIMIT ?2";
+/// One whose holder died waits from when its lease ran out: one that kills whoever takes it is behind the others then.
+pub(super) fn claim(db: &Connection, up_to: ScanClass, limit: usize, lease: Duration) -> Done<Vec<NodeScan>> {
+    // Classes as `ScanClass` has them.
+    const DUE: &str = "SELECT id FROM (
+            SELECT rowid AS id, max(not_before, coalesce(lease_until, not_before)) AS waits_since,
+                CASE WHEN reason IN ('offline', 'draining', 'maintenance') THEN 0
+                    WHEN reason <> 'periodic' AND not_before <= since THEN 1
+                    ELSE 2 END AS class
+            FROM node_scans
+            WHERE NOT done AND not_before <= ?1 AND (lease_until IS NULL OR lease_until <= ?1))
+        WHERE class <= ?3 ORDER BY class, waits_since LIMIT ?2";
     const CLAIM: &str = "UPDATE node_scans SET fence = fence + 1, lease_until = ?2 WHERE rowid = ?1
         RETURNING node_id, reason, since, fence, cursor_chunk, cursor_segment, cursor_stripe, cursor_shard";
     let now = row::now();
-    let due: Vec<i64> = all(db, DUE, params![now.unix_millis(), int(limit as u64)], |row| Ok(row.get(0)?))?;
+    let range = params![now.unix_millis(), int(limit as u64), up_to.rank()];
+    let due: Vec<i64> = all(db, DUE, range, |row| Ok(row.get(0)?))?;
     let mut scans = Vec::new();
     for id in due {
         scans.extend(one(db, CLAIM, params![id, row::after(now, lease)], scan)?);
@@ -84,6 +92,13 @@ fn held(touched: usize) -> Done<()> {
     }
 }
 
+pub(super) fn renew(db: &Connection, scan: &NodeScan, lease: Duration) -> Done<()> {
+    const RENEW: &str = "UPDATE node_scans SET lease_until = ?4
+        WHERE node_id = ?1 AND reason = ?2 AND fence = ?3 AND NOT done";
+    let (node, reason) = (scan.node.as_uuid(), scan.reason.as_str());
+    held(run(db, RENEW, params![node, reason, scan.fence, row::after(row::now(), lease)])?)
+}
+
 pub(super) fn advance(db: &Connection, scan: &NodeScan, after: NodeCursor, lease: Duration) -> Done<()> {
     const ADVANCE: &str = "UPDATE node_scans SET lease_until = ?4, cursor_chunk = ?5, cursor_segment = ?6,
             cursor_stripe = ?7, cursor_shard = ?8
@@ -102,6 +117,14 @@ pub(super) fn advance(db: &Connection, scan: &NodeScan, after: NodeCursor, lease
             small(after.shard.get()),
         ],
     )?)
+}
+
+pub(super) fn pause(db: &Connection, scan: &NodeScan, pause: Duration) -> Done<()> {
+    // Whoever put it down cannot go on with it.
+    const PAUSE: &str = "UPDATE node_scans SET not_before = ?4, fence = fence + 1, lease_until = NULL
+        WHERE node_id = ?1 AND reason = ?2 AND fence = ?3 AND NOT done";
+    let (node, reason) = (scan.node.as_uuid(), scan.reason.as_str());
+    held(run(db, PAUSE, params![node, reason, scan.fence, row::after(row::now(), pause)])?)
 }
 
 pub(super) fn finish(db: &Connection, scan: &NodeScan, again_after: Option<Duration>) -> Done<()> {

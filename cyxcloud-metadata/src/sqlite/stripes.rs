@@ -86,12 +86,16 @@ pub(super) const NEXT: &str = "SELECT t.segment_id, t.stripe_index
     ORDER BY t.segment_id, t.stripe_index LIMIT ?3";
 
 pub(super) fn sweep(db: &Connection, after: Option<StripeRef>, limit: usize) -> Done<Vec<StripeState>> {
+    found(db, &list(db, after, limit)?)
+}
+
+/// Which stripes a page of the sweep looks into.
+pub(super) fn list(db: &Connection, after: Option<StripeRef>, limit: usize) -> Done<Vec<StripeRef>> {
     let (segment, index) = match after {
         Some(stripe) => (stripe.segment.as_uuid(), i64::from(stripe.index)),
         None => (Uuid::nil(), -1),
     };
-    let stripes = all(db, NEXT, params![segment, index, int(limit as u64)], |row| row::stripe(row, 0))?;
-    found(db, &stripes)
+    all(db, NEXT, params![segment, index, int(limit as u64)], |row| row::stripe(row, 0))
 }
 
 /// A segment of an object.

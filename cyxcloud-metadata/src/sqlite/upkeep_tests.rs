@@ -277,7 +277,7 @@ async fn an_inventory_is_recorded_both_ways() {
         ..empty()
     };
     assert_eq!(record(nothing).await, want);
-    store.finish_inventory(node, 4).await.expect("finish");
+    store.finish_inventory(node, Some(4)).await.expect("finish");
     let seen = store.nodes_upkeep().await.expect("look").into_iter().find(|seen| seen.node == node);
     let seen = seen.expect("known");
     assert!(seen.reconciled_at.is_some() && seen.locations == 4 && !seen.quarantined);

@@ -213,11 +213,42 @@ impl ScanReason {
         }
     }
 
+    /// Which turn it has, and what it depends on.
+    pub const fn class(self) -> ScanClass {
+        match self {
+            Self::Offline | Self::Draining | Self::Maintenance => ScanClass::Recorded,
+            Self::Returned | Self::NewIncarnation => ScanClass::Changed,
+            Self::Periodic => ScanClass::Periodic,
+        }
+    }
+
     /// Whether the node itself is asked for what it holds.
     pub const fn compares_inventory(self) -> bool {
+        match self.class() {
+            ScanClass::Changed | ScanClass::Periodic => true,
+            ScanClass::Recorded => false,
+        }
+    }
+}
+
+/// Scans in the order in which they are claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ScanClass {
+    /// What is recorded tells all: no node can make it last.
+    Recorded,
+    /// A node changed, and is asked for what it holds.
+    Changed,
+    /// A node is asked for what it holds because it is its turn.
+    Periodic,
+}
+
+impl ScanClass {
+    /// As engines compare it.
+    pub(crate) const fn rank(self) -> i32 {
         match self {
-            Self::Returned | Self::NewIncarnation | Self::Periodic => true,
-            Self::Offline | Self::Draining | Self::Maintenance => false,
+            Self::Recorded => 0,
+            Self::Changed => 1,
+            Self::Periodic => 2,
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use cyxcloud_core::NodeId;
 use cyxcloud_core::node::NodeStatus::{Draining, Online};
 use cyxcloud_metadata::model::NodeStep;
-use cyxcloud_metadata::upkeep::model::{NewRepair, NodeScan, ScanReason, StripeRef};
+use cyxcloud_metadata::upkeep::model::{NewRepair, NodeScan, ScanClass, ScanReason, StripeRef};
 use cyxcloud_metadata::{MetadataStore, Upkeep};
 use sqlx::{AssertSqlSafe, Executor};
 use tracing::span::{Attributes, Id, Record};
@@ -221,7 +221,8 @@ async fn to_see_that_a_node_went_away_costs_what_it_held() {
     let notices = Notices::default();
     let listening = tracing::subscriber::set_default(notices.clone());
     let began = Instant::now();
-    let scan = store.claim_scans(1, LEASE).await.expect("claim").pop().expect("is asked for");
+    let scan =
+        store.claim_scans(ScanClass::Periodic, 1, LEASE).await.expect("claim").pop().expect("is asked for");
     assert_eq!((scan.node, scan.reason), (node, ScanReason::Draining));
     let (met, stripes) = look_through(&store, &scan).await;
     let seen = began.elapsed();
