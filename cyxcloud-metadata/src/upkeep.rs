@@ -55,7 +55,7 @@ pub trait Upkeep: Send + Sync {
     /// Asks for a node to be looked through. One that waits already for the same reason begins anew.
     /// Status changes and new incarnations ask in their own transaction; this is for the rest.
     async fn queue_scan(&self, node: NodeId, reason: ScanReason) -> Result<()>;
-    /// Asks for a node's inventory because its turn has come: a comparison that waits or is in hand goes on as it is.
+    /// Asks for a node's inventory: a comparison that waits or is in hand goes on as it is.
     async fn queue_inventory(&self, node: NodeId) -> Result<()>;
     /// Claims at most `limit` scans, each with a new fence: of no later class than `up_to`, in the order of their classes and then
     /// of when they could be claimed. One of a node that changed counts as periodic once it was put off, or nodes that make theirs

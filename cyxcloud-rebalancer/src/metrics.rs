@@ -1,5 +1,6 @@
 //! What the rebalancer counts, for Prometheus; all named `cyxcloud_rebalancer_*`.
 
+use cyxcloud_metadata::upkeep::model::StripeRef;
 use prometheus::{Counter, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 /// Counters and gauges.
@@ -84,6 +85,12 @@ impl Metrics {
     pub(crate) fn failed(&self, work: &str, error: &(dyn std::error::Error + 'static)) {
         self.failures.with_label_values(&[work]).inc();
         tracing::warn!(work, error, "background work failed; it is tried again");
+    }
+
+    /// Takes note of a stripe that cannot be looked at: nobody sees what it needs until somebody mends its rows.
+    pub(crate) fn unreadable(&self, stripe: StripeRef, error: &(dyn std::error::Error + 'static)) {
+        self.failures.with_label_values(&["read a stripe"]).inc();
+        tracing::error!(segment = %stripe.segment, stripe = stripe.index, error, "a stripe cannot be read; it is passed by");
     }
 }
 

@@ -3,18 +3,19 @@
 //! What a node's absence, draining or return means for a stripe is judged stripe by stripe; only the node's own locations
 //! are read, never all there are. An inventory is compared both ways: what is recorded and not held is marked missing,
 //! what is held and not recorded is remembered as an orphan. What was missing or corrupt counts again only when the node has
-//! proven it: a list is a stranger's word. Not here: the repairs (`repair`), deletion (`gc`).
+//! proven it: a list is a stranger's word. It may come slowly, and then has its turns like others'. Not here: the repairs
+//! (`repair`), deletion (`gc`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cyxcloud_core::node::NodeStatus;
 use cyxcloud_core::{ByteCount, ChunkId, NodeId, audit};
 use cyxcloud_dataplane::{ListedChunk, NodeError};
 use cyxcloud_metadata::Error as MetadataError;
 use cyxcloud_metadata::upkeep::model::{
-    LocationStatus, NewRepair, NodeCursor, NodeLocation, NodeScan, Reconciled, StripeRef,
+    LocationStatus, NewRepair, NodeCursor, NodeLocation, NodeScan, Reconciled, ScanClass, StripeRef,
 };
 use futures::StreamExt;
 use futures::future::join_all;
@@ -26,14 +27,18 @@ use crate::Context;
 const PAGE: usize = 1_000;
 /// Stripes judged in one statement.
 const STRIPES: usize = 200;
-/// How long a claimed scan may go without a page being done.
+/// How long a claimed scan may go without a sign of life of its worker.
 const LEASE: Duration = Duration::from_secs(60);
-/// Pause before a node is asked again that could not be reached.
+/// Pause before a node is asked again that could not be reached; longer where it took longer to find out.
 const RETRY: Duration = Duration::from_secs(30);
+/// How long an inventory is compared before others have their turn.
+const TURN: Duration = Duration::from_secs(600);
 /// Questions to a node at the same time.
 const AT_ONCE: usize = 16;
-/// Nodes looked through at the same time: one that is slow, or means to be, does not hold up the others.
-const SCANS_AT_ONCE: usize = 4;
+/// Nodes looked through at the same time, by the latest class that each worker takes. However many nodes are slow, or mean to be,
+/// two workers are left for what needs no node's answer, and one for nodes that come back.
+const WORKERS: [ScanClass; 5] =
+    [ScanClass::Recorded, ScanClass::Recorded, ScanClass::Changed, ScanClass::Periodic, ScanClass::Periodic];
 /// How long the questions about one page may take together: an answer may come just in time, again and again.
 const ASKING: Duration = Duration::from_secs(30);
 /// Orphans that one comparison records, beside as many as there are locations. The next one records more.
@@ -48,6 +53,15 @@ enum Failure {
     Node(#[from] NodeError),
 }
 
+/// How a turn ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// Nothing is left to be looked at.
+    Done,
+    /// Its time is over: the rest has another.
+    Over,
+}
+
 /// Scans until it is dropped.
 pub(crate) async fn run(ctx: Arc<Context>) {
     let asking = async {
@@ -59,15 +73,15 @@ pub(crate) async fn run(ctx: Arc<Context>) {
             }
         }
     };
-    tokio::join!(asking, join_all((0..SCANS_AT_ONCE).map(|_| one_after_the_other(&ctx))));
+    tokio::join!(asking, join_all(WORKERS.map(|up_to| one_after_the_other(&ctx, up_to))));
 }
 
-async fn one_after_the_other(ctx: &Context) {
+async fn one_after_the_other(ctx: &Context, up_to: ScanClass) {
     let mut tick = ctx.ticks();
     loop {
         tick.tick().await;
         loop {
-            match ctx.metadata.claim_scans(1, LEASE).await {
+            match ctx.metadata.claim_scans(up_to, 1, LEASE).await {
                 Ok(mut scans) => match scans.pop() {
                     Some(scan) => one(ctx, &scan).await,
                     None => break,
@@ -94,35 +108,71 @@ async fn ask_periodically(ctx: &Context) -> Result<(), MetadataError> {
     Ok(())
 }
 
+/// One scan, with its claim kept for as long as it takes.
 async fn one(ctx: &Context, scan: &NodeScan) {
     ctx.watch.forget();
-    let looked = if scan.reason.compares_inventory() {
-        compare(ctx, scan).await
-    } else {
-        look_through(ctx, scan).await
+    let began = Instant::now();
+    let looked = tokio::select! {
+        looked = look(ctx, scan) => looked,
+        overtaken = keep(ctx, scan) => Err(overtaken.into()),
     };
+    // As long as it took belongs to others: who breaks off again and again gets no more than who does not.
+    let pause = RETRY.max(began.elapsed());
     let ended = match looked {
-        Ok(()) => again_after(ctx, scan).await,
+        Ok(Turn::Done) => finish(ctx, scan).await,
+        Ok(Turn::Over) => put_down(ctx, scan, pause).await,
         Err(Failure::Metadata(error)) => Err(error),
         Err(Failure::Node(error)) => {
             debug!(node = %scan.node, %error, "the inventory cannot be had now");
             ctx.metrics.inventory.with_label_values(&["unreadable"]).inc();
-            // A node that is gone is asked again when it returns.
-            let cluster = ctx.watch.cluster().await;
-            let reachable = cluster.map(|cluster| {
-                cluster.nodes.get(&scan.node).is_some_and(|node| node.status != NodeStatus::Offline)
-            });
-            reachable.map(|reachable| reachable.then_some(RETRY))
+            ask_again(ctx, scan, pause).await
         }
     };
-    let ended = match ended {
-        Ok(again_after) => ctx.metadata.finish_scan(scan, again_after).await,
-        Err(error) => Err(error),
-    };
     match ended {
-        Ok(()) => info!(node = %scan.node, reason = scan.reason.as_str(), "node looked through"),
+        Ok(()) => {}
         Err(MetadataError::Stale { .. }) => debug!(node = %scan.node, "scan was overtaken"),
         Err(error) => ctx.metrics.failed("look through a node", &error),
+    }
+}
+
+/// Keeps the claim, until somebody else has it.
+async fn keep(ctx: &Context, scan: &NodeScan) -> MetadataError {
+    loop {
+        tokio::time::sleep(LEASE / 3).await;
+        if let Err(error @ MetadataError::Stale { .. }) = ctx.metadata.renew_scan(scan, LEASE).await {
+            return error;
+        }
+    }
+}
+
+async fn look(ctx: &Context, scan: &NodeScan) -> Result<Turn, Failure> {
+    if !scan.reason.compares_inventory() {
+        return look_through(ctx, scan).await.map(|()| Turn::Done);
+    }
+    // The comparison looks at the clock with each entry. Whatever else a node thinks of to make it wait ends here.
+    let compared = tokio::time::timeout(TURN * 2, compare(ctx, scan)).await;
+    compared.unwrap_or_else(|_| Err(NodeError::TimedOut.into()))
+}
+
+async fn finish(ctx: &Context, scan: &NodeScan) -> Result<(), MetadataError> {
+    let again_after = again_after(ctx, scan).await?;
+    ctx.metadata.finish_scan(scan, again_after).await?;
+    info!(node = %scan.node, reason = scan.reason.as_str(), "node looked through");
+    Ok(())
+}
+
+async fn put_down(ctx: &Context, scan: &NodeScan, pause: Duration) -> Result<(), MetadataError> {
+    ctx.metadata.pause_scan(scan, pause).await?;
+    info!(node = %scan.node, reason = scan.reason.as_str(), "node looked through in part");
+    Ok(())
+}
+
+/// Has a node asked for the rest of its inventory later. One that is gone is asked again when it returns.
+async fn ask_again(ctx: &Context, scan: &NodeScan, pause: Duration) -> Result<(), MetadataError> {
+    let cluster = ctx.watch.cluster().await?;
+    match cluster.nodes.get(&scan.node) {
+        Some(node) if node.status != NodeStatus::Offline => ctx.metadata.pause_scan(scan, pause).await,
+        Some(_) | None => ctx.metadata.finish_scan(scan, None).await,
     }
 }
 
@@ -156,26 +206,50 @@ async fn look_through(ctx: &Context, scan: &NodeScan) -> Result<(), Failure> {
 }
 
 /// Queues those of the stripes that need something, now or later.
-pub(crate) async fn judge(
-    ctx: &Context,
-    stripes: BTreeSet<StripeRef>,
-    reason: &str,
-) -> Result<usize, MetadataError> {
+async fn judge(ctx: &Context, stripes: BTreeSet<StripeRef>, reason: &str) -> Result<(), MetadataError> {
     let stripes: Vec<StripeRef> = stripes.into_iter().collect();
-    let mut queued = 0;
     for stripes in stripes.chunks(STRIPES) {
-        let states = ctx.metadata.stripe_states(stripes).await?;
-        let cluster = ctx.watch.cluster().await?;
-        let repairs: Vec<NewRepair> =
-            states.iter().filter_map(|state| cluster.repair_of(state, ctx.repair_delay(), reason)).collect();
-        queued += ctx.metadata.queue_repairs(&repairs).await?;
+        match judge_together(ctx, stripes, reason).await {
+            Err(error) if lasts(&error) => judge_each(ctx, stripes, reason).await?,
+            judged => judged?,
+        }
     }
-    Ok(queued)
+    Ok(())
+}
+
+async fn judge_together(ctx: &Context, stripes: &[StripeRef], reason: &str) -> Result<(), MetadataError> {
+    let states = ctx.metadata.stripe_states(stripes).await?;
+    let cluster = ctx.watch.cluster().await?;
+    let repairs: Vec<NewRepair> =
+        states.iter().filter_map(|state| cluster.repair_of(state, ctx.repair_delay(), reason)).collect();
+    ctx.metadata.queue_repairs(&repairs).await?;
+    Ok(())
+}
+
+/// Queues those of the stripes that need something, and passes by those that cannot be read: for their sake the others would not
+/// be looked at either.
+pub(crate) async fn judge_each(
+    ctx: &Context,
+    stripes: &[StripeRef],
+    reason: &str,
+) -> Result<(), MetadataError> {
+    for stripe in stripes {
+        match judge_together(ctx, std::slice::from_ref(stripe), reason).await {
+            Err(error) if lasts(&error) => ctx.metrics.unreadable(*stripe, &error),
+            judged => judged?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether it is of no use to wait for the database.
+fn lasts(error: &MetadataError) -> bool {
+    matches!(error, MetadataError::Corrupt { .. } | MetadataError::Database { .. })
 }
 
 /// Compares what the node holds with what is recorded of it, both in order of chunk id.
-async fn compare(ctx: &Context, scan: &NodeScan) -> Result<(), Failure> {
-    let node = scan.node;
+async fn compare(ctx: &Context, scan: &NodeScan) -> Result<Turn, Failure> {
+    let (node, began) = (scan.node, Instant::now());
     let from = scan.after.map(|at| at.chunk);
     let held = ctx.plane.nodes().list_chunks(node, from, 0, false).await?;
     let mut held = std::pin::pin!(held.peekable());
@@ -204,8 +278,13 @@ async fn compare(ctx: &Context, scan: &NodeScan) -> Result<(), Failure> {
                 if compared.orphans.len() >= PAGE {
                     record(ctx, node, std::mem::take(&mut compared), &mut believable).await?;
                 }
-                if orphans >= ORPHANS_MAX + recorded {
+                let over = began.elapsed() >= TURN;
+                // Where not one page was done in all that time, the next turn would not do one either.
+                if orphans >= ORPHANS_MAX + recorded || over && after == scan.after {
                     return flooded(ctx, node, recorded).await;
+                }
+                if over {
+                    return Ok(Turn::Over);
                 }
             }
             compared.meet(same.unwrap_or_default(), entry.as_ref());
@@ -216,17 +295,21 @@ async fn compare(ctx: &Context, scan: &NodeScan) -> Result<(), Failure> {
         let stripes: BTreeSet<StripeRef> = page.iter().map(|location| location.at.stripe).collect();
         judge(ctx, stripes, "inventory compared").await?;
         ctx.metadata.advance_scan(scan, last, LEASE).await?;
+        if began.elapsed() >= TURN {
+            return Ok(Turn::Over);
+        }
     }
-    ctx.metadata.finish_inventory(node, recorded).await?;
-    Ok(())
+    // Of a comparison that went on where another stopped, only the rest was counted.
+    ctx.metadata.finish_inventory(node, scan.after.is_none().then_some(recorded)).await?;
+    Ok(Turn::Done)
 }
 
-/// Ends the turn of a node whose list might have no end: its next turn goes on with what is recorded by then.
-async fn flooded(ctx: &Context, node: NodeId, recorded: u64) -> Result<(), Failure> {
+/// Ends the comparison with a node whose list might have no end: the next one, when it is due, goes on with what is recorded by then.
+async fn flooded(ctx: &Context, node: NodeId, recorded: u64) -> Result<Turn, Failure> {
     warn!(%node, recorded, "a node lists far more than it was given; the rest is looked at another time");
     ctx.metrics.inventory.with_label_values(&["flooded"]).inc();
-    ctx.metadata.finish_inventory(node, recorded).await?;
-    Ok(())
+    ctx.metadata.finish_inventory(node, None).await?;
+    Ok(Turn::Done)
 }
 
 /// What part of an inventory was found to be, before the node is asked once more.

@@ -235,7 +235,7 @@ pub async fn a_scan_that_was_put_off_is_behind_the_others(store: &dyn MetadataSt
     );
 }
 
-/// Whose turn it is while somebody is at it: nothing changes for whoever that is, and one that was put off stays so.
+/// Asked for while somebody is at it: nothing changes for whoever that is, and one that was put off stays so.
 pub async fn an_inventory_in_hand_goes_on(store: &dyn MetadataStore) {
     let node = online_nodes(store, 1).await[0];
     store.queue_inventory(node).await.expect("queue");
