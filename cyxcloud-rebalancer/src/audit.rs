@@ -244,8 +244,9 @@ async fn keep(
         ctx.metrics.audits.with_label_values(&[event.outcome.as_str()]).inc();
         if is_failure(event.outcome) {
             info!(node = %event.node, chunk = %event.at.chunk, outcome = event.outcome.as_str(), "audit failed");
-            // One bad chunk, or many? Its whole inventory tells.
-            ctx.metadata.queue_scan(event.node, ScanReason::Periodic).await?;
+            // One bad chunk, or many? Its whole inventory tells. A comparison under way goes on: begun anew by each failure it would
+            // never come to its end. What is lost behind it the next one finds, which the next failure asks for.
+            ctx.metadata.queue_inventory(event.node).await?;
         }
     }
     let again_after = Duration::from_secs(ctx.tuning.audit_again_secs);
