@@ -122,7 +122,9 @@ pub(crate) struct RepairsBody {
     pending_by_tolerance: BTreeMap<i32, u64>,
     due: u64,
     in_progress: u64,
+    /// Those that ended well within the last 24 hours; no more than 100,000 are counted.
     completed: u64,
+    /// Those that were given up within the last 24 hours; no more than 100,000 are counted.
     failed: u64,
     oldest_due_seconds: Option<f64>,
 }

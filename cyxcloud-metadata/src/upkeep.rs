@@ -43,7 +43,7 @@ pub trait Upkeep: Send + Sync {
     async fn finish_repair(&self, id: Uuid, fence: i64, done: &RepairDone) -> Result<()>;
     /// Puts a job back for another try after `delay`, or gives it up (`None`).
     async fn fail_repair(&self, id: Uuid, fence: i64, error: &str, delay: Option<Duration>) -> Result<()>;
-    /// What there is to repair.
+    /// What there is to repair, and what was lately. Reads no job that ended earlier: it is asked for often.
     async fn repair_queue(&self) -> Result<RepairQueue>;
     /// Drops ended jobs older than this.
     async fn purge_repairs(&self, older: Duration, limit: usize) -> Result<usize>;

@@ -52,7 +52,11 @@ impl Metrics {
                 "repair_waited_seconds_total",
                 "Time that repairs waited for their budgets",
             ))?)?,
-            queue: make.gauges("repair_jobs", "Repairs by state", "state")?,
+            queue: make.gauges(
+                "repair_jobs",
+                "Repairs by state; failed: given up within the last 24 hours",
+                "state",
+            )?,
             oldest_due_secs: make
                 .gauge("repair_oldest_due_seconds", "Age of the oldest repair that is due")?,
             braked: make.gauge("repair_braked", "1 while more nodes are away than is believed")?,

@@ -133,14 +133,15 @@ impl PostgresStore {
     }
 
     pub(super) async fn jobs(&self) -> Result<RepairQueue> {
-        const JOBS: &str = "SELECT status, priority, count(*) AS jobs,
-                count(*) FILTER (WHERE not_before <= now()) AS due,
-                (extract(epoch FROM now() - min(not_before)) * 1000)::bigint AS waited
-            FROM repair_jobs GROUP BY status, priority";
         transact::single(&self.pool, "look at the repairs", |conn, _| {
             Box::pin(async move {
+                let rows = sqlx::query(include_str!("sql/repair_queue.sql"))
+                    .bind(read::millis(RepairQueue::ENDED_WITHIN))
+                    .bind(read::limit(RepairQueue::ENDED_MAX))
+                    .fetch_all(conn)
+                    .await?;
                 let mut queue = RepairQueue::default();
-                for row in &sqlx::query(JOBS).fetch_all(conn).await? {
+                for row in &rows {
                     let jobs = read::total(row, "jobs")?;
                     match row.try_get::<&str, _>("status")? {
                         "pending" => {
@@ -166,7 +167,7 @@ impl PostgresStore {
         const PURGE: &str = "DELETE FROM repair_jobs WHERE id IN (
                 SELECT id FROM repair_jobs
                 WHERE status IN ('completed', 'failed') AND done_at <= now() - $1 * interval '1 millisecond'
-                ORDER BY done_at LIMIT $2 FOR UPDATE SKIP LOCKED
+                LIMIT $2 FOR UPDATE SKIP LOCKED
             )";
         transact::single(&self.pool, "drop ended repairs", |conn, _| {
             Box::pin(async move {

@@ -302,34 +302,36 @@ fn discard(db: &Connection, stripe: StripeRef, added: &[(ShardIndex, NewLocation
     Ok(())
 }
 
+/// What the look at the queue reads: of what ended, the latest.
+pub(super) const WAITING: &str =
+    "SELECT priority, count(*), count(*) FILTER (WHERE not_before <= ?1), min(not_before)
+    FROM repair_jobs WHERE status = 'pending' GROUP BY priority";
+pub(super) const IN_HAND: &str = "SELECT count(*) FROM repair_jobs WHERE status = 'in_progress'";
+pub(super) const ENDED: &str =
+    "SELECT count(*) FROM (SELECT 1 FROM repair_jobs WHERE status = ?1 AND done_at > ?2 LIMIT ?3)";
+
 pub(super) fn counts(db: &Connection) -> Done<RepairQueue> {
-    const WAITING: &str =
-        "SELECT priority, count(*), count(*) FILTER (WHERE not_before <= ?1), min(not_before)
-        FROM repair_jobs WHERE status = 'pending' GROUP BY priority";
-    const IN_HAND: &str = "SELECT count(*) FROM repair_jobs WHERE status = 'in_progress'";
-    const ENDED: &str =
-        "SELECT count(*) FILTER (WHERE status = 'completed'), count(*) FILTER (WHERE status = 'failed')
-        FROM repair_jobs WHERE status IN ('completed', 'failed')";
     let now = row::now();
+    let count = |n: i64| u64::try_from(n).unwrap_or(0);
+    let (since, most) = (row::before(now, RepairQueue::ENDED_WITHIN), int(RepairQueue::ENDED_MAX as u64));
+    let ended = |status: &str| number(db, ENDED, params![status, since, most]).map(count);
     let waiting = all(db, WAITING, [now.unix_millis()], |row| {
         let counts: (u64, u64) = (row::count(row, 1)?, row::count(row, 2)?);
         Ok((row.get::<_, i32>(0)?, counts, row::time(row, 3)?))
     })?;
-    let ended = one(db, ENDED, [], |row| Ok((row::count(row, 0)?, row::count(row, 1)?)))?;
-    let (completed, failed) = ended.unwrap_or_default();
     let oldest = waiting.iter().map(|(_, _, oldest)| *oldest).filter(|oldest| *oldest <= now).min();
     Ok(RepairQueue {
         due: waiting.iter().map(|(_, (_, due), _)| due).sum(),
         pending: waiting.into_iter().map(|(priority, (pending, _), _)| (priority, pending)).collect(),
-        in_progress: u64::try_from(number(db, IN_HAND, [])?).unwrap_or(0),
-        completed,
-        failed,
+        in_progress: count(number(db, IN_HAND, [])?),
+        completed: ended("completed")?,
+        failed: ended("failed")?,
         oldest_due: oldest.map(|oldest| now.since(oldest)),
     })
 }
 
 pub(super) fn purge(db: &Connection, older: Duration, limit: usize) -> Done<usize> {
     const PURGE: &str = "DELETE FROM repair_jobs WHERE rowid IN (SELECT rowid FROM repair_jobs
-        WHERE status IN ('completed', 'failed') AND done_at <= ?1 ORDER BY done_at LIMIT ?2)";
+        WHERE status IN ('completed', 'failed') AND done_at <= ?1 LIMIT ?2)";
     Ok(run(db, PURGE, params![row::before(row::now(), older), int(limit as u64)])?)
 }

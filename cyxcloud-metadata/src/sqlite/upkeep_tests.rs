@@ -372,7 +372,7 @@ async fn a_repair_that_counted_on_a_removed_node_is_looked_at_again() {
 }
 
 #[tokio::test]
-async fn pages_of_a_node_and_of_the_sweep_are_ranges_of_indices() {
+async fn what_is_read_often_is_ranges_of_indices() {
     let (store, ..) = opened().await;
     let plan = async |sql: String| {
         let explain = move |db: &Connection| -> Done<String> {
@@ -393,4 +393,41 @@ async fn pages_of_a_node_and_of_the_sweep_are_ranges_of_indices() {
         let plan = plan(sql).await;
         assert!(plan.starts_with(want) && !plan.contains("TEMP B-TREE"), "{plan}");
     }
+    for (sql, want) in [
+        (repairs::WAITING, "INDEX repair_jobs_queue"),
+        (repairs::IN_HAND, "INDEX repair_jobs_leases"),
+        (
+            repairs::ENDED,
+            "SEARCH repair_jobs USING COVERING INDEX repair_jobs_outcomes (status=? AND done_at>?)",
+        ),
+    ] {
+        let plan = plan(sql.to_owned()).await;
+        assert!(plan.contains(want) && !plan.contains("TEMP B-TREE"), "{plan}");
+    }
+}
+
+#[tokio::test]
+async fn repairs_that_ended_long_ago_are_kept_and_not_counted() {
+    let (store, place, nodes) = opened().await;
+    let segment = place.striped(coded(), 2, &nodes);
+    put(&store, place, "k", &segment).await;
+    let repair = |index| {
+        let stripe = cursor(&segment, index, 0).stripe;
+        NewRepair { stripe, priority: 0, delay: NOW, reason: "test".to_owned() }
+    };
+    store.queue_repairs(&[repair(0), repair(1)]).await.expect("queue");
+    let jobs = store.claim_repairs(2, LONG).await.expect("claim");
+    store.finish_repair(jobs[0].id, jobs[0].fence, &RepairDone::default()).await.expect("finish");
+    store.fail_repair(jobs[1].id, jobs[1].fence, "in vain", None).await.expect("give up");
+    let counted = async || {
+        let queue = store.repair_queue().await.expect("look");
+        (queue.completed, queue.failed)
+    };
+    assert_eq!(counted().await, (1, 1));
+    by_hand(&store, "UPDATE repair_jobs SET done_at = done_at - 23 * 3600000").await;
+    assert_eq!(counted().await, (1, 1));
+    by_hand(&store, "UPDATE repair_jobs SET done_at = done_at - 2 * 3600000").await;
+    assert_eq!(counted().await, (0, 0));
+    assert_eq!(store.purge_repairs(Duration::from_secs(26 * 3600), 10).await.expect("purge"), 0);
+    assert_eq!(store.purge_repairs(Duration::from_secs(24 * 3600), 10).await.expect("purge"), 2);
 }

@@ -165,12 +165,19 @@ pub struct RepairQueue {
     pub due: u64,
     /// Claimed and leased.
     pub in_progress: u64,
-    /// Ended well, as long as rows are kept.
+    /// Ended well lately: within [`Self::ENDED_WITHIN`], and no more than [`Self::ENDED_MAX`].
     pub completed: u64,
-    /// Given up after too many tries; an operator should look.
+    /// Given up after too many tries, likewise; an operator should look.
     pub failed: u64,
     /// Age of the oldest due job.
     pub oldest_due: Option<Duration>,
+}
+
+impl RepairQueue {
+    /// For so long a job that ended is counted. Rows are kept for longer.
+    pub const ENDED_WITHIN: Duration = Duration::from_secs(24 * 3600);
+    /// So many are counted, or whoever looks would read ever more where much is repaired.
+    pub const ENDED_MAX: usize = 100_000;
 }
 
 /// Why a node's locations are looked through.

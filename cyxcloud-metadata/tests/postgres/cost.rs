@@ -1,4 +1,5 @@
-//! What it costs to see that one of many nodes went away: that node's chunks, and nothing that grows with all the others.
+//! What it costs to see that one of many nodes went away: that node's chunks, and nothing that grows with all the others. And what
+//! it costs to look at the queue of repairs, which many do all the time.
 //!
 //! The rows are filled in by SQL, everything else is the store's own code; PostgreSQL tells the plan of each statement as it
 //! runs (`auto_explain`), with the rows that it really read. `CYXCLOUD_COST=NODES,CHUNKS` asks for another size;
@@ -93,11 +94,11 @@ struct Cost {
 }
 
 impl Cost {
-    fn add(&mut self, plan: &serde_json::Value) {
+    fn add(&mut self, plan: &serde_json::Value, large: &[&str]) {
         let text = |name: &str| plan.get(name).and_then(serde_json::Value::as_str).unwrap_or_default();
         let number = |name: &str| plan.get(name).and_then(serde_json::Value::as_f64).unwrap_or(0.0);
         let (kind, table) = (text("Node Type"), text("Relation Name"));
-        if LARGE.contains(&table) && kind != "ModifyTable" {
+        if large.contains(&table) && kind != "ModifyTable" {
             let rows = number("Actual Rows") + number("Rows Removed by Filter");
             self.rows += rows * number("Actual Loops");
             let how = match text("Index Name") {
@@ -111,12 +112,12 @@ impl Cost {
             self.scans.insert(how);
         }
         let parts = plan.get("Plans").and_then(serde_json::Value::as_array);
-        parts.into_iter().flatten().for_each(|part| self.add(part));
+        parts.into_iter().flatten().for_each(|part| self.add(part, large));
     }
 }
 
-/// Costs by the first words of the statement.
-fn costs(notices: &[String]) -> BTreeMap<String, Cost> {
+/// Costs by the first words of the statement, as far as these tables are read.
+fn costs(notices: &[String], large: &[&str]) -> BTreeMap<String, Cost> {
     let mut costs: BTreeMap<String, Cost> = BTreeMap::new();
     for notice in notices {
         let Some((_, json)) = notice.split_once("plan:") else { continue };
@@ -126,13 +127,13 @@ fn costs(notices: &[String]) -> BTreeMap<String, Cost> {
         let text = lines.collect::<Vec<_>>().join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
         let cost = costs.entry(text.chars().take(100).collect()).or_default();
         cost.runs += 1;
-        cost.add(&explained["Plan"]);
+        cost.add(&explained["Plan"], large);
     }
     costs
 }
 
 /// Segments of ten stripes of 10+4, spread over the nodes: each holds the same number of chunks.
-async fn fill(database: &Database, chunks: u64, name: &str) {
+async fn fill(database: &Database, chunks: u64) {
     let mut conn = database.connection().await;
     let segments = chunks.div_ceil(140);
     let fill = [
@@ -160,11 +161,18 @@ async fn fill(database: &Database, chunks: u64, name: &str) {
          JOIN numbered d ON d.n = c.n % (SELECT count(*) FROM nodes)"
             .to_owned(),
         "VACUUM ANALYZE".to_owned(),
-        format!("ALTER DATABASE {name} SET session_preload_libraries = 'auto_explain'"),
     ];
     for sql in fill {
         conn.execute(AssertSqlSafe(sql)).await.expect("fill");
     }
+    tell_plans(database).await;
+}
+
+/// On new connections.
+async fn tell_plans(database: &Database) {
+    let (mut conn, name) = (database.connection().await, database.name());
+    let load = format!("ALTER DATABASE {name} SET session_preload_libraries = 'auto_explain'");
+    conn.execute(AssertSqlSafe(load)).await.expect("tell plans");
     let told = [
         ("log_min_duration", "0"),
         ("log_analyze", "on"),
@@ -211,7 +219,7 @@ async fn to_see_that_a_node_went_away_costs_what_it_held() {
     place(&store).await;
     let node: NodeId = nodes(&store, node_count).await[0].id;
     let began = Instant::now();
-    fill(&database, chunks, database.name()).await;
+    fill(&database, chunks).await;
     eprintln!("{chunks} chunks on {node_count} nodes, filled in {:.1} s", began.elapsed().as_secs_f64());
     // New connections take up what the database was told.
     drop(store);
@@ -246,7 +254,7 @@ async fn to_see_that_a_node_went_away_costs_what_it_held() {
         repairs.len(),
         queued.as_secs_f64() * 1e3
     );
-    let costs = costs(&notices.take());
+    let costs = costs(&notices.take(), &LARGE);
     assert!(costs.len() >= 4, "PostgreSQL told too few plans: {:?}", costs.keys());
     let mut rows = 0.0;
     for (statement, cost) in &costs {
@@ -262,4 +270,46 @@ async fn to_see_that_a_node_went_away_costs_what_it_held() {
         assert!(cost.whole.is_empty(), "a whole table is read by {statement}: {:?}", cost.whole);
     }
     assert!(rows <= ROWS_PER_LOCATION * met as f64, "{rows} rows read for {met} locations");
+}
+
+/// Those that ended are kept for a month, and most of them ended long ago.
+#[tokio::test]
+async fn to_look_at_repairs_costs_those_that_are_open_and_the_latest() {
+    let Some(database) = Database::make().await else { return };
+    drop(database.store().await);
+    let mut conn = database.connection().await;
+    let fill = [
+        "INSERT INTO repair_jobs (segment_id, stripe_index, status, done_at)
+         SELECT gen_random_uuid(), n, 'completed', now() - (30 * n - 15) * interval '1 minute' FROM generate_series(1, 40000) n",
+        "INSERT INTO repair_jobs (segment_id, stripe_index, status, done_at)
+         SELECT gen_random_uuid(), n, 'failed', now() - (60 * n - 30) * interval '1 minute' FROM generate_series(1, 700) n",
+        "INSERT INTO repair_jobs (segment_id, stripe_index, status, priority)
+         SELECT gen_random_uuid(), n, 'pending', n % 3 FROM generate_series(1, 90) n",
+        "INSERT INTO repair_jobs (segment_id, stripe_index, status, lease_until)
+         SELECT gen_random_uuid(), n, 'in_progress', now() + interval '1 hour' FROM generate_series(1, 10) n",
+        "VACUUM ANALYZE repair_jobs",
+    ];
+    for sql in fill {
+        conn.execute(sql).await.expect("fill");
+    }
+    tell_plans(&database).await;
+    let store = database.store().await;
+    let notices = Notices::default();
+    let listening = tracing::subscriber::set_default(notices.clone());
+    let queue = store.repair_queue().await.expect("look");
+    drop(listening);
+
+    assert_eq!((queue.completed, queue.failed, queue.in_progress), (48, 24, 10));
+    assert_eq!(queue.pending.into_iter().collect::<Vec<_>>(), [(0, 30), (1, 30), (2, 30)]);
+    let costs = costs(&notices.take(), &["repair_jobs"]);
+    assert!(!costs.is_empty(), "PostgreSQL told no plan");
+    for (statement, cost) in &costs {
+        eprintln!("{} x {statement}\n    {:.0} rows of repairs", cost.runs, cost.rows);
+        cost.scans.iter().for_each(|scan| eprintln!("    {scan}"));
+        assert!(
+            cost.scans.iter().all(|scan| !scan.contains("Seq Scan")),
+            "all repairs are read by {statement}"
+        );
+        assert!(cost.rows <= 400.0, "{} rows read by {statement}", cost.rows);
+    }
 }
