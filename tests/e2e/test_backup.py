@@ -1,6 +1,8 @@
 """Metadata goes into a backup while servers run, and comes back from it with garbage collection frozen."""
 
+import contextlib
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -71,6 +73,29 @@ def readable_by_postgres():
     shutil.rmtree(directory, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def copied_log(url: str, backups: Path, tmp_path: Path):
+    """What is written meanwhile is in the copy of the write-ahead log afterwards."""
+    slot = f"test_{os.getpid()}"
+    copying = Process("wal", [str(REPO / "script/backup"), "wal", "--database-url", url, "--to", str(backups), "--slot", slot], {},
+                      tmp_path / "wal.log").start()
+    try:
+        copying.wait_for("copies", lambda: psql(url, f"SELECT active FROM pg_replication_slots WHERE slot_name = '{slot}'") == "t")
+        yield
+        written = psql(url, "SELECT pg_current_wal_flush_lsn()")
+        copying.wait_for("all is copied", lambda: psql(
+            url, f"SELECT restart_lsn IS NOT NULL AND flush_lsn >= '{written}' FROM pg_replication_slots s "
+                 f"JOIN pg_stat_replication r ON r.pid = s.active_pid WHERE slot_name = '{slot}'") == "t")
+    finally:
+        copying.kill()
+        wait_until("the slot is free", lambda: psql(
+            url, f"SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{slot}' AND active") == "0")
+        psql(url, f"SELECT pg_drop_replication_slot('{slot}') FROM pg_replication_slots WHERE slot_name = '{slot}'")
+    (backups / "wal").chmod(0o755)
+    for each in (backups / "wal").iterdir():
+        each.chmod(0o644)
+
+
 def test_postgresql_comes_back_to_a_moment(own_cluster, readable_by_postgres, tmp_path):
     """Base backup before, write-ahead log until after: a moment in between has the first of two later objects."""
     url = database_url()
@@ -81,28 +106,11 @@ def test_postgresql_comes_back_to_a_moment(own_cluster, readable_by_postgres, tm
     run("backup", "base", "--database-url", url, "--to", backups)
     (base,) = backups.glob("base-*")
 
-    slot = f"test_{os.getpid()}"
-    copying = Process("wal", [str(REPO / "script/backup"), "wal", "--database-url", url, "--to", str(backups), "--slot", slot], {},
-                      tmp_path / "wal.log").start()
-    try:
-        copying.wait_for("copies", lambda: psql(url, f"SELECT active FROM pg_replication_slots WHERE slot_name = '{slot}'") == "t")
+    with copied_log(url, backups, tmp_path):
         s3.put_object(Bucket=bucket, Key="2-between", Body=b"wanted")
         # A point in time between two commits.
         moment = psql(url, "SELECT clock_timestamp() FROM pg_sleep(0.2)")
         s3.put_object(Bucket=bucket, Key="3-after", Body=b"not wanted")
-        written = psql(url, "SELECT pg_current_wal_flush_lsn()")
-        copying.wait_for("all is copied", lambda: psql(
-            url, f"SELECT restart_lsn IS NOT NULL AND flush_lsn >= '{written}' FROM pg_replication_slots s "
-                 f"JOIN pg_stat_replication r ON r.pid = s.active_pid WHERE slot_name = '{slot}'") == "t")
-    finally:
-        copying.kill()
-        wait_until("the slot is free", lambda: psql(
-            url, f"SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{slot}' AND active") == "0")
-        psql(url, f"SELECT pg_drop_replication_slot('{slot}') FROM pg_replication_slots WHERE slot_name = '{slot}'")
-
-    (backups / "wal").chmod(0o755)
-    for each in (backups / "wal").iterdir():
-        each.chmod(0o644)
     restored = backups / "restored"
     user = psql(url, "SELECT current_user")
     run("restore", "postgres", "--from", base, "--wal", backups / "wal", "--until", moment, "--to", restored, "--user", user)
@@ -121,6 +129,35 @@ def test_postgresql_comes_back_to_a_moment(own_cluster, readable_by_postgres, tm
         assert psql(there, "SELECT convert_from(value, 'UTF8') FROM constants WHERE name = 'gc_frozen'").startswith("restored from")
     finally:
         subprocess.run([*pg_ctl, "-m", "immediate", "stop"], check=True, cwd="/", timeout=270)
+
+
+def test_a_gap_in_the_log_is_told(own_cluster, readable_by_postgres, tmp_path):
+    """PostgreSQL takes a missing file for the end of the log: what was committed after it would be gone without a word."""
+    url = database_url()
+    s3 = s3_client(own_cluster)
+    bucket = new_bucket(s3)
+    backups = readable_by_postgres
+    run("backup", "base", "--database-url", url, "--to", backups)
+    (base,) = backups.glob("base-*")
+    with copied_log(url, backups, tmp_path):
+        for number in range(3):
+            s3.put_object(Bucket=bucket, Key=f"{number}", Body=b"before a file ends")
+            psql(url, "SELECT pg_switch_wal()")
+        s3.put_object(Bucket=bucket, Key="last", Body=b"in the last file")
+    *_, middle, newest = sorted(each for each in (backups / "wal").iterdir() if re.match("[0-9A-F]{24}", each.name))
+    user = psql(url, "SELECT current_user")
+
+    def restore(to: str, *more: str, fails: bool = False) -> str:
+        return run("restore", "postgres", "--from", base, "--wal", backups / "wal", "--to", backups / to, "--user", user, *more, fails=fails)
+
+    middle.rename(backups / middle.name)
+    told = restore("short", fails=True)
+    assert "breaks off" in told and newest.name[:24] in told and "--accept-gap" in told and "is ready" not in told
+    told = restore("accepted", "--accept-gap")
+    assert "given up" in told and "is ready" in told
+    (backups / middle.name).rename(middle)
+    told = restore("whole")
+    assert "breaks off" not in told and "is ready" in told
 
 
 @pytest.mark.parametrize("script", ["backup", "restore"])
