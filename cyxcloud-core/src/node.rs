@@ -237,11 +237,14 @@ pub enum NodeDecision {
     Remove,
 }
 
-/// Judges one node. At most one step at a time: a node whose monitor slept for a week still drains before it is removed.
+/// Judges one node. At most one step at a time, and none follows another at once: where a step came late, because nobody could
+/// hear the node before, the rest of the time until the next is counted from it.
 pub fn decide(clock: &NodeClock, timers: &LifecycleTimers, now: Timestamp) -> NodeDecision {
     let silence = now.since(clock.last_heartbeat);
+    let since_step = now.since(clock.status_changed_at);
+    let LifecycleTimers { offline, drain, remove, .. } = *timers;
     let event = match clock.status {
-        NodeStatus::Online | NodeStatus::Recovering if silence >= timers.offline => NodeEvent::Missed,
+        NodeStatus::Online | NodeStatus::Recovering if silence >= offline => NodeEvent::Missed,
         NodeStatus::Online => return NodeDecision::Stay,
         // Heard after the quarantine's end, not only silent for less than the threshold.
         NodeStatus::Recovering
@@ -250,13 +253,15 @@ pub fn decide(clock: &NodeClock, timers: &LifecycleTimers, now: Timestamp) -> No
             NodeEvent::QuarantineOver
         }
         NodeStatus::Recovering => return NodeDecision::Stay,
-        NodeStatus::Offline if silence < timers.offline => NodeEvent::Heard,
-        NodeStatus::Offline if silence >= timers.drain => NodeEvent::DrainDue,
-        NodeStatus::Offline => return NodeDecision::Stay,
-        NodeStatus::Draining if silence >= timers.remove => return NodeDecision::Remove,
-        NodeStatus::Draining if silence < timers.offline && clock.first_offline_at.is_some() => {
-            NodeEvent::Heard
+        NodeStatus::Offline if silence < offline => NodeEvent::Heard,
+        NodeStatus::Offline if silence >= drain && since_step >= drain.saturating_sub(offline) => {
+            NodeEvent::DrainDue
         }
+        NodeStatus::Offline => return NodeDecision::Stay,
+        NodeStatus::Draining if silence >= remove && since_step >= remove.saturating_sub(drain) => {
+            return NodeDecision::Remove;
+        }
+        NodeStatus::Draining if silence < offline && clock.first_offline_at.is_some() => NodeEvent::Heard,
         NodeStatus::Draining => return NodeDecision::Stay,
     };
     match clock.status.next(event) {

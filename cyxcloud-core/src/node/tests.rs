@@ -150,13 +150,20 @@ fn a_heartbeat_ends_a_drain_that_absence_caused_and_no_other() {
     assert_eq!(asked.judge(60), Some(NodeStatus::Draining));
 }
 
+/// The metadata was away for a week, say, or every gateway.
 #[test]
-fn a_monitor_that_slept_takes_one_step_at_a_time() {
+fn a_step_that_came_late_is_not_followed_at_once() {
+    const HOUR: u64 = 3600;
     let mut world = World::new();
-    let week = 8 * 24 * 3600;
-    assert_eq!(world.judge(week), Some(NodeStatus::Offline));
-    assert_eq!(world.judge(week), Some(NodeStatus::Draining));
-    assert_eq!(world.judge(week), None);
+    let late = 8 * 24 * HOUR;
+    assert_eq!(world.judge(late), Some(NodeStatus::Offline));
+    // As long as from five minutes of silence to four hours.
+    let lost = late + 4 * HOUR - 300;
+    assert_eq!(world.judge(lost - 1), Some(NodeStatus::Offline));
+    assert_eq!(world.judge(lost), Some(NodeStatus::Draining));
+    let gone = lost + 7 * 24 * HOUR - 4 * HOUR;
+    assert_eq!(world.judge(gone - 1), Some(NodeStatus::Draining));
+    assert_eq!(world.judge(gone), None);
 }
 
 proptest! {
