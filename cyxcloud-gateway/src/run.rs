@@ -32,7 +32,7 @@ use crate::identity::challenge::Binding;
 use crate::identity::{self, Identity};
 use crate::journal::journal;
 use crate::nodes::callback::Caller;
-use crate::nodes::{Monitor, NodeApi, Suspensions};
+use crate::nodes::{Heartbeats, Monitor, NodeApi, Suspensions};
 use crate::objects::{self, ObjectService, OwnerSecrets};
 use crate::readiness::Lookout;
 use crate::serve::{App, Metrics, serve, serve_metrics};
@@ -264,6 +264,7 @@ pub async fn run(
         metadata.clone(),
         ephemeral.clone(),
         Caller { policy, key, other_identities },
+        Heartbeats::start(metadata.clone(), monitor.listening()),
         config.timers.heartbeat_interval(),
         config.node_format,
         plane.clone(),

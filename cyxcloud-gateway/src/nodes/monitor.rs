@@ -1,14 +1,15 @@
 //! Watches over the nodes: keeps the placement view fresh and moves silent nodes through their life.
 //!
 //! Any number of gateways do this at once: each step names the state it starts from, and the second is refused.
-//! Silence counts against a node only when somebody listened: a monitor that has just started waits for the offline
-//! threshold before it holds anything against anyone. Otherwise a week without gateways would remove every node.
+//! Silence counts against a node only when somebody listened: a monitor that has just started, or whose listening was
+//! interrupted, waits for the offline threshold before it holds anything against anyone (`listening`). Otherwise a week
+//! without gateways or metadata would remove every node.
 
-use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cyxcloud_core::Timestamp;
-use cyxcloud_core::node::{LifecycleTimers, NodeClock, NodeDecision, NodeStatus, decide};
+use cyxcloud_core::node::{LifecycleTimers, NodeClock, NodeDecision, decide};
 use cyxcloud_dataplane::DataPlane;
 use cyxcloud_metadata::model::{Node, NodeStep};
 use cyxcloud_metadata::{Error, MetadataStore};
@@ -17,6 +18,7 @@ use prometheus::{IntGaugeVec, Opts, Registry};
 use tracing::{debug, info, warn};
 
 use super::changes::Seen;
+use super::listening::{Listening, Moment, believed};
 use crate::ephemeral::{Ephemeral, Topic};
 use crate::events::Events;
 
@@ -31,17 +33,8 @@ pub struct Monitor {
     ephemeral: Arc<dyn Ephemeral>,
     timers: LifecycleTimers,
     by_status: IntGaugeVec,
-    /// When this monitor first looked, by the database's clock.
-    began: OnceLock<Timestamp>,
+    listening: Listening,
     events: Option<Events>,
-}
-
-/// Whether a decision holds a node's silence against it.
-fn blames(decision: NodeDecision) -> bool {
-    match decision {
-        NodeDecision::Remove | NodeDecision::Step(NodeStatus::Offline | NodeStatus::Draining) => true,
-        NodeDecision::Stay | NodeDecision::Step(NodeStatus::Online | NodeStatus::Recovering) => false,
-    }
 }
 
 impl Monitor {
@@ -56,7 +49,13 @@ impl Monitor {
         let by_status =
             IntGaugeVec::new(Opts::new("cyxcloud_gateway_nodes", "Nodes by status"), &["status"])?;
         registry.register(Box::new(by_status.clone()))?;
-        Ok(Self { metadata, plane, ephemeral, timers, by_status, began: OnceLock::new(), events: None })
+        let listening = Listening::new(&timers);
+        Ok(Self { metadata, plane, ephemeral, timers, by_status, listening, events: None })
+    }
+
+    /// For whoever knows that something was not heard.
+    pub fn listening(&self) -> Listening {
+        self.listening.clone()
     }
 
     /// Tells what changes about the nodes.
@@ -88,16 +87,21 @@ impl Monitor {
         }
     }
 
+    /// The nodes, and a time that is no earlier.
+    async fn read(&self) -> Result<(Vec<Node>, Timestamp), Error> {
+        Ok((self.metadata.nodes().await?, self.metadata.now().await?))
+    }
+
     async fn look(&self, seen: &mut Seen) -> Result<(), Error> {
-        let nodes = self.metadata.nodes().await?;
+        let (nodes, now) = self.read().await.inspect_err(|_| self.listening.interrupted())?;
+        let listened = self.listening.look(Moment { ours: Instant::now(), theirs: now });
         self.count(&nodes);
         for event in seen.look(&nodes) {
             self.events.iter().for_each(|events| events.tell_all(event.clone()));
         }
-        let now = self.metadata.now().await?;
         let mut changed = false;
         for node in &nodes {
-            changed |= self.advance(node, now).await?;
+            changed |= self.advance(node, now, listened).await?;
         }
         if changed && let Err(error) = self.ephemeral.publish(Topic::Nodes, "changed").await {
             debug!(%error, "other gateways will see it at their next tick");
@@ -113,19 +117,14 @@ impl Monitor {
     }
 
     /// Takes the one step that is due, if any. Says whether there was one.
-    async fn advance(&self, node: &Node, now: Timestamp) -> Result<bool, Error> {
+    async fn advance(&self, node: &Node, now: Timestamp, listened: Duration) -> Result<bool, Error> {
         let clock = NodeClock {
             status: node.status,
             last_heartbeat: node.last_heartbeat,
             status_changed_at: node.status_changed_at,
             first_offline_at: node.first_offline_at,
         };
-        let decision = decide(&clock, &self.timers, now);
-        let watched = now.since(*self.began.get_or_init(|| now));
-        if blames(decision) && watched < self.timers.offline {
-            return Ok(false);
-        }
-        let done = match decision {
+        let done = match believed(decide(&clock, &self.timers, now), listened, &self.timers) {
             NodeDecision::Stay => return Ok(false),
             NodeDecision::Step(to) => {
                 let step = NodeStep { node: node.id, from: node.status, to };

@@ -81,13 +81,13 @@ impl NodeApi {
         metadata: Arc<dyn MetadataStore>,
         ephemeral: Arc<dyn Ephemeral>,
         caller: Caller,
+        heartbeats: Heartbeats,
         heartbeat_interval: Duration,
         node_format: u32,
         plane: DataPlane,
         auth: Option<Arc<Authenticator>>,
         operators: Option<Arc<Authenticator>>,
     ) -> Self {
-        let heartbeats = Heartbeats::start(metadata.clone());
         let node_format = node_format.min(format_newest());
         Self {
             metadata,
