@@ -149,7 +149,7 @@ pub trait MetadataStore: Upkeep + Identity + std::fmt::Debug {
     /// All nodes, in order of id.
     async fn nodes(&self) -> Result<Vec<Node>>;
     /// Carries out one step of a node's life cycle. `Stale` if it is elsewhere by now. Going offline counts a
-    /// failure and starts `first_offline_at`; coming online ends it.
+    /// failure, unless a planned pause was announced, and starts `first_offline_at`; coming online ends it.
     async fn step_node(&self, step: &NodeStep) -> Result<()>;
     /// Drains the nodes of operators who are suspended, whatever they do otherwise, or has those that drain for that
     /// reason recover; all others are left as they are. Answers which nodes changed.

@@ -623,7 +623,7 @@ pub struct Node {
     pub last_heartbeat: Timestamp,
     /// Since when it is silent.
     pub first_offline_at: Option<Timestamp>,
-    /// Times it went offline.
+    /// Times it went offline, planned pauses aside.
     pub failure_count: u32,
     /// Failure domain.
     pub region: String,

@@ -141,6 +141,7 @@ macro_rules! conformance_suite {
             nodes::nodes_of_a_suspended_operator_drain_until_it_is_lifted,
             nodes::a_step_from_elsewhere_is_stale,
             nodes::going_offline_is_counted,
+            nodes::a_planned_pause_is_no_failure,
             nodes::what_a_former_life_stored_keeps_no_promise,
             nodes::only_a_draining_node_can_be_removed,
             nodes::a_bad_location_is_not_read_again,

@@ -177,6 +177,37 @@ pub async fn going_offline_is_counted(store: &dyn MetadataStore) {
     assert_eq!((again.failure_count, again.first_offline_at.is_some()), (2, true));
 }
 
+/// The pause may end with the absence, or go on for long: it is lived through as any absence is, and held against nobody.
+pub async fn a_planned_pause_is_no_failure(store: &dyn MetadataStore) {
+    let id = online_nodes(store, 1).await[0];
+    let beat = async |maintenance| {
+        let beat = NodeHeartbeat {
+            node: id,
+            storage_used: ByteCount::ZERO,
+            storage_available: ByteCount::gib(1),
+            cpu_usage: 1.0,
+            memory_usage: 1.0,
+            active_connections: 0,
+            maintenance,
+            read_only: false,
+        };
+        assert!(store.record_heartbeats(&[beat]).await.expect("record")[0].is_some());
+    };
+    beat(true).await;
+    step(store, id, Online, Offline).await;
+    let away = node(store, id).await.expect("known");
+    assert_eq!((away.status, away.failure_count, away.maintenance), (Offline, 0, true));
+    assert!(away.first_offline_at.is_some());
+    step(store, id, Offline, Draining).await;
+    step(store, id, Draining, Recovering).await;
+    step(store, id, Recovering, Offline).await;
+    assert_eq!(node(store, id).await.expect("known").failure_count, 0);
+    step(store, id, Offline, Recovering).await;
+    beat(false).await;
+    step(store, id, Recovering, Offline).await;
+    assert_eq!(node(store, id).await.expect("known").failure_count, 1, "the pause was over");
+}
+
 /// A node whose data directory began anew after it signed a receipt may not hold it any more: a commit counts such a
 /// receipt as it counts one of a node that left.
 pub async fn what_a_former_life_stored_keeps_no_promise(store: &dyn MetadataStore) {

@@ -160,7 +160,7 @@ impl PostgresStore {
         const STEP: &str = "UPDATE nodes SET
                 status = $3,
                 status_changed_at = now(),
-                failure_count = failure_count + CASE WHEN $3 = 'offline' THEN 1 ELSE 0 END,
+                failure_count = failure_count + CASE WHEN $3 = 'offline' AND NOT maintenance THEN 1 ELSE 0 END,
                 first_offline_at = CASE $3 WHEN 'offline' THEN coalesce(first_offline_at, now())
                                            WHEN 'online' THEN NULL ELSE first_offline_at END
             WHERE id = $1 AND status = $2";

@@ -190,7 +190,7 @@ fn refused(db: &Connection, id: NodeId) -> Done<()> {
 
 pub(super) fn step(db: &Connection, step: &NodeStep) -> Done<()> {
     const STEP: &str = "UPDATE nodes SET status = ?3, status_changed_at = ?4,
-            failure_count = failure_count + (?3 = 'offline'),
+            failure_count = failure_count + (?3 = 'offline' AND NOT maintenance),
             first_offline_at = CASE ?3 WHEN 'offline' THEN coalesce(first_offline_at, ?4) WHEN 'online' THEN NULL
                 ELSE first_offline_at END
         WHERE id = ?1 AND status = ?2";
