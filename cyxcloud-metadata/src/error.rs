@@ -63,6 +63,15 @@ pub enum Error {
     /// A node's key is known under another id, or the reverse.
     #[error("the node's identity does not match what is recorded")]
     NodeConflict,
+    /// A node that is heard is registered where this one says it is reached.
+    #[error("another node, which is heard, is registered at this address")]
+    AddressTaken,
+    /// Its operator may have no more.
+    #[error("the operator has as many nodes as one may have, which is {max}")]
+    TooManyNodes {
+        /// so many
+        max: u32,
+    },
     /// The database cannot be reached, is full, or is shutting down; nothing was changed.
     #[error("could not {doing}: the database is not available")]
     Unavailable {

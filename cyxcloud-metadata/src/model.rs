@@ -696,6 +696,8 @@ pub struct RegisterNode {
     pub version: String,
     /// Wire protocol version.
     pub wire_version: u32,
+    /// Nodes that its operator may have, this one included; `None`: as many as there are.
+    pub nodes_max: Option<u32>,
 }
 
 /// What the store knows of a node whose heartbeat it recorded.

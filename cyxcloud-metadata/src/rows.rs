@@ -96,6 +96,11 @@ pub(crate) fn shown(text: &str) -> String {
     text.replace('\0', "\u{FFFD}")
 }
 
+/// Host and port of a node's address: one program listens there, whatever it speaks.
+pub(crate) fn endpoint(address: &str) -> &str {
+    address.split_once("://").map_or(address, |(_, endpoint)| endpoint)
+}
+
 /// What a body consists of, in order. A body of no bytes consists of nothing: it has no segment at all.
 pub(crate) fn ranges(content: &Content) -> Vec<SegmentRange> {
     match content {

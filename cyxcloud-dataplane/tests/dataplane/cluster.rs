@@ -145,6 +145,7 @@ impl Cluster {
             subnet: "127.0.0.0/24".to_owned(),
             version: "0".to_owned(),
             wire_version: 1,
+            nodes_max: None,
         };
         self.metadata.register_node(&register).await.expect("register a node");
         self.nodes.push(node);

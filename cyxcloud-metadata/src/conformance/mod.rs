@@ -135,6 +135,10 @@ macro_rules! conformance_suite {
             multipart::open_uploads_are_listed_in_pages,
             nodes::a_node_is_known_by_its_public_key,
             nodes::a_taken_identity_is_a_conflict,
+            nodes::an_address_is_one_node_s,
+            nodes::of_many_at_one_address_one_is_known,
+            nodes::an_operator_has_so_many_nodes,
+            nodes::of_many_nodes_at_once_so_many_are_an_operator_s,
             nodes::a_node_that_comes_back_is_recovering,
             nodes::a_drain_that_was_asked_for_goes_on,
             nodes::heartbeats_tell_who_is_known,
@@ -404,7 +408,8 @@ fn new_node() -> RegisterNode {
         peer_id: format!("peer-{secret}"),
         label: "node-1".to_owned(),
         name: "A node".to_owned(),
-        grpc_address: "http://203.0.113.7:50051".to_owned(),
+        // No two nodes have the same.
+        grpc_address: format!("http://{secret}.example:50051"),
         metrics_address: "http://203.0.113.7:9090".to_owned(),
         incarnation: FIRST_LIFE,
         storage_total: ByteCount::gib(100),
@@ -415,6 +420,7 @@ fn new_node() -> RegisterNode {
         subnet: "203.0.113.0/24".to_owned(),
         version: "0.1.0".to_owned(),
         wire_version: 1,
+        nodes_max: None,
     }
 }
 

@@ -63,6 +63,96 @@ pub async fn a_taken_identity_is_a_conflict(store: &dyn MetadataStore) {
     assert_eq!(node(store, first.id).await, Some(made));
 }
 
+/// As long as that one is heard, whatever it speaks there. Who comes with another key afterwards may be the same machine,
+/// which lost its own.
+pub async fn an_address_is_one_node_s(store: &dyn MetadataStore) {
+    let first = new_node();
+    let id = store.register_node(&first).await.expect("register").id;
+    let at_its = |node: RegisterNode| {
+        let grpc_address = first.grpc_address.replace("http://", "https://");
+        RegisterNode { grpc_address, ..node }
+    };
+    let elsewhere = new_node();
+    let made = store.register_node(&elsewhere).await.expect("register");
+    let refused = async |node: RegisterNode| {
+        let refused = store.register_node(&node).await;
+        assert!(matches!(refused, Err(Error::AddressTaken)), "{refused:?}");
+    };
+    refused(at_its(new_node())).await;
+    refused(at_its(elsewhere.clone())).await;
+    assert_eq!(node(store, elsewhere.id).await, Some(made), "it is where it was");
+    store.register_node(&at_its(first.clone())).await.expect("it is there itself");
+    let beside = first.grpc_address.replace(":50051", ":50052");
+    store.register_node(&RegisterNode { grpc_address: beside, ..new_node() }).await.expect("another port");
+    step(store, id, Online, Offline).await;
+    step(store, id, Offline, Recovering).await;
+    refused(at_its(new_node())).await;
+    step(store, id, Recovering, Offline).await;
+    let heir = at_its(new_node());
+    let heir_id = store.register_node(&heir).await.expect("nobody is heard there").id;
+    assert_eq!(store.register_node(&first).await.expect("it was there before").status, Recovering);
+    refused(at_its(new_node())).await;
+    for draining in [id, heir_id] {
+        assert!(store.drain_node(draining, true).await.expect("drain"));
+    }
+    store.register_node(&at_its(new_node())).await.expect("those who are there leave");
+}
+
+/// Whoever comes first.
+pub async fn of_many_at_one_address_one_is_known(store: &dyn MetadataStore) {
+    let many: Vec<RegisterNode> = (0..8)
+        .map(|_| RegisterNode { grpc_address: "http://203.0.113.7:50051".to_owned(), ..new_node() })
+        .collect();
+    let answers = futures::future::join_all(many.iter().map(|node| store.register_node(node))).await;
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
+    assert!(answers.iter().all(|answer| matches!(answer, Ok(_) | Err(Error::AddressTaken))), "{answers:?}");
+    assert_eq!(store.nodes().await.expect("list nodes").len(), 1);
+}
+
+/// Those that are forgotten are none; those that are known stay so, and other operators have their own.
+pub async fn an_operator_has_so_many_nodes(store: &dyn MetadataStore) {
+    let of =
+        |operator: &str| RegisterNode { operator: operator.to_owned(), nodes_max: Some(2), ..new_node() };
+    let refused = async |node: &RegisterNode| {
+        let refused = store.register_node(node).await;
+        assert!(matches!(refused, Err(Error::TooManyNodes { max: 2 })), "{refused:?}");
+    };
+    let (first, second, third) = (of("one"), of("one"), of("one"));
+    for node in [&first, &second] {
+        store.register_node(node).await.expect("register");
+    }
+    refused(&third).await;
+    assert_eq!(node(store, third.id).await, None);
+    let theirs = of("another");
+    store.register_node(&theirs).await.expect("another operator");
+    refused(&RegisterNode { operator: "one".to_owned(), ..theirs.clone() }).await;
+    assert_eq!(node(store, theirs.id).await.map(|node| node.operator), Some("another".to_owned()));
+    // As before the limit was lowered.
+    let more = RegisterNode { nodes_max: None, ..of("one") };
+    store.register_node(&more).await.expect("without a limit");
+    for node in [&first, &RegisterNode { nodes_max: Some(2), ..more.clone() }] {
+        store.register_node(node).await.expect("it was there");
+    }
+    // Silent ones count until they are forgotten.
+    for gone in [more.id, first.id] {
+        step(store, gone, Online, Offline).await;
+        step(store, gone, Offline, Draining).await;
+        refused(&third).await;
+        store.remove_node(gone).await.expect("remove");
+    }
+    store.register_node(&third).await.expect("there is room");
+}
+
+/// However many come together.
+pub async fn of_many_nodes_at_once_so_many_are_an_operator_s(store: &dyn MetadataStore) {
+    let many: Vec<RegisterNode> = (0..8).map(|_| RegisterNode { nodes_max: Some(3), ..new_node() }).collect();
+    let answers = futures::future::join_all(many.iter().map(|node| store.register_node(node))).await;
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 3);
+    let fits = |answer: &Result<Node, Error>| matches!(answer, Ok(_) | Err(Error::TooManyNodes { max: 3 }));
+    assert!(answers.iter().all(fits), "{answers:?}");
+    assert_eq!(store.nodes().await.expect("list nodes").len(), 3);
+}
+
 /// From offline as from draining; one that is online or recovering stays so.
 pub async fn a_node_that_comes_back_is_recovering(store: &dyn MetadataStore) {
     let new = new_node();

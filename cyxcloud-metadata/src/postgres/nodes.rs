@@ -16,7 +16,7 @@ use super::scans;
 use super::transact::{self, BEGIN, Failure};
 use crate::error::{Error, Result};
 use crate::model::{BadLocation, Fault, Heard, Node, NodeHeartbeat, NodeStep, RegisterNode};
-use crate::rows;
+use crate::rows::{self, endpoint};
 use crate::upkeep::model::ScanReason;
 
 fn node(row: &PgRow) -> Result<Node, Failure> {
@@ -78,8 +78,9 @@ impl PostgresStore {
             ") SELECT * FROM node"
         );
         let free = new.storage_total.saturating_sub(new.storage_reserved).saturating_sub(new.storage_used);
-        transact::single(&self.pool, "register the node", |conn, _| {
+        transact::run_idempotent(&self.pool, "register the node", BEGIN, |conn, _| {
             Box::pin(async move {
+                admit(&mut *conn, new).await?;
                 let row = sqlx::query(REGISTER)
                     .bind(new.id.as_uuid())
                     .bind(new.public_key.as_slice())
@@ -320,6 +321,36 @@ impl PostgresStore {
         })
         .await
     }
+}
+
+/// Refuses whoever takes an address that a node which is heard has, or is one more of an operator's than that may have.
+/// Who does neither is not held up; all others take turns, so that of two at once one sees the other.
+async fn admit(conn: &mut PgConnection, new: &RegisterNode) -> Result<(), Failure> {
+    const KNOWN: &str = "SELECT operator, grpc_address FROM nodes WHERE public_key = $1";
+    const TURN: &str = "INSERT INTO constants (name, value) VALUES ('node_admission', '')
+        ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value";
+    const HEARD_AT: &str = "SELECT EXISTS (SELECT 1 FROM nodes
+        WHERE split_part(grpc_address, '://', 2) = $1 AND public_key <> $2 AND status IN ('online', 'recovering'))";
+    const OTHERS: &str = "SELECT count(*) FROM nodes WHERE operator = $1 AND public_key <> $2";
+    let (key, at, operator) =
+        (new.public_key.as_slice(), endpoint(&new.grpc_address), rows::shown(&new.operator));
+    let known: Option<(String, String)> = sqlx::query_as(KNOWN).bind(key).fetch_optional(&mut *conn).await?;
+    let is_there = known.as_ref().is_some_and(|(_, address)| endpoint(address) == at);
+    let is_theirs = known.as_ref().is_some_and(|(known, _)| *known == operator);
+    let max = new.nodes_max.filter(|_| !is_theirs);
+    if is_there && max.is_none() {
+        return Ok(());
+    }
+    sqlx::query(TURN).execute(&mut *conn).await?;
+    if !is_there {
+        let taken: bool = sqlx::query_scalar(HEARD_AT).bind(at).bind(key).fetch_one(&mut *conn).await?;
+        if taken {
+            return Err(Error::AddressTaken.into());
+        }
+    }
+    let Some(max) = max else { return Ok(()) };
+    let others: i64 = sqlx::query_scalar(OTHERS).bind(&operator).bind(key).fetch_one(conn).await?;
+    if others >= i64::from(max) { Err(Error::TooManyNodes { max }.into()) } else { Ok(()) }
 }
 
 /// Why a guarded change of a node touched no row.

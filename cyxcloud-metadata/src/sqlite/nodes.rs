@@ -12,11 +12,11 @@ use uuid::Uuid;
 
 use super::content::small;
 use super::engine::Done;
-use super::row::{self, AUDIT_RECORD, all, exists, int, one, run};
+use super::row::{self, AUDIT_RECORD, all, exists, int, number, one, run};
 use super::{repairs, scans};
 use crate::error::Error;
 use crate::model::{BadLocation, Fault, Heard, Node, NodeHeartbeat, NodeStep, RegisterNode};
-use crate::rows::{corrupt, percent};
+use crate::rows::{corrupt, endpoint, percent};
 use crate::upkeep::model::{NodeUpkeep, ScanReason, StripeRef};
 
 const NODE: &str = "id, public_key, peer_id, label, name, grpc_address, metrics_address, incarnation, storage_total,
@@ -85,6 +85,28 @@ pub(super) fn upkeep(db: &Connection) -> Done<Vec<NodeUpkeep>> {
     })
 }
 
+/// Refuses whoever takes an address that a node which is heard has, or is one more of an operator's than that may have.
+fn admit(db: &Connection, new: &RegisterNode) -> Done<()> {
+    const KNOWN: &str = "SELECT operator, grpc_address FROM nodes WHERE public_key = ?1";
+    const HEARD_AT: &str = "SELECT 1 FROM nodes
+        WHERE substr(grpc_address, instr(grpc_address, '://') + 3) = ?1 AND public_key <> ?2
+            AND status IN ('online', 'recovering')";
+    const OTHERS: &str = "SELECT count(*) FROM nodes WHERE operator = ?1 AND public_key <> ?2";
+    let (key, at) = (new.public_key.as_slice(), endpoint(&new.grpc_address));
+    let known: Option<(String, String)> = one(db, KNOWN, [key], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let is_there = known.as_ref().is_some_and(|(_, address)| endpoint(address) == at);
+    if !is_there && exists(db, HEARD_AT, params![at, key])? {
+        return Err(Error::AddressTaken.into());
+    }
+    let is_theirs = known.as_ref().is_some_and(|(operator, _)| *operator == new.operator);
+    match new.nodes_max {
+        Some(max) if !is_theirs && number(db, OTHERS, params![new.operator, key])? >= i64::from(max) => {
+            Err(Error::TooManyNodes { max }.into())
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 pub(super) fn register(db: &Connection, new: &RegisterNode) -> Done<Node> {
     const KNOWN: &str = "SELECT id, status, incarnation FROM nodes WHERE public_key = ?1";
     const TAKEN: &str = "SELECT 1 FROM nodes WHERE (id = ?1 OR peer_id = ?2) AND public_key <> ?3";
@@ -107,6 +129,7 @@ pub(super) fn register(db: &Connection, new: &RegisterNode) -> Done<Node> {
     if exists(db, TAKEN, params![id.as_uuid(), new.peer_id, key])? {
         return Err(Error::NodeConflict.into());
     }
+    admit(db, new)?;
     let available = new.storage_total.saturating_sub(new.storage_reserved).saturating_sub(new.storage_used);
     run(
         db,

@@ -156,7 +156,7 @@ pub(crate) async fn nodes(store: &dyn MetadataStore, count: u32) -> Vec<Node> {
             peer_id: format!("12D3Koo{id}"),
             label: format!("node-{number}"),
             name: format!("Node {number}"),
-            grpc_address: format!("http://127.0.0.1:{}", 50_051 + number),
+            grpc_address: format!("http://{id}.example:50051"),
             metrics_address: "http://127.0.0.1:9090".to_owned(),
             incarnation: Uuid::new_v4(),
             storage_total: ByteCount::gib(100),
@@ -167,6 +167,7 @@ pub(crate) async fn nodes(store: &dyn MetadataStore, count: u32) -> Vec<Node> {
             subnet: "127.0.0.0/24".to_owned(),
             version: "0.1.0".to_owned(),
             wire_version: 1,
+            nodes_max: None,
         };
         nodes.push(store.register_node(&node).await.expect("register"));
     }
