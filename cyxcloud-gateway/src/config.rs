@@ -72,6 +72,10 @@ pub struct Config {
     /// Networks that nodes may be in although they are private, e.g. 10.0.0.0/8,127.0.0.0/8
     #[arg(long, env = "NODE_NETWORKS", value_name = "CIDR,...", value_delimiter = ',')]
     pub node_networks: Vec<IpNet>,
+    /// Nodes that one operator's account may have, where nodes' operators have accounts
+    #[arg(long, env = "NODES_PER_OPERATOR_MAX", value_name = "N", default_value_t = 1000,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub nodes_per_operator_max: u32,
     /// Newest format that nodes may go over to with their data; hold the old one while older gateways still run, for those refuse
     /// nodes of a newer one
     #[arg(long, env = "NODE_FORMAT", value_name = "N", default_value_t = cyxcloud_proto::FORMAT_NEWEST,

@@ -32,7 +32,7 @@ use crate::identity::challenge::Binding;
 use crate::identity::{self, Identity};
 use crate::journal::journal;
 use crate::nodes::callback::Caller;
-use crate::nodes::{Heartbeats, Monitor, NodeApi, Suspensions};
+use crate::nodes::{Heartbeats, Monitor, NodeApi, Operators, Suspensions};
 use crate::objects::{self, ObjectService, OwnerSecrets};
 use crate::readiness::Lookout;
 use crate::serve::{App, Metrics, serve, serve_metrics};
@@ -269,7 +269,9 @@ pub async fn run(
         config.node_format,
         plane.clone(),
         config.requires_node_auth().then(|| auth.clone()),
-        config.wants_operators().then(|| auth.clone()),
+        config
+            .wants_operators()
+            .then(|| Operators { accounts: auth.clone(), nodes_max: config.nodes_per_operator_max }),
     );
     let suspensions =
         config.wants_operators().then(|| Suspensions::new(metadata.clone(), ephemeral.clone(), auth.clone()));

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from clients import new_bucket, s3_client
-from cluster import Cluster, psql
+from cluster import ABSENT, Cluster, psql
 from conftest import run_server
 from data import make_bytes
 from raw import Signed
@@ -67,8 +67,11 @@ def test_adv_41_nobody_vouches_for_himself(grown):
         assert grown.nodes[index].stop() == 0
     # One forgets who it was, which its failures would be told by.
     shutil.rmtree(grown.directory / "node-3")
-    for index in (newcomer, suspect, runaway):
+    for index in (newcomer, suspect):
         grown.nodes[index].start()
+    # Before it is known to be gone nobody else may be where it was.
+    grown.wait_silent(runaway, ABSENT, "offline")
+    grown.nodes[runaway].start()
     for index in (newcomer, suspect):
         grown.restart_wait(index)
     names = {label: node["id"] for label, node in before.items()}

@@ -154,7 +154,7 @@ def test_adv_25_addresses_that_nobody_should_dial(closed, open_):
             assert status in (rpc.PERMISSION_DENIED, rpc.INVALID_ARGUMENT), (name, status, said)
         assert inside.visits == 0, "the gateway went where it was sent"
         # Where the operator says so, nodes may be here; and it is called back.
-        assert Machine().register(open_, "127.0.0.1", 50051, inside.port) == (rpc.OK, "")
+        assert Machine().register(open_, "127.0.0.1", *free_ports(1), inside.port) == (rpc.OK, "")
         assert inside.visits == 1
         for address in ("::1", "10.0.0.1", "169.254.169.254", "64:ff9b::7f00:1", "0.0.0.0"):
             assert Machine().register(open_, address, 50051, inside.port)[0] in (rpc.PERMISSION_DENIED, rpc.FAILED_PRECONDITION), address
@@ -172,10 +172,11 @@ def test_adv_25_addresses_that_nobody_should_dial(closed, open_):
 
 
 def test_adv_26_another_nodes_identity(open_):
-    """A node is its key: without it nobody registers under it, however much of it he knows."""
+    """A node is its key: without it nobody registers under it, however much of it he knows, nor where it is."""
     victim, thief = Machine(), Machine()
+    port, another = free_ports(2)
     with Healthy() as at:
-        where = ("127.0.0.1", 50051, at.port)
+        where = ("127.0.0.1", port, at.port)
         assert victim.register(open_, *where)[0] == rpc.OK
         visits = at.visits
         peer_id = base58(bytes.fromhex("002408011220") + victim.public)
@@ -191,26 +192,29 @@ def test_adv_26_another_nodes_identity(open_):
             status, said = thief.register(open_, *where, **changes)
             assert status in (rpc.PERMISSION_DENIED, rpc.INVALID_ARGUMENT), (what, status, said)
         assert at.visits == visits, "proof is asked for before anybody is called"
-        assert thief.register(open_, *where)[0] == rpc.OK
-        assert victim.register(open_, *where)[0] == rpc.OK, "the victim is who it was"
+        status, said = thief.register(open_, *where)
+        assert status == rpc.ALREADY_EXISTS and "ADVERTISE_ADDR" in said, (status, said)
+        assert thief.register(open_, "127.0.0.1", another, at.port)[0] == rpc.OK
+        assert thief.register(open_, *where)[0] == rpc.ALREADY_EXISTS, "nor does a node move there"
+        assert victim.register(open_, *where)[0] == rpc.OK, "the victim is who it was, and where"
 
 
 def test_adv_26_a_registration_is_good_once(open_):
     """Whoever saw one sends it again in vain, be it that it was refused at first: it would move the node to where he is."""
     with Healthy() as at:
         for host in ("127.0.0.1", ""):
-            seen = Machine().request(host, 50051, at.port)
+            seen = Machine().request(host, *free_ports(1), at.port)
             visits = at.visits
             status, said, _ = rpc.call(open_.grpc_port, f"{rpc.NODE}/RegisterNode", seen)
             assert (status, at.visits) == (rpc.OK, visits + 1), said
             for _ in range(3):
                 status, said, answer = rpc.call(open_.grpc_port, f"{rpc.NODE}/RegisterNode", seen)
                 assert (status, answer, at.visits) == (rpc.PERMISSION_DENIED, b"", visits + 1) and "anew" in said, said
-        machine, (port,) = Machine(), free_ports(1)
-        early = machine.request("127.0.0.1", 50051, port)
+        machine, (grpc, port) = Machine(), free_ports(2)
+        early = machine.request("127.0.0.1", grpc, port)
         assert rpc.call(open_.grpc_port, f"{rpc.NODE}/RegisterNode", early)[0] == rpc.FAILED_PRECONDITION
         assert rpc.call(open_.grpc_port, f"{rpc.NODE}/RegisterNode", early)[0] == rpc.PERMISSION_DENIED
-        assert machine.register(open_, "127.0.0.1", 50051, at.port)[0] == rpc.OK, "signed anew it is another one"
+        assert machine.register(open_, "127.0.0.1", grpc, at.port)[0] == rpc.OK, "signed anew it is another one"
 
 
 def test_adv_25_what_was_seen_there_is_not_told(open_):

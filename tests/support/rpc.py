@@ -5,7 +5,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-OK, INVALID_ARGUMENT, NOT_FOUND, PERMISSION_DENIED, RESOURCE_EXHAUSTED = 0, 3, 5, 7, 8
+OK, INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, RESOURCE_EXHAUSTED = 0, 3, 5, 6, 7, 8
 FAILED_PRECONDITION, UNIMPLEMENTED, UNAUTHENTICATED = 9, 12, 16
 
 NODE, DATA = "cyxcloud.gateway.v1.NodeService", "cyxcloud.gateway.v1.DataService"

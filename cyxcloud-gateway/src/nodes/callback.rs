@@ -1,10 +1,11 @@
 //! Calls a node back at the address it claims, before anything is stored there.
 //!
 //! The address was chosen by a stranger: it is resolved once, judged, and the judged address is the one that is dialled.
-//! No redirects are followed, little is read, and it does not take long.
+//! No redirects are followed, little is read, and it does not take long; neither what is said of it nor when tells a
+//! stranger what is there.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cyxcloud_core::address::{AddressPolicy, AddressRefused};
@@ -16,6 +17,9 @@ use tokio::net::TcpStream;
 
 /// For the whole call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// When a stranger is told that a node did not answer as it should, counted from the first call: no sooner than both of
+/// them take at most. What refuses a connection and what lets it wait would differ by seconds otherwise.
+pub const TOLD_AFTER: Duration = Duration::from_secs(2 * CALL_TIMEOUT.as_secs());
 /// Longest answer that is read.
 const ANSWER_MAX: usize = 1024;
 
@@ -68,6 +72,29 @@ pub enum Error {
         /// status and the beginning of the body
         answer: String,
     },
+}
+
+impl Error {
+    /// Whether something was dialled, of which the time that it took tells.
+    fn was_dialled(&self) -> bool {
+        match self {
+            Self::Silent { .. } | Self::Identity { .. } | Self::Unhealthy { .. } => true,
+            Self::Unresolvable { .. } | Self::Refused(_) => false,
+        }
+    }
+}
+
+/// Calls, and tells no sooner that nothing came of it, if anything was dialled at all.
+pub async fn no_sooner<T>(
+    told_after: Duration,
+    calls: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    let began = Instant::now();
+    let outcome = calls.await;
+    if outcome.as_ref().is_err_and(Error::was_dialled) {
+        tokio::time::sleep(told_after.saturating_sub(began.elapsed())).await;
+    }
+    outcome
 }
 
 /// Finds an address of `host` that may be dialled. `port` only takes part in the judgement.
@@ -194,6 +221,40 @@ mod tests {
         ));
         let address = answering("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nOK").await;
         assert!(matches!(check_health(&closed(), address).await, Err(Error::Refused(_))));
+    }
+
+    #[tokio::test]
+    async fn when_a_failure_is_told_says_nothing_of_it() {
+        const SOON: Duration = Duration::from_millis(200);
+        let address = SocketAddr::from(([192, 0, 2, 1], 80));
+        let silent = || Error::Silent { address, asked: "GET /health", reason: String::new() };
+        let failures = [
+            silent(),
+            Error::Identity { address, reason: String::new() },
+            Error::Unhealthy { address, answer: String::new() },
+        ];
+        for error in failures {
+            let began = Instant::now();
+            no_sooner(SOON, async { Err::<(), _>(error) }).await.expect_err("failed");
+            assert!(began.elapsed() >= SOON, "at once");
+        }
+        let began = Instant::now();
+        let later = async {
+            tokio::time::sleep(SOON / 2).await;
+            Err::<(), _>(silent())
+        };
+        no_sooner(SOON, later).await.expect_err("failed");
+        assert!(began.elapsed() >= SOON, "after a while");
+        // What was not dialled, and what went well, nobody waits for.
+        let hour = Duration::from_secs(3600);
+        let others = async {
+            no_sooner(hour, async { Ok(()) }).await.expect("fine");
+            let unresolvable = Error::Unresolvable { host: String::new() };
+            no_sooner(hour, async { Err::<(), _>(unresolvable) }).await.expect_err("no such name");
+            let refused = resolve(&closed(), "127.0.0.1", 80).await.expect_err("refused");
+            no_sooner(hour, async { Err::<(), _>(refused) }).await.expect_err("refused");
+        };
+        tokio::time::timeout(CALL_TIMEOUT, others).await.expect("at once");
     }
 
     #[tokio::test]

@@ -16,6 +16,6 @@ pub(crate) mod testing;
 
 pub use heartbeats::Heartbeats;
 pub use monitor::Monitor;
-pub use service::NodeApi;
 pub(crate) use service::scrub_wanted;
+pub use service::{NodeApi, Operators};
 pub use suspensions::Suspensions;

@@ -49,6 +49,15 @@ pub(crate) fn scrub_wanted(node: NodeId) -> String {
     format!("scrub/{node}")
 }
 
+/// Who may operate nodes, where that must be known.
+#[derive(Debug)]
+pub struct Operators {
+    /// Knows their accounts.
+    pub accounts: Arc<Authenticator>,
+    /// Nodes that one of them may have.
+    pub nodes_max: u32,
+}
+
 /// NodeService over the metadata store.
 #[derive(Debug)]
 pub struct NodeApi {
@@ -62,8 +71,8 @@ pub struct NodeApi {
     plane: DataPlane,
     /// What checks tokens, where nodes and whoever asks about them must show one.
     auth: Option<Arc<Authenticator>>,
-    /// What knows nodes' operators, where those must have logged in.
-    operators: Option<Arc<Authenticator>>,
+    /// Nodes' operators, where those must have logged in.
+    operators: Option<Operators>,
 }
 
 /// What nodes are told to check tokens by.
@@ -86,7 +95,7 @@ impl NodeApi {
         node_format: u32,
         plane: DataPlane,
         auth: Option<Arc<Authenticator>>,
-        operators: Option<Arc<Authenticator>>,
+        operators: Option<Operators>,
     ) -> Self {
         let node_format = node_format.min(format_newest());
         Self {
@@ -125,7 +134,7 @@ impl NodeApi {
                  CYXWIZ_PASSWORD on the node",
             ));
         }
-        match operators.operator(&wanted.access_token).await {
+        match operators.accounts.operator(&wanted.access_token).await {
             Ok(operator) => Ok(operator.to_string()),
             Err(error) => {
                 warn!(peer_id = wanted.peer_id, %error, "a node's operator was refused");
@@ -134,9 +143,14 @@ impl NodeApi {
         }
     }
 
-    /// Lets an address try so often, and no more. Networks of nodes have no limit: their operator knows who is in them.
+    /// Whether an address is in a network of nodes, whose operator knows who is in it.
+    fn is_inside(&self, address: IpAddr) -> bool {
+        self.caller.policy.networks.iter().any(|net| net.contains(&address.to_canonical()))
+    }
+
+    /// Lets an address try so often, and no more. Networks of nodes have no limit.
     async fn limit(&self, from: IpAddr) -> Result<(), Status> {
-        if self.caller.policy.networks.iter().any(|net| net.contains(&from.to_canonical())) {
+        if self.is_inside(from) {
             return Ok(());
         }
         let over = over_limit(&*self.ephemeral, "register", &address_group(from), TRIES_PER_MINUTE).await;
@@ -210,13 +224,19 @@ impl NodeService for NodeApi {
         let operator = self.operator(&wanted).await?;
         self.spend(&wanted.signature).await?;
         let (host, ports) = (advertised_host(&wanted, peer.map(|address| address.ip()))?, ports(&wanted)?);
+        let stranger = !peer.is_some_and(|address| self.is_inside(address.ip()));
+        let refused = |error: callback::Error| refused(&error, stranger);
         let ip = callback::resolve(&self.caller.policy, &host, ports.grpc).await.map_err(refused)?;
-        let health = SocketAddr::new(ip, ports.metrics);
-        callback::check_health(&self.caller.policy, health).await.map_err(refused)?;
-        let chunks = SocketAddr::new(ip, ports.grpc);
-        if wanted.tls {
-            self.caller.check_identity(chunks, public_key).await.map_err(refused)?;
-        }
+        let (health, chunks) = (SocketAddr::new(ip, ports.metrics), SocketAddr::new(ip, ports.grpc));
+        let calls = async {
+            callback::check_health(&self.caller.policy, health).await?;
+            match wanted.tls {
+                true => self.caller.check_identity(chunks, public_key).await,
+                false => Ok(()),
+            }
+        };
+        let told_after = if stranger { callback::TOLD_AFTER } else { Duration::ZERO };
+        callback::no_sooner(told_after, calls).await.map_err(refused)?;
         let scheme = if wanted.tls { "https" } else { "http" };
 
         let reserved = match wanted.has_reserved {
@@ -251,12 +271,10 @@ impl NodeService for NodeApi {
             subnet: subnet_of(ip),
             version: wanted.version,
             wire_version: wanted.wire_version,
+            nodes_max: self.operators.as_ref().map(|operators| operators.nodes_max),
         };
         let fresh = node.id;
-        let node = self.metadata.register_node(&node).await.map_err(|error| match error {
-            MetadataError::NodeConflict => Status::permission_denied(error.to_string()),
-            other => unavailable(other),
-        })?;
+        let node = self.metadata.register_node(&node).await.map_err(not_taken)?;
         if node.id == fresh {
             // What a node says of itself is nobody's account.
             let owner = self.operators.as_ref().and_then(|_| node.operator.parse().ok());
@@ -522,23 +540,44 @@ fn unknown_node() -> Status {
     Status::not_found("there is no such node; register first")
 }
 
-/// What the callback saw is for the log: whoever asks may not be at the address that was dialled.
-fn refused(error: callback::Error) -> Status {
+/// What the callback saw is for the log: whoever asks may not be at the address that was dialled. A stranger is not even
+/// told whether it spoke TLS.
+fn refused(error: &callback::Error, stranger: bool) -> Status {
     warn!(%error, "a node was refused");
-    match &error {
+    match error {
         callback::Error::Refused(_) => Status::permission_denied(format!(
             "{error}; an operator can allow private networks with --node-networks"
         )),
         callback::Error::Unresolvable { .. } => Status::invalid_argument(error.to_string()),
-        callback::Error::Identity { .. } => Status::failed_precondition(
+        callback::Error::Identity { .. } if !stranger => Status::failed_precondition(
             "who answers at this address does not prove the key of this node; is ADVERTISE_ADDR this node's own, and \
              does it run with NODE_TLS=true? The gateway's log says more",
         ),
-        callback::Error::Silent { .. } | callback::Error::Unhealthy { .. } => Status::failed_precondition(
-            "the node was called back and did not answer as it should; is ADVERTISE_ADDR right, are its ports open, and does \
-             /health say OK? The gateway's log says more",
+        callback::Error::Silent { .. }
+        | callback::Error::Unhealthy { .. }
+        | callback::Error::Identity { .. } => Status::failed_precondition(
+            "the node was called back and did not answer as it should; is ADVERTISE_ADDR right and this node's own, are its \
+             ports open, and does /health say OK? The gateway's log says more",
         ),
     }
+}
+
+/// A node that is what it says it is, and is not taken all the same.
+fn not_taken(error: MetadataError) -> Status {
+    let status = match &error {
+        MetadataError::NodeConflict => Status::permission_denied(error.to_string()),
+        MetadataError::AddressTaken => Status::already_exists(format!(
+            "{error}; is ADVERTISE_ADDR this node's own? If it is, and the other one is gone, this one is taken once that one \
+             is offline"
+        )),
+        MetadataError::TooManyNodes { .. } => Status::resource_exhausted(format!(
+            "{error}; those that are gone are forgotten in time (NODE_REMOVE_THRESHOLD_DAYS), and whoever runs the gateway \
+             can raise NODES_PER_OPERATOR_MAX"
+        )),
+        _ => return unavailable(error),
+    };
+    warn!(%error, "a node was refused");
+    status
 }
 
 fn forgetful(error: crate::ephemeral::Error) -> Status {
