@@ -219,6 +219,7 @@ pub async fn a_scan_that_was_put_off_is_behind_the_others(store: &dyn MetadataSt
     let changed = next(LONG).await;
     assert_eq!(changed.node, nodes[1]);
     store.pause_scan(&changed, Duration::ZERO).await.expect("pause");
+    tick(store).await;
     let none = store.claim_scans(ScanClass::Changed, 10, LONG).await.expect("claim");
     assert!(none.is_empty(), "{none:?}");
     let periodic = next(Duration::ZERO).await;
