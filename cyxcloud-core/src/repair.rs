@@ -51,7 +51,7 @@ pub enum Presence {
     Leaving,
     /// Not heard since; may return with its data. Counted apart.
     Away,
-    /// Not heard for so long that its copies count as gone (draining because of absence), or unknown.
+    /// Not heard for so long that its copies count as gone (draining because of absence), to be emptied and silent, or unknown.
     Lost,
 }
 
@@ -76,10 +76,13 @@ pub struct NodeFacts {
     pub maintenance: bool,
     /// It is not trusted.
     pub quarantined: bool,
+    /// Not heard for as long as it takes to be offline. Of all but those who drain by request the status says so too.
+    pub silent: bool,
 }
 
 impl NodeFacts {
-    /// How much its copies count.
+    /// How much its copies count. Of one that is to be emptied nobody waits for the return: nothing would be counted on that it
+    /// brings back.
     pub fn presence(&self) -> Presence {
         match self.status {
             NodeStatus::Online | NodeStatus::Recovering if self.maintenance || self.quarantined => {
@@ -87,7 +90,7 @@ impl NodeFacts {
             }
             NodeStatus::Online | NodeStatus::Recovering => Presence::Here,
             NodeStatus::Offline => Presence::Away,
-            NodeStatus::Draining if self.first_offline_at.is_some() => Presence::Lost,
+            NodeStatus::Draining if self.first_offline_at.is_some() || self.silent => Presence::Lost,
             NodeStatus::Draining => Presence::Leaving,
         }
     }

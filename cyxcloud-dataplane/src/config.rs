@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cyxcloud_core::ByteCount;
+use cyxcloud_core::node::LifecycleTimers;
 use cyxcloud_core::stripe::{INLINE_MAX, SMALL_MAX};
 use cyxcloud_tls::ServerKey;
 
@@ -38,6 +39,8 @@ pub struct Config {
     pub late_fetch: (Duration, Duration),
     /// How long a node that failed is avoided, first and at most; it doubles with every failure in a row.
     pub penalty: (Duration, Duration),
+    /// Silence after which a node is offline: one that is to be emptied and was silent for so long is asked last, like those away.
+    pub offline: Duration,
     /// Free space that a node must have beyond the shard it is to take.
     pub headroom: ByteCount,
     /// Bodies up to this live sealed in the metadata store.
@@ -66,6 +69,7 @@ impl Default for Config {
             silence: Duration::from_secs(6),
             late_fetch: (Duration::from_millis(60), Duration::from_secs(2)),
             penalty: (Duration::from_secs(2), Duration::from_secs(30)),
+            offline: LifecycleTimers::default().offline,
             headroom: ByteCount::mib(16),
             inline_max: INLINE_MAX,
             small_max: SMALL_MAX,

@@ -1,7 +1,9 @@
 //! Makes shards of a stripe anew on given nodes, and asks nodes to prove what they hold.
 //!
 //! A shard goes from a node that holds it straight to where it is wanted, if the two reach each other; otherwise it is copied by
-//! way of us, or rebuilt from any `data` others. Either way it hashes to its recorded id before it is stored, and what is stored is acknowledged by a verified receipt. A node or shard that fails is left out and
+//! way of us, or rebuilt from any `data` others. Nobody waits for a holder that did not answer last while the others suffice: one
+//! that is to be emptied because it failed would be waited for at every stripe. Either way a shard hashes to its recorded id before
+//! it is stored, and what is stored is acknowledged by a verified receipt. A node or shard that fails is left out and
 //! named. Not here: what is to be made, where, and when (`cyxcloud_core::repair`, the rebalancer).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -198,7 +200,22 @@ impl DataPlane {
     }
 }
 
-/// The wanted shards: copied where somebody holds them, the others rebuilt.
+/// Whether the stripe can be rebuilt from holders of whom an answer can be expected: then no other need be waited for.
+fn is_spared(plane: &Plane, layout: &StripeLayout, data: usize) -> bool {
+    let view = plane.pool.view();
+    let can_be_had = |shard: &&ShardLayout| shard.nodes.iter().any(|node| view.is_well(*node));
+    layout.shards.iter().filter(can_be_had).count() >= data
+}
+
+/// The nodes that hold a shard, the best first; among those who are as ready to answer, whoever is to stay.
+fn holders(plane: &Plane, shard: &ShardLayout) -> Vec<NodeId> {
+    let view = plane.pool.view();
+    let mut nodes = fetch::nodes_of(plane, shard);
+    nodes.sort_by_cached_key(|node| (view.read_rank(*node), view.presence(*node)));
+    nodes
+}
+
+/// The wanted shards: copied where somebody holds them who answers, the others rebuilt.
 async fn gather(
     plane: &Plane,
     stripe: &StripeState,
@@ -207,8 +224,9 @@ async fn gather(
     made: &mut Repaired,
 ) -> Result<BTreeMap<ShardIndex, Bytes>, RepairError> {
     let segment = segment(stripe);
+    let need = stripe.geometry.data();
     let mut copies: FuturesUnordered<_> =
-        wanted.iter().map(|&shard| copy(plane, &segment, layout, shard)).collect();
+        wanted.iter().map(|&shard| copy(plane, &segment, layout, shard, need)).collect();
     let mut shards = BTreeMap::new();
     while let Some(copied) = copies.next().await {
         if let Some((from, shard, bytes)) = copied {
@@ -222,7 +240,6 @@ async fn gather(
     if missing.is_empty() {
         return Ok(shards);
     }
-    let need = stripe.geometry.data();
     let fetched = fetch::fetch(plane, &segment, layout, Check::Now)
         .await
         .map_err(|have| RepairError::Unreadable { have, need })?;
@@ -251,15 +268,21 @@ async fn gather(
     Ok(shards)
 }
 
-/// A shard from one of the nodes that hold it, the best first, and which; `None` if none has it.
+/// A shard from one of the nodes that hold it, the best first, and which; `None` if none has it, or none is to be waited for.
 async fn copy(
     plane: &Plane,
     segment: &SegmentInfo,
     layout: &StripeLayout,
     shard: ShardIndex,
+    need: usize,
 ) -> Option<(NodeId, ShardIndex, Bytes)> {
     let known = layout.shards.iter().find(|known| known.index == shard)?;
-    for node in fetch::nodes_of(plane, known) {
+    let patience = plane.config.read_timeout;
+    for node in holders(plane, known) {
+        // Of who failed one stripe finds out whether it is well again; the others do not wait for it.
+        if is_spared(plane, layout, need) && !plane.pool.view().may_be_tried(node, patience) {
+            continue;
+        }
         match plane.pool.fetch(node, known.chunk, known.size.as_usize(), Check::Now).await {
             Ok(pieces) => return Some((node, shard, pieces.into_bytes())),
             Err(error) => {
@@ -271,8 +294,8 @@ async fn copy(
     None
 }
 
-/// Has a node that holds the shard, the first of these, send it to where it is wanted; `None` if that did not work, for whatever reason: nodes may
-/// not reach each other, and then it goes by way of us.
+/// Has a node that holds the shard, the best of these, send it to where it is wanted; `None` if that did not work, for whatever
+/// reason: nodes may not reach each other, and then it goes by way of us. So it does from one that failed last, if at all.
 async fn push(
     plane: &Plane,
     stripe: &StripeState,
@@ -282,7 +305,10 @@ async fn push(
     node: NodeId,
 ) -> Option<(NodeId, (ShardIndex, NewLocation))> {
     let known = layout.shards.iter().find(|known| known.index == shard)?;
-    let from = *fetch::nodes_of(plane, known).first()?;
+    let from = *holders(plane, known).first()?;
+    if !plane.pool.view().is_well(from) && is_spared(plane, layout, stripe.geometry.data()) {
+        return None;
+    }
     let descriptor = descriptor(plane, stripe, secret, shard);
     let length = known.size.as_usize();
     match plane.pool.replicate_chunk((from, node), known.chunk, length, descriptor).await {

@@ -209,6 +209,7 @@ pub async fn run(
         inline_max: config.inline_max,
         small_max: config.small_max,
         consent_to_no_redundancy: config.allow_no_redundancy,
+        offline: config.timers.lifecycle().offline,
         key: key.clone(),
         ..cyxcloud_dataplane::Config::default()
     };
@@ -226,7 +227,11 @@ pub async fn run(
         auth = auth.with_identity_service(client, jwt, Duration::from_secs(config.cyxwiz_cache_secs));
     }
     let auth = Arc::new(auth);
-    let objects_config = objects::Config { inline_max: config.inline_max, ..objects::Config::default() };
+    let objects_config = objects::Config {
+        inline_max: config.inline_max,
+        offline: config.timers.lifecycle().offline,
+        ..objects::Config::default()
+    };
     let identity = Arc::new(Identity::new(
         metadata.clone(),
         ephemeral.clone(),

@@ -650,13 +650,14 @@ pub struct Node {
 }
 
 impl Node {
-    /// What decides how much its copies count.
-    pub fn facts(&self) -> NodeFacts {
+    /// What decides how much its copies count, by the database's clock; `offline` is the silence after which a node is.
+    pub fn facts(&self, now: Timestamp, offline: Duration) -> NodeFacts {
         NodeFacts {
             status: self.status,
             first_offline_at: self.first_offline_at,
             maintenance: self.maintenance,
             quarantined: self.quarantined,
+            silent: now.since(self.last_heartbeat) >= offline,
         }
     }
 }

@@ -26,23 +26,24 @@ pub(crate) struct Cluster {
     pub(crate) load: Load,
     /// By the database's clock.
     pub(crate) now: Timestamp,
-    /// Of what is kept as copies.
-    min_copies: u8,
+    limits: Limits,
 }
 
 impl Cluster {
     fn new(nodes: Vec<Node>, candidates: Vec<Candidate>, now: Timestamp, limits: Limits) -> Self {
+        let presence = |node: &Node| node.facts(now, limits.offline).presence();
         let away: Vec<Timestamp> =
-            nodes.iter().filter(|node| node.facts().presence() == Presence::Away).map(away_since).collect();
+            nodes.iter().filter(|node| presence(node) == Presence::Away).map(away_since).collect();
         let braked = repair::brake(nodes.len(), &away, limits.window);
-        let load = Load::mean(nodes.iter().filter(|node| node.facts().presence() == Presence::Here));
+        let load = Load::mean(nodes.iter().filter(|node| presence(node) == Presence::Here));
         let nodes = nodes.into_iter().map(|node| (node.id, node)).collect();
-        Self { nodes, candidates, braked, load, now, min_copies: limits.min_copies }
+        Self { nodes, candidates, braked, load, now, limits }
     }
 
     /// How much a node's copies count.
     pub(crate) fn presence(&self, node: NodeId) -> Presence {
-        self.nodes.get(&node).map_or(Presence::Lost, |node| node.facts().presence())
+        let facts = |node: &Node| node.facts(self.now, self.limits.offline);
+        self.nodes.get(&node).map_or(Presence::Lost, |node| facts(node).presence())
     }
 
     /// What a stripe needs, and when.
@@ -81,7 +82,7 @@ impl Cluster {
             chunk_len: state.chunk_len(),
             locations,
         };
-        recorded.with_copies(self.min_copies)
+        recorded.with_copies(self.limits.min_copies)
     }
 }
 
@@ -92,6 +93,8 @@ pub(crate) struct Limits {
     pub(crate) window: Duration,
     /// Copies at least of what is kept as copies.
     pub(crate) min_copies: u8,
+    /// Silence after which a node is offline: one that is to be emptied is not waited for from then on.
+    pub(crate) offline: Duration,
 }
 
 /// How busy a node is, or many are on average.
@@ -160,5 +163,70 @@ impl Watch {
         let cluster = Arc::new(Cluster::new(nodes, self.plane.candidates().await?, now, self.limits));
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), cluster.clone()));
         Ok(cluster)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cyxcloud_core::ByteCount;
+    use cyxcloud_core::node::NodeStatus;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn id(number: u8) -> NodeId {
+        NodeId::from_random([number; 16])
+    }
+
+    /// Last heard at the beginning of time.
+    fn node(number: u8, status: NodeStatus) -> Node {
+        Node {
+            id: id(number),
+            public_key: [number; 32],
+            peer_id: String::new(),
+            label: String::new(),
+            name: String::new(),
+            grpc_address: String::new(),
+            metrics_address: String::new(),
+            incarnation: Uuid::nil(),
+            storage_total: ByteCount::gib(1),
+            storage_reserved: ByteCount::ZERO,
+            storage_used: ByteCount::ZERO,
+            storage_available: ByteCount::gib(1),
+            status,
+            status_changed_at: Timestamp::default(),
+            last_heartbeat: Timestamp::default(),
+            first_offline_at: None,
+            failure_count: 0,
+            region: String::new(),
+            operator: String::new(),
+            subnet: String::new(),
+            version: String::new(),
+            wire_version: 1,
+            maintenance: false,
+            read_only: false,
+            quarantined: false,
+            vetted: true,
+            cpu_usage: 0,
+            active_connections: 0,
+        }
+    }
+
+    /// And it stops no repairs: it was told to leave.
+    #[test]
+    fn who_is_to_be_emptied_is_not_waited_for_when_it_is_silent() {
+        let limits =
+            Limits { window: Duration::from_secs(600), min_copies: 3, offline: Duration::from_secs(300) };
+        let seen = |status: fn(u8) -> NodeStatus, secs: u64| {
+            let nodes = (0..4).map(|number| node(number, status(number))).collect();
+            let now = Timestamp::default().plus(Duration::from_secs(secs));
+            let cluster = Cluster::new(nodes, Vec::new(), now, limits);
+            ([0, 1].map(|number| cluster.presence(id(number))), cluster.braked)
+        };
+        let drained = |number: u8| if number == 0 { NodeStatus::Online } else { NodeStatus::Draining };
+        assert_eq!(seen(drained, 299), ([Presence::Here, Presence::Leaving], false));
+        assert_eq!(seen(drained, 300), ([Presence::Here, Presence::Lost], false));
+        let away = |number: u8| if number == 0 { NodeStatus::Online } else { NodeStatus::Offline };
+        assert_eq!(seen(away, 300), ([Presence::Here, Presence::Away], true));
     }
 }

@@ -121,6 +121,12 @@ pub struct Tuning {
     /// More than a tenth of the nodes (and more than two) going away within this time is not believed
     #[arg(long, env = "REPAIR_BRAKE_WINDOW_SECS", value_name = "SECONDS", default_value_t = 600)]
     pub brake_window_secs: u64,
+    /// Silence after which a node is offline, as the gateways have it: one that is to be emptied is not waited for from then on
+    #[arg(long, env = "NODE_OFFLINE_THRESHOLD_MINS", value_name = "MINUTES", default_value_t = 5)]
+    pub node_offline_threshold_mins: u64,
+    /// The same in seconds, which win
+    #[arg(long, env = "NODE_OFFLINE_THRESHOLD_SECS", value_name = "SECONDS")]
+    pub node_offline_threshold_secs: Option<u64>,
     /// Stripes looked at per second by the full sweep; 0 turns it off
     #[arg(long, env = "SWEEP_STRIPES_PER_SEC", value_name = "N", default_value_t = 50)]
     pub sweep_stripes_per_sec: u64,
@@ -267,6 +273,12 @@ impl Tuning {
         Ok(())
     }
 
+    /// Silence after which a node is offline.
+    pub fn offline(&self) -> Duration {
+        let secs = self.node_offline_threshold_mins.saturating_mul(60);
+        Duration::from_secs(self.node_offline_threshold_secs.unwrap_or(secs))
+    }
+
     pub(crate) fn audit_interval(&self) -> Duration {
         Duration::from_secs(self.audit_interval_secs)
     }
@@ -375,6 +387,11 @@ mod tests {
         let tuning = Tuning::default();
         assert_eq!(tuning.check(), Ok(()));
         assert_eq!((tuning.scan_interval_secs, tuning.repair_parallelism, tuning.min_replicas), (300, 4, 3));
+        assert_eq!(tuning.offline(), cyxcloud_core::node::LifecycleTimers::default().offline);
+        assert_eq!(
+            Tuning { node_offline_threshold_secs: Some(7), ..tuning }.offline(),
+            Duration::from_secs(7)
+        );
     }
 
     #[test]

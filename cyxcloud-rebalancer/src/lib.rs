@@ -128,8 +128,11 @@ pub async fn run(
     tuning.check()?;
     let Services { metadata, plane, master, registry } = services;
     let metrics = Metrics::new(&registry)?;
-    let limits =
-        Limits { window: Duration::from_secs(tuning.brake_window_secs), min_copies: tuning.min_replicas };
+    let limits = Limits {
+        window: Duration::from_secs(tuning.brake_window_secs),
+        min_copies: tuning.min_replicas,
+        offline: tuning.offline(),
+    };
     let (claimed, to_ask) = mpsc::unbounded_channel();
     let ctx = Arc::new(Context {
         watch: Watch::new(metadata.clone(), plane.clone(), limits),

@@ -72,8 +72,12 @@ async fn start(config: Config) -> anyhow::Result<ExitCode> {
     let metadata: Arc<dyn MetadataStore> = Arc::new(metadata);
     let registry = prometheus::Registry::new();
     let key = config.server_key.open(None)?;
-    let plane_config =
-        cyxcloud_dataplane::Config { memory: MEMORY, key, ..cyxcloud_dataplane::Config::default() };
+    let plane_config = cyxcloud_dataplane::Config {
+        memory: MEMORY,
+        offline: config.tuning.offline(),
+        key,
+        ..cyxcloud_dataplane::Config::default()
+    };
     let policy = config.address_policy(own_addresses(&database_url, redis_url.as_ref()).await);
     let plane = DataPlane::new(plane_config, metadata.clone(), policy, master.clone(), &registry);
     if let Some(Command::RebuildLocations { dry_run, from_trash, nodes }) = config.command {

@@ -275,6 +275,8 @@ async fn start_gateway(
     gateway.allow_no_redundancy = config.nodes == 1;
     // All live and die together: nobody is in quarantine after a restart.
     gateway.timers = TimerConfig {
+        node_offline_threshold_mins: config.tuning.node_offline_threshold_mins,
+        node_offline_threshold_secs: config.tuning.node_offline_threshold_secs,
         node_recovery_quarantine_secs: Some(0),
         node_heartbeat_interval_secs: HEARTBEAT_SECS,
         ..TimerConfig::default()
@@ -305,6 +307,7 @@ fn rebalancer(
     let plane_config = cyxcloud_dataplane::Config {
         memory: REBALANCER_MEMORY,
         consent_to_no_redundancy: config.nodes == 1,
+        offline: config.tuning.offline(),
         key: ServerKeyArgs::default().open(Some(&config.data_dir))?,
         ..cyxcloud_dataplane::Config::default()
     };

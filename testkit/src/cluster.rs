@@ -76,6 +76,7 @@ impl Builder {
             rebalancer_env: env([
                 ("NODE_NETWORKS", "127.0.0.0/8"),
                 ("SCAN_INTERVAL_SECS", "1"),
+                ("NODE_OFFLINE_THRESHOLD_SECS", "3"),
                 ("REPAIR_DELAY_SECS", "1"),
                 ("REPAIR_LEASE_SECS", "1"),
                 ("REPAIR_BYTES_PER_SEC", "0"),

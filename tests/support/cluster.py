@@ -153,6 +153,7 @@ class Cluster(Server):
             "CYXCLOUD_MASTER_KEY": master_key,
             "HTTP_ADDR": f"127.0.0.1:{rebalancer_port}",
             "NODE_NETWORKS": "127.0.0.0/8",
+            "NODE_OFFLINE_THRESHOLD_SECS": "10",
         } | (rebalancer_env or {}))
         self.processes = [self.gateway, *self.nodes, self.rebalancer]
 

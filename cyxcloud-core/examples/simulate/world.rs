@@ -210,6 +210,7 @@ impl World {
                 first_offline_at: None,
                 maintenance: false,
                 quarantined: false,
+                silent: false,
             },
             presence: Presence::Here,
             alive: true,

@@ -81,7 +81,13 @@ fn rows(rows: &[(ShardIndex, NodeId)]) -> Vec<(usize, usize)> {
 
 #[test]
 fn a_nodes_status_says_what_its_copies_count() {
-    let facts = |status| NodeFacts { status, first_offline_at: None, maintenance: false, quarantined: false };
+    let facts = |status| NodeFacts {
+        status,
+        first_offline_at: None,
+        maintenance: false,
+        quarantined: false,
+        silent: false,
+    };
     let absent = Some(Timestamp::from_unix_millis(1));
     let table = [
         (facts(NodeStatus::Online), Presence::Here),
@@ -93,10 +99,33 @@ fn a_nodes_status_says_what_its_copies_count() {
         (NodeFacts { quarantined: true, ..facts(NodeStatus::Offline) }, Presence::Away),
         (facts(NodeStatus::Draining), Presence::Leaving),
         (NodeFacts { first_offline_at: absent, ..facts(NodeStatus::Draining) }, Presence::Lost),
+        // Whoever watches over the nodes says when their silence is an absence; nobody does of those that drain by request.
+        (NodeFacts { silent: true, ..facts(NodeStatus::Online) }, Presence::Here),
+        (NodeFacts { silent: true, ..facts(NodeStatus::Offline) }, Presence::Away),
+        (NodeFacts { silent: true, ..facts(NodeStatus::Draining) }, Presence::Lost),
     ];
     for (facts, presence) in table {
         assert_eq!(facts.presence(), presence, "{facts:?}");
     }
+}
+
+/// An operator drains it because it is dead: what it had is made at once, of the others, and it is not counted on meanwhile.
+#[test]
+fn who_is_to_be_emptied_and_silent_is_not_waited_for() {
+    let locations = stored(Geometry::STANDARD, (0..14).map(|i| (i, i)));
+    let stripe = standard(&locations);
+    let planned = |silent: bool| {
+        let status = NodeStatus::Draining;
+        let facts =
+            NodeFacts { status, first_offline_at: None, maintenance: false, quarantined: false, silent };
+        let of = |node| if number(node) == 5 { facts.presence() } else { Presence::Here };
+        let plan = plan(&stripe, of, &candidates((0..20).filter(|at| *at != 5)), &mut rng(1));
+        let urgency = urgency(&plan.health, plan.goal, !plan.removals.is_empty(), Duration::ZERO, &CALM);
+        let made: Vec<usize> = plan.additions.iter().map(|(shard, _)| shard.get()).collect();
+        (plan.health.reachable, urgency, made)
+    };
+    assert_eq!(planned(false), (Some(4), Urgency::Now { priority: 4 }, vec![5]));
+    assert_eq!(planned(true), (Some(3), Urgency::Now { priority: 3 }, vec![5]));
 }
 
 #[test]

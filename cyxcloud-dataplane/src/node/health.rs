@@ -1,4 +1,5 @@
-//! What a node did lately: who just failed is avoided for a while, longer with every failure in a row.
+//! What a node did lately: who just failed is avoided for a while, longer with every failure in a row. Then whoever has others to
+//! ask leaves it to one at a time to find out whether it is well again.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -9,6 +10,8 @@ pub(crate) struct Health {
     born: Instant,
     failing_until: AtomicU64,
     full_until: AtomicU64,
+    /// Until when somebody is finding out whether it is well again.
+    tried_until: AtomicU64,
     streak: AtomicU32,
 }
 
@@ -21,6 +24,7 @@ impl Health {
             born: Instant::now(),
             failing_until: AtomicU64::new(0),
             full_until: AtomicU64::new(0),
+            tried_until: AtomicU64::new(0),
             streak: AtomicU32::new(0),
         }
     }
@@ -47,6 +51,7 @@ impl Health {
         let penalty = penalty.0.saturating_mul(1 << streak).min(penalty.1);
         let until = now.saturating_add(u64::try_from(penalty.as_millis()).unwrap_or(u64::MAX));
         self.failing_until.store(until, Ordering::Relaxed);
+        self.tried_until.store(0, Ordering::Relaxed);
     }
 
     /// It has no space: reads are not affected.
@@ -57,6 +62,27 @@ impl Health {
     /// Whether reads should ask it last.
     pub(crate) fn is_failing(&self) -> bool {
         self.failing_until.load(Ordering::Relaxed) > self.now()
+    }
+
+    /// Whether it did not fail since it last answered as it should.
+    pub(crate) fn is_well(&self) -> bool {
+        self.streak.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether whoever could ask others may ask it: it is well, or it was avoided for long enough and nobody else is trying. Then
+    /// the turn is the caller's, who is given so long.
+    pub(crate) fn may_be_tried(&self, patience: Duration) -> bool {
+        if self.is_well() {
+            return true;
+        }
+        let (now, tried_until) = (self.now(), self.tried_until.load(Ordering::Relaxed));
+        if self.is_failing() || tried_until > now {
+            return false;
+        }
+        let until = now.saturating_add(u64::try_from(patience.as_millis()).unwrap_or(u64::MAX));
+        let turn =
+            self.tried_until.compare_exchange(tried_until, until, Ordering::Relaxed, Ordering::Relaxed);
+        turn.is_ok()
     }
 
     /// Whether new chunks should go elsewhere.
@@ -83,5 +109,26 @@ mod tests {
         assert!(!health.is_failing());
         health.full();
         assert!(!health.is_failing() && health.avoid_for_writes());
+    }
+
+    #[test]
+    fn who_failed_is_tried_again_by_one_at_a_time() {
+        let health = Health::new();
+        let penalty = (Duration::from_millis(30), Duration::from_millis(30));
+        let tried = || health.may_be_tried(Duration::from_secs(60));
+        assert!(health.is_well() && tried() && tried(), "nothing is known against it");
+        health.failed(penalty);
+        assert!(!health.is_well() && !tried());
+        std::thread::sleep(Duration::from_millis(40));
+        assert!(!health.is_failing() && !health.is_well());
+        assert!(tried() && !tried(), "one is at it");
+        health.failed(penalty);
+        assert!(!tried());
+        std::thread::sleep(Duration::from_millis(40));
+        assert!(health.may_be_tried(Duration::from_millis(1)));
+        std::thread::sleep(Duration::from_millis(10));
+        assert!(tried() && !tried(), "whoever was at it did not come back");
+        health.succeeded();
+        assert!(health.is_well() && tried() && tried());
     }
 }

@@ -121,8 +121,10 @@ impl NodePool {
 
     /// Takes over a new list of nodes.
     pub(crate) fn update(&self, nodes: &[Node]) {
+        // Nobody is silent before anybody asked for the time.
+        let now = self.issuer.now().unwrap_or_default();
         let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
-        *view = Arc::new(view.next(nodes, self.config.headroom));
+        *view = Arc::new(view.next(nodes, now, &self.config));
     }
 
     /// The nodes as they are known now.
@@ -254,10 +256,17 @@ impl NodePool {
             target_token: self.issuer.to_store(&target.public_key, &source.public_key, chunk),
         };
         let mut service = DataServiceClient::new(self.channel(&source)?);
-        let answer = with_timeout(self.config.read_timeout, service.replicate_chunk(request)).await?;
-        let receipt = believe(answer.receipt, &target.public_key, &chunk, length);
-        if receipt.is_ok() {
-            self.metrics.pushes.inc();
+        let answer = with_timeout(self.config.read_timeout, service.replicate_chunk(request)).await;
+        let receipt = answer.and_then(|answer| believe(answer.receipt, &target.public_key, &chunk, length));
+        match &receipt {
+            Ok(_) => {
+                self.metrics.pushes.inc();
+                self.note(&source, "push", &receipt);
+            }
+            // Unless the other failed before: then it may have waited for that one.
+            Err(NodeError::TimedOut) if target.health.is_well() => self.note(&source, "push", &receipt),
+            // Whether its own fault or the other's kept it from it does not show.
+            Err(error) => self.metrics.failures.with_label_values(&["push", error.reason()]).inc(),
         }
         receipt
     }

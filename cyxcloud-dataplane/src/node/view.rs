@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cyxcloud_core::placement::Candidate;
-use cyxcloud_core::{ByteCount, NodeId};
+use cyxcloud_core::repair::Presence;
+use cyxcloud_core::{ByteCount, NodeId, Timestamp};
 use cyxcloud_metadata::model::Node;
 use tonic::transport::Channel;
 
 use super::health::Health;
+use crate::config::Config;
 
 /// A node as long as its identity and address stay the same: its connection, and what it did lately.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub(crate) struct NodeClient {
 #[derive(Clone, Debug)]
 pub(crate) struct KnownNode {
     pub(crate) client: Arc<NodeClient>,
+    /// Whether it is heard, and whether it is to stay.
+    pub(crate) presence: Presence,
     /// Whether reads may ask it before others.
     pub(crate) serves_reads: bool,
     /// As placement sees it, if it may take new chunks.
@@ -40,13 +44,13 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// The next snapshot; nodes that stayed what they were keep their connections.
-    pub(crate) fn next(&self, nodes: &[Node], headroom: ByteCount) -> Self {
-        let nodes = nodes.iter().map(|node| (node.id, self.known(node, headroom))).collect();
+    /// The next snapshot, at `now` by the database's clock; nodes that stayed what they were keep their connections.
+    pub(crate) fn next(&self, nodes: &[Node], now: Timestamp, config: &Config) -> Self {
+        let nodes = nodes.iter().map(|node| (node.id, self.known(node, now, config))).collect();
         Self { nodes, taken_at: Some(Instant::now()) }
     }
 
-    fn known(&self, node: &Node, headroom: ByteCount) -> KnownNode {
+    fn known(&self, node: &Node, now: Timestamp, config: &Config) -> KnownNode {
         let same = |known: &&KnownNode| {
             known.client.address == node.grpc_address && known.client.public_key == node.public_key
         };
@@ -60,7 +64,7 @@ impl View {
                 health: Health::new(),
             }),
         };
-        let free = node.storage_available.saturating_sub(headroom);
+        let free = node.storage_available.saturating_sub(config.headroom);
         let eligible = node.status.takes_new_chunks()
             && !(node.maintenance || node.read_only || node.quarantined)
             && free > ByteCount::ZERO;
@@ -73,8 +77,9 @@ impl View {
             weight_penalty: false,
             vetted: node.vetted,
         });
-        let serves_reads = node.facts().presence().is_there() && !node.maintenance;
-        KnownNode { client, serves_reads, candidate }
+        let presence = node.facts(now, config.offline).presence();
+        let serves_reads = presence.is_there() && !node.maintenance;
+        KnownNode { client, presence, serves_reads, candidate }
     }
 
     /// How many nodes take new chunks.
@@ -98,5 +103,22 @@ impl View {
     pub(crate) fn read_rank(&self, node: NodeId) -> Option<u8> {
         let node = self.nodes.get(&node)?;
         Some(u8::from(node.client.health.is_failing()) + 2 * u8::from(!node.serves_reads))
+    }
+
+    /// How much what the node holds is to be counted on: whoever is to stay comes before whoever is to be emptied.
+    pub(crate) fn presence(&self, node: NodeId) -> Presence {
+        self.nodes.get(&node).map_or(Presence::Lost, |node| node.presence)
+    }
+
+    /// Whether an answer can be expected of the node: it is there, and did not fail when it was asked last.
+    pub(crate) fn is_well(&self, node: NodeId) -> bool {
+        let known = self.nodes.get(&node).filter(|node| node.presence.is_there());
+        known.is_some_and(|node| node.client.health.is_well())
+    }
+
+    /// Whether whoever could ask others may ask this one, for so long: see [`Health::may_be_tried`].
+    pub(crate) fn may_be_tried(&self, node: NodeId, patience: Duration) -> bool {
+        let known = self.nodes.get(&node).filter(|node| node.presence.is_there());
+        known.is_some_and(|node| node.client.health.may_be_tried(patience))
     }
 }

@@ -10,16 +10,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use cyxcloud_core::receipt::{NodeKey, Receipt};
 use cyxcloud_core::{ByteCount, ChunkId, Generation, NodeId, Timestamp, proof};
+use cyxcloud_proto::node::chunk_service_client::ChunkServiceClient;
 use cyxcloud_proto::node::chunk_service_server::{ChunkService, ChunkServiceServer};
+use cyxcloud_proto::node::data_service_server::{DataService, DataServiceServer};
 use cyxcloud_proto::node::delete_chunk_response::Outcome;
 use cyxcloud_proto::node::{
     ChunkEntry, DeleteChunkRequest, DeleteChunkResponse, GetChunkRequest, GetChunkResponse, HasChunkRequest,
-    HasChunkResponse, ListChunksRequest, ListChunksResponse, RestoreChunkRequest, RestoreChunkResponse,
-    StoreChunkRequest, StoreChunkResponse,
+    HasChunkResponse, ListChunksRequest, ListChunksResponse, ReplicateChunkRequest, ReplicateChunkResponse,
+    RestoreChunkRequest, RestoreChunkResponse, StoreChunkRequest, StoreChunkResponse, VerifyChunkRequest,
+    VerifyChunkResponse,
 };
 use futures::{Stream, StreamExt};
 use tokio::runtime::Runtime;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Endpoint;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
@@ -119,6 +123,7 @@ impl FakeNode {
         let state = self.state.clone();
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+            let data = DataServiceServer::new(Service(state.clone()));
             let service = ChunkServiceServer::new(Service(state))
                 .max_decoding_message_size(cyxcloud_proto::MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(cyxcloud_proto::MESSAGE_BYTES_MAX);
@@ -128,6 +133,7 @@ impl FakeNode {
                 .max_frame_size(1 << 20)
                 .tcp_nodelay(true)
                 .add_service(service)
+                .add_service(data)
                 .serve_with_incoming(TcpListenerStream::new(listener))
                 .await
                 .expect("serve");
@@ -377,5 +383,35 @@ impl ChunkService for Service {
             _ => Box::pin(futures::stream::iter(pages)),
         };
         Ok(Response::new(pages))
+    }
+}
+
+#[tonic::async_trait]
+impl DataService for Service {
+    async fn replicate_chunk(
+        &self,
+        request: Request<ReplicateChunkRequest>,
+    ) -> Result<Response<ReplicateChunkResponse>, Status> {
+        let ReplicateChunkRequest { chunk_id, target_address, descriptor, .. } = request.into_inner();
+        self.0.enter().await?;
+        let chunk = id_of(&chunk_id)?;
+        let held = self.0.chunks().get(&chunk).map(|held| held.bytes.clone());
+        let data = held.ok_or_else(|| Status::not_found("not held"))?;
+        let unavailable = |error: tonic::transport::Error| Status::unavailable(error.to_string());
+        let target = Endpoint::from_shared(target_address).map_err(unavailable)?;
+        let target = target.connect().await.map_err(unavailable)?;
+        let mut target = ChunkServiceClient::new(target)
+            .max_decoding_message_size(cyxcloud_proto::MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(cyxcloud_proto::MESSAGE_BYTES_MAX);
+        let store = StoreChunkRequest { chunk_id, data, descriptor, token: Bytes::new() };
+        let receipt = target.store_chunk(store).await?.into_inner().receipt;
+        Ok(Response::new(ReplicateChunkResponse { receipt }))
+    }
+
+    async fn verify_chunk(
+        &self,
+        _: Request<VerifyChunkRequest>,
+    ) -> Result<Response<VerifyChunkResponse>, Status> {
+        Err(Status::unimplemented("this node verifies nothing"))
     }
 }

@@ -6,4 +6,5 @@ mod cluster;
 mod fake;
 mod nodes;
 mod reads;
+mod repairs;
 mod writes;

@@ -1,9 +1,10 @@
 //! How well an object is kept at this moment, judged by its worst stripe.
 //!
-//! A shard is present if a node that serves reads is believed to hold it. The numbers are what the database knows: audits,
+//! A shard is present if a node that is there is believed to hold it. The numbers are what the database knows: audits,
 //! readers and inventories keep that honest. Not here: what is done about it (the rebalancer).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
 use cyxcloud_core::name::{BucketName, ObjectKey};
 use cyxcloud_core::placement::tolerance;
@@ -62,14 +63,19 @@ pub struct ObjectHealth {
     pub stripes: u64,
 }
 
-/// Judges one stripe by the nodes there are.
-pub(super) fn judge(stripe: &StripeState, nodes: &HashMap<NodeId, Node>) -> StripeHealth {
-    // Who drains because he has long been away has nothing that could be read.
-    let serves = |id: &NodeId| nodes.get(id).is_some_and(|node| node.facts().presence().is_there());
+/// The nodes of which what they hold can be read. Who drains because it has long been away, or was told to and is silent, has
+/// nothing that could be.
+pub(super) fn there(nodes: &[Node], now: Timestamp, offline: Duration) -> HashSet<NodeId> {
+    let there = nodes.iter().filter(|node| node.facts(now, offline).presence().is_there());
+    there.map(|node| node.id).collect()
+}
+
+/// Judges one stripe by the nodes that are [`there`].
+pub(super) fn judge(stripe: &StripeState, there: &HashSet<NodeId>) -> StripeHealth {
     let good: Vec<_> = stripe
         .locations
         .iter()
-        .filter(|location| location.status == LocationStatus::Stored && serves(&location.node))
+        .filter(|location| location.status == LocationStatus::Stored && there.contains(&location.node))
         .collect();
     let held: Vec<_> = good.iter().map(|location| (location.shard, location.node)).collect();
     let copies = stripe.geometry.data() == 1;
@@ -101,8 +107,8 @@ pub(super) fn judge(stripe: &StripeState, nodes: &HashMap<NodeId, Node>) -> Stri
 }
 
 /// Sums up.
-pub(super) fn summarize(stripes: &[StripeState], total: u64, nodes: &HashMap<NodeId, Node>) -> ObjectHealth {
-    let judged: Vec<StripeHealth> = stripes.iter().map(|stripe| judge(stripe, nodes)).collect();
+pub(super) fn summarize(stripes: &[StripeState], total: u64, there: &HashSet<NodeId>) -> ObjectHealth {
+    let judged: Vec<StripeHealth> = stripes.iter().map(|stripe| judge(stripe, there)).collect();
     // Unreadable first, then by the fewest losses, then by the fewest shards.
     let worst = judged.iter().min_by_key(|s| (s.tolerates, s.present)).copied();
     ObjectHealth {
@@ -126,8 +132,8 @@ impl ObjectService {
         let bucket = self.bucket(caller, bucket, Need::Read(key)).await?;
         let object = self.metadata.object(bucket.id, key).await?.ok_or(Error::NoSuchKey)?;
         let kept = self.metadata.object_stripes(object.file, STRIPES_MAX).await?.ok_or(Error::NoSuchKey)?;
-        let nodes = self.metadata.nodes().await?.into_iter().map(|node| (node.id, node)).collect();
-        Ok(summarize(&kept.stripes, kept.total, &nodes))
+        let (nodes, now) = (self.metadata.nodes().await?, self.metadata.now().await?);
+        Ok(summarize(&kept.stripes, kept.total, &there(&nodes, now, self.config.offline)))
     }
 }
 

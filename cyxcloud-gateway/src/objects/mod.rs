@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cyxcloud_core::name::BucketName;
+use cyxcloud_core::node::LifecycleTimers;
 use cyxcloud_core::stripe::{INLINE_MAX, StripeSize};
 use cyxcloud_core::{ByteCount, FileId, OwnerId, UploadId};
 use cyxcloud_dataplane::DataPlane;
@@ -72,6 +73,8 @@ pub struct Config {
     pub stripe_size: StripeSize,
     /// Bodies up to this need no intent: they live in the metadata store. Must be the data plane's own threshold.
     pub inline_max: ByteCount,
+    /// Silence after which a node is offline: one that is to be emptied and was silent for so long holds nothing that could be read.
+    pub offline: Duration,
 }
 
 impl Default for Config {
@@ -81,6 +84,7 @@ impl Default for Config {
             renew_every: Duration::from_secs(300),
             stripe_size: StripeSize::default(),
             inline_max: INLINE_MAX,
+            offline: LifecycleTimers::default().offline,
         }
     }
 }

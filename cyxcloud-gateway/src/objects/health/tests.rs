@@ -1,4 +1,5 @@
-use std::collections::HashMap;
+use std::collections::HashSet;
+use std::time::Duration;
 
 use cyxcloud_core::node::NodeStatus;
 use cyxcloud_core::{ByteCount, ChunkId, Generation, Geometry, NodeId, OwnerId, SegmentId, Timestamp};
@@ -6,38 +7,42 @@ use cyxcloud_metadata::model::Node;
 use cyxcloud_metadata::upkeep::model::{LocationState, LocationStatus, StripeRef, StripeState};
 use uuid::Uuid;
 
-use super::{Condition, judge, summarize};
+use super::{Condition, judge, summarize, there};
 
 fn node_id(n: u8) -> NodeId {
     NodeId::from_random([n; 16])
 }
 
-fn node(n: u8, status: NodeStatus) -> (NodeId, Node) {
-    let node = crate::nodes::testing::node(n, status);
-    (node.id, node)
+/// Fourteen nodes, last heard at the beginning of time.
+fn all(status: impl Fn(u8) -> NodeStatus) -> Vec<Node> {
+    (0..14).map(|n| crate::nodes::testing::node(n, status(n))).collect()
 }
 
-fn nodes(offline: &[u8]) -> HashMap<NodeId, Node> {
-    (0..14)
-        .map(|n| node(n, if offline.contains(&n) { NodeStatus::Offline } else { NodeStatus::Online }))
-        .collect()
+const OFFLINE: Duration = Duration::from_secs(300);
+
+fn nodes(offline: &[u8]) -> HashSet<NodeId> {
+    let status = |n| if offline.contains(&n) { NodeStatus::Offline } else { NodeStatus::Online };
+    there(&all(status), Timestamp::default(), OFFLINE)
 }
 
-/// A node that has long been away, and one that is to be emptied.
+/// Nodes that have long been away, such as are to be emptied, and such as are to be emptied and do not answer.
 #[test]
-fn who_drains_for_his_absence_is_not_there() {
-    let health = |absent: bool| {
-        let mut nodes = nodes(&[]);
-        for n in 0..5 {
-            let node = nodes.get_mut(&node_id(n)).expect("is there");
+fn who_drains_and_is_silent_is_not_there() {
+    let health = |absent: bool, silence: Duration| {
+        let mut nodes = all(|_| NodeStatus::Online);
+        for node in &mut nodes[..5] {
             node.status = NodeStatus::Draining;
             node.first_offline_at = absent.then(|| Timestamp::from_unix_millis(0));
         }
-        judge(&stripe(|_| None), &nodes)
+        judge(&stripe(|_| None), &there(&nodes, Timestamp::default().plus(silence), OFFLINE))
     };
-    let (gone, leaving) = (health(true), health(false));
-    assert_eq!((gone.present, gone.tolerates), (9, None), "{gone:?}");
-    assert_eq!((leaving.present, leaving.tolerates), (14, Some(4)), "{leaving:?}");
+    let second = Duration::from_secs(1);
+    for gone in [health(true, second), health(false, OFFLINE)] {
+        assert_eq!((gone.present, gone.tolerates), (9, None), "{gone:?}");
+    }
+    for leaving in [health(false, second), health(false, OFFLINE - second)] {
+        assert_eq!((leaving.present, leaving.tolerates), (14, Some(4)), "{leaving:?}");
+    }
 }
 
 /// Shard `i` of 10+4 on node `i`, proven at `proven[i]` minutes.
