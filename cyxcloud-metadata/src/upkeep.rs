@@ -132,9 +132,9 @@ pub trait Upkeep: Send + Sync {
     /// For each of the places `from` in the order of chunk ids: the node's first location of status `stored` in a live segment
     /// there or after it, wrapping around. The same one may come more than once.
     async fn sample_locations(&self, node: NodeId, from: &[ChunkId]) -> Result<Vec<NodeLocation>>;
-    /// Locations of status `stored` that were not proven for so long, of live stripes that wait for repair and tolerate no more
-    /// than `losses` further losses; in order of segments from `from` on. Looks at no more than `limit` stripes and answers no
-    /// more than `limit` locations.
+    /// Locations of status `stored` that were not proven for so long and that no answer is owed for, of live stripes that wait for
+    /// repair and tolerate no more than `losses` further losses; in order of segments from `from` on. Looks at no more than `limit`
+    /// stripes and answers no more than `limit` locations.
     async fn at_risk(
         &self,
         from: SegmentId,
@@ -143,7 +143,8 @@ pub trait Upkeep: Send + Sync {
         limit: usize,
     ) -> Result<Vec<(NodeId, NodeLocation)>>;
     /// Keeps events, marks locations proven (`last_verified`), lost or corrupt (repair queued at once), contains the late
-    /// ones until `again_after`, and ends what an `again` event answers. Judges each node's new record by `judge`
+    /// ones until `again_after` (what is contained already, only after an `again` event), and ends what an `again` event
+    /// answers. Judges each node's new record by `judge`
     /// (pure; the transaction may run again) and stores it together with its verdict on quarantine.
     async fn record_audits(
         &self,

@@ -107,6 +107,10 @@ pub async fn a_late_answer_is_asked_for_again(store: &dyn MetadataStore) {
     record(store, &[again(node, at, AuditOutcome::Late)], Duration::ZERO).await;
     let third = claimed(Duration::ZERO).await;
     assert_eq!(third.attempts, 3);
+    // Another slice of the same chunk that is late puts nothing off.
+    let other = AuditEvent { slice: 0..16, ..event(node, at, AuditOutcome::Late) };
+    record(store, &[other], LONG).await;
+    assert_eq!(claimed(Duration::ZERO).await, third);
     // Neither says that the answer came.
     record(store, &[again(node, at, AuditOutcome::Unreachable)], LONG).await;
     record(store, &[event(node, at, AuditOutcome::Proven)], LONG).await;
@@ -357,6 +361,13 @@ pub async fn what_is_at_risk_is_found(store: &dyn MetadataStore) {
     let proven = event(nodes[3], cursor(&segment, 2, 3), AuditOutcome::Proven);
     record(store, &[proven], LONG).await;
     assert_eq!(found(start, 0, LONG, 100).await, [(2, 2), (2, 4)]);
+    // Who was late is asked again when its time comes, and not before.
+    let late = event(nodes[4], cursor(&segment, 2, 4), AuditOutcome::Late);
+    record(store, std::slice::from_ref(&late), LONG).await;
+    assert_eq!(found(start, 0, LONG, 100).await, [(2, 2)]);
+    record(store, &[AuditEvent { outcome: AuditOutcome::Proven, again: true, ..late }], LONG).await;
+    assert_eq!(found(start, 0, LONG, 100).await, [(2, 2)]);
+    assert_eq!(found(start, 0, whole, 100).await, [(2, 2), (2, 3), (2, 4)]);
     place.delete(store, &["k"]).await;
     condemn(store).await;
     assert_eq!(found(start, 1, whole, 100).await, []);

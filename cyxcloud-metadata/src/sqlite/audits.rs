@@ -172,7 +172,8 @@ fn bad(db: &Connection, event: &AuditEvent, status: &str, reason: &str) -> Done<
     Ok(())
 }
 
-/// Remembers that an answer is owed. The slice stays the one asked for first: the node may not choose another.
+/// Remembers that an answer is owed. The slice stays the one asked for first: the node may not choose another. So do its time and
+/// its count where something else of the same chunk was late: a node that holds little would never have to answer.
 fn contain(db: &Connection, event: &AuditEvent, again_after: Duration) -> Done<()> {
     const CONTAIN: &str = "INSERT INTO contained_audits (node_id, segment_id, stripe_index, shard_index, chunk_id,
             size_bytes, slice_start, slice_end, not_before)
@@ -180,7 +181,8 @@ fn contain(db: &Connection, event: &AuditEvent, again_after: Duration) -> Done<(
         FROM chunk_locations l JOIN chunks c ON c.segment_id = l.segment_id AND c.stripe_index = l.stripe_index
             AND c.shard_index = l.shard_index
         WHERE l.segment_id = ?1 AND l.stripe_index = ?2 AND l.shard_index = ?3 AND l.node_id = ?4
-            AND l.chunk_id = ?8
+            AND l.chunk_id = ?8 AND (?9 OR NOT EXISTS (SELECT 1 FROM contained_audits a WHERE a.node_id = ?4
+                AND a.segment_id = ?1 AND a.stripe_index = ?2 AND a.shard_index = ?3))
         ON CONFLICT (node_id, segment_id, stripe_index, shard_index) DO UPDATE SET
             attempts = attempts + 1, not_before = excluded.not_before";
     run(
@@ -195,6 +197,7 @@ fn contain(db: &Connection, event: &AuditEvent, again_after: Duration) -> Done<(
             int(event.slice.end),
             row::after(row::now(), again_after),
             event.at.chunk.as_bytes().as_slice(),
+            event.again,
         ],
     )?;
     Ok(())

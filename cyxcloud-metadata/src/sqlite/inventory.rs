@@ -99,7 +99,10 @@ pub(super) fn unproven() -> String {
          CROSS JOIN segments g ON g.id = j.segment_id AND g.state = 'live'
          CROSS JOIN chunk_locations l ON l.segment_id = j.segment_id AND l.stripe_index = j.stripe_index
             AND l.status = 'stored' AND (l.last_verified IS NULL OR l.last_verified <= ?3)
-         {ITS_CHUNK} LIMIT ?4"
+         {ITS_CHUNK}
+         WHERE NOT EXISTS (SELECT 1 FROM contained_audits a WHERE a.node_id = l.node_id
+            AND a.segment_id = l.segment_id AND a.stripe_index = l.stripe_index AND a.shard_index = l.shard_index)
+         LIMIT ?4"
     )
 }
 

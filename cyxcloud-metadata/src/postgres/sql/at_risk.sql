@@ -1,4 +1,5 @@
--- Locations not proven for $3 ms, of at most $4 waiting stripes from segment $1 on that tolerate no more than $2 losses.
+-- Locations not proven for $3 ms, of at most $4 waiting stripes from segment $1 on that tolerate no more than $2 losses. What an
+-- answer is owed for is asked for when its time comes.
 SELECT l.node_id, l.chunk_id, l.segment_id, l.stripe_index, l.shard_index, l.incarnation, l.generation, l.status,
     k.size_bytes
 FROM (
@@ -8,9 +9,13 @@ FROM (
 ) j
 CROSS JOIN LATERAL (SELECT FROM segments WHERE id = j.segment_id AND state = 'live' OFFSET 0) s
 CROSS JOIN LATERAL (
-    SELECT * FROM chunk_locations
-    WHERE segment_id = j.segment_id AND stripe_index = j.stripe_index AND status = 'stored'
-        AND (last_verified IS NULL OR last_verified <= now() - $3 * interval '1 millisecond') OFFSET 0
+    SELECT * FROM chunk_locations p
+    WHERE p.segment_id = j.segment_id AND p.stripe_index = j.stripe_index AND p.status = 'stored'
+        AND (p.last_verified IS NULL OR p.last_verified <= now() - $3 * interval '1 millisecond')
+        AND NOT EXISTS (
+            SELECT FROM contained_audits c WHERE c.segment_id = p.segment_id AND c.stripe_index = p.stripe_index
+                AND c.shard_index = p.shard_index AND c.node_id = p.node_id
+        ) OFFSET 0
 ) l
 CROSS JOIN LATERAL (
     SELECT size_bytes FROM chunks
