@@ -26,7 +26,7 @@ pub const RETRIES: u32 = 3;
 pub const DRAWN: usize = 8;
 /// A node whose last heartbeat is no older is there: four of those that are sent every half minute.
 pub const HEARD_WITHIN: Duration = Duration::from_secs(120);
-/// Others who are asked where all that were asked failed: if they fail too, it is the auditor who does.
+/// Others who are asked where nobody proved anything, or more were silent than answered: if they do no better, it is the auditor.
 pub const WITNESSES: usize = 2;
 /// Nodes that may fail in one round, however small it is, before the auditor suspects itself.
 const FAILED_NODES: usize = 1;
@@ -101,9 +101,16 @@ pub fn is_too_late(late_before: u32) -> bool {
     late_before >= RETRIES
 }
 
-/// Whether a round says more of the auditor than of the nodes: our own canary failed, or more than max(1, 10 %) of the nodes asked.
+/// Whether failures say more of the auditor and its records than of the nodes: our own canary failed, or more than max(1, 10 %) of
+/// the nodes asked. Who was silent did not fail: see [`is_cut_off`].
 pub fn discard_round(asked: usize, failed_nodes: usize, canary_failed: bool) -> bool {
     canary_failed || (failed_nodes > FAILED_NODES && failed_nodes * FAILED_SHARE > asked)
+}
+
+/// Whether silence says more of the auditor's line than of the nodes: more were silent than answered. Nobody is blamed for being
+/// silent once, so a few of them in a small cluster need not make the auditor suspect itself.
+pub fn is_cut_off(answered_nodes: usize, silent_nodes: usize) -> bool {
+    silent_nodes > answered_nodes
 }
 
 #[cfg(test)]
@@ -230,5 +237,11 @@ mod tests {
         assert!(!discard_round(3, 1, false));
         assert!(discard_round(3, 2, false));
         assert!(!discard_round(0, 0, false));
+    }
+
+    #[test]
+    fn who_hears_the_most_of_them_is_not_cut_off() {
+        assert!(!is_cut_off(6, 2) && !is_cut_off(1, 1) && !is_cut_off(0, 0));
+        assert!(is_cut_off(0, 1) && is_cut_off(1, 2) && is_cut_off(8, 9));
     }
 }

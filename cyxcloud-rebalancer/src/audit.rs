@@ -3,8 +3,9 @@
 //! A node is asked for a random slice of a random chunk of its own, at times that it cannot foresee; of stripes that are at
 //! risk every location is asked for; and what a reader was sent wrong is asked for at once. What a node cannot prove is marked
 //! and repaired, and counts against it; what comes too late, or not at all from a node that is heard, is asked again three times
-//! and then counts as lost. A round in which a node of our own fails, or too many, says more about the auditor than about them,
-//! and is thrown away.
+//! and then counts as lost. What was proven is kept whatever else happened in its round. Of the rest, what says more about the
+//! auditor than about them is thrown away: all where a node of our own fails, failures where too many fail together, and silence
+//! where more are silent than answer. Who is asked for what is at risk, or owes an answer, is judged in a round of its own.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -76,8 +77,11 @@ async fn by_turns(ctx: &Context) {
     let mut ticks = ticks(audit::tick(interval));
     loop {
         ticks.tick().await;
-        if let Err(error) = turns.round(ctx).await {
-            ctx.metrics.failed("audit", &error);
+        let (by_turn, at_risk) = tokio::join!(turns.round(ctx), ask_at_risk(ctx));
+        for outcome in [by_turn, at_risk] {
+            if let Err(error) = outcome {
+                ctx.metrics.failed("audit", &error);
+            }
         }
     }
 }
@@ -102,21 +106,46 @@ async fn as_owed(ctx: &Arc<Context>, mut claimed: UnboundedReceiver<Vec<Question
     }
 }
 
-/// Has nodes answer what they owe, each in a round of its own: those who fail together would never be judged, for together they
-/// come again. Who is not heard is asked when it returns.
+/// Has nodes answer what they owe. Who is not heard is asked when it returns.
 async fn settle(ctx: Arc<Context>, questions: Vec<Question>) {
     let settled = async {
         let (nodes, now) = nodes_now(&ctx).await?;
         let heard = heard(&nodes, now);
-        let mut owing: BTreeMap<NodeId, Vec<Question>> = BTreeMap::new();
-        for question in questions.into_iter().filter(|question| heard.contains(&question.node)) {
-            owing.entry(question.node).or_default().push(question);
-        }
-        try_join_all(owing.into_values().map(|questions| round(&ctx, &nodes, now, questions))).await
+        let owed = questions.into_iter().filter(|question| heard.contains(&question.node)).collect();
+        each_alone(&ctx, &nodes, now, owed).await
     };
     if let Err(error) = settled.await {
         ctx.metrics.failed("audit", &error);
     }
+}
+
+/// Has what is at risk be proven by whoever holds it and is heard.
+async fn ask_at_risk(ctx: &Context) -> Result<()> {
+    if ctx.tuning.audit_risk_secs == 0 {
+        return Ok(());
+    }
+    let (nodes, now) = nodes_now(ctx).await?;
+    let questions = at_risk(ctx, &heard(&nodes, now)).await?;
+    each_alone(ctx, &nodes, now, questions).await
+}
+
+/// Asks each node in a round of its own: those who fail together would never be judged, for together they come again.
+async fn each_alone(
+    ctx: &Context,
+    nodes: &[NodeUpkeep],
+    now: Timestamp,
+    questions: Vec<Question>,
+) -> Result<()> {
+    if questions.is_empty() {
+        return Ok(());
+    }
+    ctx.plane.refresh_nodes().await?;
+    let mut of_each: BTreeMap<NodeId, Vec<Question>> = BTreeMap::new();
+    for question in questions {
+        of_each.entry(question.node).or_default().push(question);
+    }
+    try_join_all(of_each.into_values().map(|questions| round(ctx, nodes, now, questions))).await?;
+    Ok(())
 }
 
 /// Audits that are owed an answer and whose time has come.
@@ -145,8 +174,8 @@ struct Turns {
     interval: Duration,
     /// Foreseen by nobody, and the same from round to round.
     chance: RandomState,
-    /// When a round that they were asked in was thrown away. They come again at other times: those who fail would go on to fail
-    /// together.
+    /// When a round was thrown away as far as it was about them. They come again at other times: those who fail would go on to
+    /// fail together.
     put_off: HashMap<NodeId, Timestamp>,
 }
 
@@ -154,14 +183,16 @@ impl Turns {
     async fn round(&mut self, ctx: &Context) -> Result<()> {
         let (nodes, now) = nodes_now(ctx).await?;
         let heard = heard(&nodes, now);
-        let mut questions = at_risk(ctx, &heard).await?;
+        let mut questions = Vec::new();
         for node in nodes.iter().filter(|node| heard.contains(&node.node) && self.is_due(node, now)) {
             questions.extend(question(ctx, node).await?);
         }
-        let asked: HashSet<NodeId> = questions.iter().map(|question| question.node).collect();
-        if !asked.is_empty() && !round(ctx, &nodes, now, questions).await? {
-            self.put_off.extend(asked.into_iter().map(|node| (node, now)));
+        if questions.is_empty() {
+            return Ok(());
         }
+        ctx.plane.refresh_nodes().await?;
+        let put_off = round(ctx, &nodes, now, questions).await?;
+        self.put_off.extend(put_off.into_iter().map(|node| (node, now)));
         Ok(())
     }
 
@@ -185,53 +216,128 @@ fn heard(nodes: &[NodeUpkeep], now: Timestamp) -> HashSet<NodeId> {
     heard.map(|node| node.node).collect()
 }
 
-/// Asks, and has the answers judged; false if they were thrown away.
+/// Asks, judges the answers and keeps what follows. Answers with those who were asked and of whom nothing is kept. The plane must
+/// know them all: who registered since its last look could not be asked.
 async fn round(
     ctx: &Context,
     nodes: &[NodeUpkeep],
-    now: Timestamp,
+    mut now: Timestamp,
     mut questions: Vec<Question>,
-) -> Result<bool> {
-    // Who registered since the last look could not be asked.
-    ctx.plane.refresh_nodes().await?;
-    let mut left = heard(nodes, now);
-    left.retain(|node| questions.iter().all(|question| question.node != *node));
-    // Ours stand in every round: if they fail, the others' failures say nothing.
-    let canaries = &ctx.tuning.audit_canaries;
-    let others: Vec<NodeId> = canaries.iter().copied().filter(|node| left.remove(node)).collect();
-    questions.extend(questions_for(ctx, nodes, &others).await?);
+) -> Result<HashSet<NodeId>> {
+    let asked: HashSet<NodeId> = questions.iter().map(|question| question.node).collect();
+    let mut roll = Roll {
+        heard: heard(nodes, now),
+        held_back: nodes.iter().filter(|node| node.quarantined).map(|node| node.node).collect(),
+        canaries: ctx.tuning.audit_canaries.clone(),
+    };
+    let (ours, others) = roll.beside(&asked);
+    questions.extend(questions_for(ctx, nodes, &ours).await?);
     let mut answers = ask_all(ctx, questions).await;
-    if !answers.iter().any(|answered| matches!(answered.answer, Audited::Proven)) {
-        let held_back = |node: &NodeId| nodes.iter().any(|at| at.node == *node && at.quarantined);
-        let witnesses = left.into_iter().filter(|node| !held_back(node));
-        let witnesses = witnesses.sample(&mut rand::rng(), audit::WITNESSES);
+    if roll.wants_witnesses(&answers) {
+        let witnesses = others.into_iter().sample(&mut rand::rng(), audit::WITNESSES);
         answers.extend(ask_all(ctx, questions_for(ctx, nodes, &witnesses).await?).await);
     }
     // Who went away meanwhile is not to blame for its silence.
-    let (heard, now) = match answers.iter().any(|answered| is_silence(&answered.answer)) {
-        true => nodes_now(ctx).await.map(|(nodes, now)| (heard(&nodes, now), now))?,
-        false => (HashSet::new(), now),
-    };
-    let (id, asked) = (Uuid::new_v4(), answers.len());
-    let (mut events, answered): (Vec<AuditEvent>, Vec<bool>) =
-        answers.iter().map(|answered| (answered.event(id, &heard), !is_silence(&answered.answer))).unzip();
-    let held_back: HashSet<NodeId> =
-        nodes.iter().filter(|node| node.quarantined).map(|node| node.node).collect();
-    let canary_failed = events.iter().any(|event| canaries.contains(&event.node) && is_suspicious(event));
-    // Where nobody at all answers, the line may be cut at this end.
-    let cut = answered.iter().all(|answered| !answered);
-    let discarded = cut || is_discarded(&events, canary_failed, &held_back);
-    if discarded {
-        ctx.metrics.rounds_discarded.inc();
-        warn!(asked, cut, canary_failed, "a round of audits is thrown away: too many failed together");
-        // But for what those said who had failed before: the others' failures don't excuse theirs.
-        let mut answered = answered.into_iter();
-        events.retain(|event| {
-            answered.next() == Some(true) && held_back.contains(&event.node) && !canary_failed
-        });
+    if answers.iter().any(|answered| is_silence(&answered.answer)) {
+        let (nodes, later) = nodes_now(ctx).await?;
+        (roll.heard, now) = (heard(&nodes, later), later);
     }
-    keep(ctx, &events, &held_back, now).await?;
-    Ok(!discarded)
+    let (doubts, events) = roll.weigh(&answers, Uuid::new_v4());
+    if events.len() < answers.len() {
+        let (asked, kept, Doubts { canary, cut, failures }) = (answers.len(), events.len(), doubts);
+        ctx.metrics.rounds_discarded.inc();
+        warn!(
+            asked,
+            kept, canary, cut, failures, "a round of audits is thrown away in part: we suspect ourselves"
+        );
+    }
+    keep(ctx, &events, &roll.held_back, now).await?;
+    Ok(left_out(asked, &events))
+}
+
+/// Who is who in a round.
+#[derive(Debug)]
+struct Roll {
+    /// Of these an answer can be expected.
+    heard: HashSet<NodeId>,
+    /// They had failed before it began, and say nothing of the others: a few of them, who are asked so often, would have every
+    /// round thrown away.
+    held_back: HashSet<NodeId>,
+    /// Ours.
+    canaries: Vec<NodeId>,
+}
+
+/// In what the auditor doubts itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Doubts {
+    /// A node of ours failed, or is heard and was silent: nobody else's failure or silence says anything.
+    canary: bool,
+    /// The line may be cut at this end: silence says nothing.
+    cut: bool,
+    /// Too many failed together: it may be what is recorded of them that is wrong, or how it is checked.
+    failures: bool,
+}
+
+impl Roll {
+    /// Who is asked beside those who are: ours, who stand in every round; and out of whom witnesses are taken.
+    fn beside(&self, asked: &HashSet<NodeId>) -> (Vec<NodeId>, Vec<NodeId>) {
+        let left = self.heard.iter().copied().filter(|node| !asked.contains(node));
+        let (ours, others): (Vec<NodeId>, Vec<NodeId>) = left.partition(|node| self.canaries.contains(node));
+        (ours, others.into_iter().filter(|node| !self.held_back.contains(node)).collect())
+    }
+
+    /// Whether others are to show whose fault it is: nobody proved anything, or more were silent than answered.
+    fn wants_witnesses(&self, answers: &[Answered]) -> bool {
+        let proven = answers.iter().any(|answered| matches!(answered.answer, Audited::Proven));
+        !proven || self.doubts(answers).cut
+    }
+
+    fn doubts(&self, answers: &[Answered]) -> Doubts {
+        let counted = |pass: fn(&Audited) -> bool| -> HashSet<NodeId> {
+            let passed = answers.iter().filter(|answered| pass(&answered.answer));
+            passed
+                .map(|answered| answered.question.node)
+                .filter(|node| !self.held_back.contains(node))
+                .collect()
+        };
+        let (asked, failed) = (counted(|_| true), counted(is_failing));
+        let answered = counted(|answer| !is_silence(answer));
+        let silent = asked.difference(&answered).filter(|node| self.heard.contains(*node)).count();
+        let fails = |Answered { question, answer }: &Answered| {
+            is_failing(answer) || is_silence(answer) && self.heard.contains(&question.node)
+        };
+        let canary =
+            answers.iter().any(|answer| self.canaries.contains(&answer.question.node) && fails(answer));
+        let nobody = answers.iter().all(|answered| is_silence(&answered.answer));
+        Doubts {
+            canary,
+            cut: nobody || audit::is_cut_off(answered.len(), silent),
+            failures: audit::discard_round(asked.len(), failed.len(), canary),
+        }
+    }
+
+    /// What is kept of these answers: every proof, and what is not in doubt.
+    fn weigh(&self, answers: &[Answered], round: Uuid) -> (Doubts, Vec<AuditEvent>) {
+        let doubts = self.doubts(answers);
+        let kept = answers.iter().filter(|answered| match answered.answer {
+            Audited::Proven => true,
+            // The others' failures do not excuse those who had failed before.
+            Audited::Lost | Audited::Wrong => {
+                let failed_before = self.held_back.contains(&answered.question.node);
+                !doubts.failures || failed_before && !doubts.canary
+            }
+            Audited::Late | Audited::Unreachable => !doubts.cut && !doubts.canary,
+        });
+        (doubts, kept.map(|answered| answered.event(round, &self.heard)).collect())
+    }
+}
+
+/// Those of whom nothing is kept.
+fn left_out(mut asked: HashSet<NodeId>, kept: &[AuditEvent]) -> HashSet<NodeId> {
+    for event in kept {
+        asked.remove(&event.node);
+    }
+    asked
 }
 
 async fn keep(
@@ -263,9 +369,6 @@ async fn keep(
 
 /// Of stripes that could not lose much more, what was not proven lately, wherever it is held by nodes that are `heard`.
 async fn at_risk(ctx: &Context, heard: &HashSet<NodeId>) -> Result<Vec<Question>> {
-    if ctx.tuning.audit_risk_secs == 0 {
-        return Ok(Vec::new());
-    }
     // Asked for when half of the time is over, so that all are reached before its end.
     let unproven_for = Duration::from_secs(ctx.tuning.audit_risk_secs) / 2;
     let from = SegmentId::from_random(rand::random());
@@ -348,26 +451,19 @@ fn is_silence(answer: &Audited) -> bool {
     }
 }
 
+/// It says, or shows, that it does not have it.
+fn is_failing(answer: &Audited) -> bool {
+    match answer {
+        Audited::Lost | Audited::Wrong => true,
+        Audited::Proven | Audited::Late | Audited::Unreachable => false,
+    }
+}
+
 fn is_failure(outcome: AuditOutcome) -> bool {
     match outcome {
         AuditOutcome::Lost | AuditOutcome::Wrong => true,
         AuditOutcome::Proven | AuditOutcome::Late | AuditOutcome::Unreachable => false,
     }
-}
-
-/// Whether it may be the auditor's fault. Who is not heard is not blamed for anything, so nobody needs to be protected from it.
-fn is_suspicious(event: &AuditEvent) -> bool {
-    is_failure(event.outcome) || event.outcome == AuditOutcome::Late
-}
-
-/// Who was held back already when the round began says nothing of the others: a few of them, who are asked so often, would have
-/// every round thrown away.
-fn is_discarded(events: &[AuditEvent], canary_failed: bool, held_back: &HashSet<NodeId>) -> bool {
-    let counted = || events.iter().filter(|event| !held_back.contains(&event.node));
-    let asked: HashSet<NodeId> = counted().map(|event| event.node).collect();
-    let failed: HashSet<NodeId> =
-        counted().filter(|event| is_suspicious(event)).map(|event| event.node).collect();
-    audit::discard_round(asked.len(), failed.len(), canary_failed)
 }
 
 /// A node's record after an event, and whether it is held back from new data.
@@ -518,21 +614,142 @@ mod tests {
         assert_eq!(meet(AuditOutcome::Unreachable), Some(false));
     }
 
+    fn id(node: u8) -> NodeId {
+        NodeId::from_random([node; 16])
+    }
+
+    fn ids(nodes: &[u8]) -> HashSet<NodeId> {
+        nodes.iter().copied().map(id).collect()
+    }
+
+    /// A hundred nodes are heard.
+    fn roll(held_back: &[u8], canaries: &[u8]) -> Roll {
+        let heard = (0..100).map(id).collect();
+        Roll { heard, held_back: ids(held_back), canaries: canaries.iter().copied().map(id).collect() }
+    }
+
+    fn answered(node: u8, answer: Audited) -> Answered {
+        let AuditEvent { node, at, slice, .. } = event(node, AuditOutcome::Proven);
+        let size = cyxcloud_core::ByteCount::kib(1);
+        Answered { question: Question { node, at, size, slice, late: 0 }, answer }
+    }
+
+    /// The first so many answer wrong, the next so many not at all, and the others as they should, of so many.
+    fn answers(wrong: u8, silent: u8, of: u8) -> Vec<Answered> {
+        let answer = |node: u8| {
+            if node < wrong {
+                Audited::Wrong
+            } else if node < wrong + silent {
+                Audited::Late
+            } else {
+                Audited::Proven
+            }
+        };
+        (0..of).map(|node| answered(node, answer(node))).collect()
+    }
+
+    /// How many proofs, silences and failures are kept.
+    fn kept(roll: &Roll, answers: &[Answered]) -> (usize, usize, usize) {
+        let (_, events) = roll.weigh(answers, Uuid::nil());
+        let count = |outcome| events.iter().filter(|event| event.outcome == outcome).count();
+        assert_eq!((count(AuditOutcome::Unreachable), count(AuditOutcome::Lost)), (0, 0));
+        (count(AuditOutcome::Proven), count(AuditOutcome::Late), count(AuditOutcome::Wrong))
+    }
+
     #[test]
-    fn a_round_in_which_many_fail_says_nothing() {
-        let round = |failed: u8| -> Vec<AuditEvent> {
-            let outcome = |n| if n < failed { AuditOutcome::Late } else { AuditOutcome::Proven };
-            (0..20).map(|n| event(n, outcome(n))).collect()
+    fn where_many_fail_together_only_proofs_are_kept() {
+        let kept = |wrong, of, held_back: &[u8]| kept(&roll(held_back, &[]), &answers(wrong, 0, of)).2;
+        assert_eq!((kept(1, 20, &[]), kept(2, 20, &[]), kept(3, 20, &[])), (1, 2, 0));
+        assert_eq!((kept(1, 2, &[]), kept(2, 8, &[])), (1, 0));
+        // Who was held back before protects nobody, by failing or by not failing; nor do the others protect it.
+        assert_eq!((kept(3, 20, &[0, 1]), kept(7, 20, &[0, 1, 2, 3, 4, 5])), (3, 7));
+        assert_eq!(kept(2, 20, &[2, 3]), 0, "two of eighteen");
+        assert_eq!(kept(5, 8, &[0, 1]), 2, "those who had failed before");
+        let (doubts, events) = roll(&[], &[]).weigh(&answers(2, 0, 8), Uuid::nil());
+        assert_eq!(doubts, Doubts { canary: false, cut: false, failures: true });
+        assert_eq!(events.len(), 6);
+        assert_eq!(left_out(ids(&[0, 1, 2, 3]), &events), ids(&[0, 1]), "they come at another time");
+    }
+
+    /// Two who are slow, or mean to be, would otherwise keep a small cluster from ever being audited.
+    #[test]
+    fn silence_is_kept_where_most_answer() {
+        let kept = |silent, of| kept(&roll(&[], &[]), &answers(0, silent, of));
+        assert_eq!((kept(2, 8), kept(2, 4), kept(20, 100)), ((6, 2, 0), (2, 2, 0), (80, 20, 0)));
+        // The line to many is cut: nobody is blamed, and what was proven is kept.
+        assert_eq!(
+            (kept(3, 5), kept(6, 7), kept(7, 7), kept(1, 1)),
+            ((2, 0, 0), (1, 0, 0), (0, 0, 0), (0, 0, 0))
+        );
+        // Silence does not excuse who failed, nor the other way round.
+        let both = |wrong, silent, of| self::kept(&roll(&[], &[]), &answers(wrong, silent, of));
+        assert_eq!((both(1, 2, 8), both(2, 2, 8), both(1, 5, 8)), ((5, 2, 1), (4, 2, 0), (2, 0, 1)));
+        // One that is held back shows neither that the line is cut nor that it is not.
+        let held_back = roll(&[0, 1, 2], &[]);
+        assert_eq!(self::kept(&held_back, &answers(0, 3, 4)), (1, 3, 0));
+        let told = |silent: u8| -> Vec<Answered> {
+            let silent = (3..3 + silent).map(|node| answered(node, Audited::Unreachable));
+            silent.chain((0..3).map(|node| answered(node, Audited::Proven))).collect()
         };
-        let discarded = |failed: u8, held_back: &[u8]| {
-            let held_back = held_back.iter().map(|node| NodeId::from_random([*node; 16])).collect();
-            is_discarded(&round(failed), false, &held_back)
+        assert_eq!(self::kept(&held_back, &told(1)), (3, 0, 0));
+        assert_eq!(self::kept(&held_back, &answers(0, 3, 3)), (0, 0, 0), "nobody answers");
+    }
+
+    /// It is not silent of whom some answers came; and who is not heard any more is silent towards everybody.
+    #[test]
+    fn whoever_answers_anything_is_reached() {
+        let mut answers = answers(0, 0, 1);
+        answers.extend((0..9).map(|_| answered(0, Audited::Late)));
+        assert_eq!(kept(&roll(&[], &[]), &answers), (1, 9, 0));
+        let mut gone = roll(&[], &[]);
+        gone.heard = ids(&[0, 1]);
+        let answers = self::answers(0, 4, 5);
+        let (doubts, events) = gone.weigh(&answers, Uuid::nil());
+        assert!(doubts.cut && events.len() == 1, "two that are heard say nothing, and one answers");
+        gone.heard = ids(&[3, 4]);
+        let (doubts, events) = gone.weigh(&answers, Uuid::nil());
+        let outcomes: Vec<AuditOutcome> = events.iter().map(|event| event.outcome).collect();
+        use AuditOutcome::{Late, Proven, Unreachable};
+        assert!(!doubts.cut);
+        assert_eq!(outcomes, [Unreachable, Unreachable, Unreachable, Late, Proven]);
+    }
+
+    #[test]
+    fn witnesses_are_called_where_the_fault_may_be_ours() {
+        let roll = roll(&[7, 8], &[5, 6, 200]);
+        let wants = |wrong, silent, of| roll.wants_witnesses(&answers(wrong, silent, of));
+        assert!(wants(1, 0, 1) && wants(0, 1, 1) && wants(0, 3, 5) && wants(2, 2, 4));
+        assert!(!wants(0, 0, 1) && !wants(1, 0, 2) && !wants(0, 1, 2) && !wants(3, 2, 6));
+        let (ours, others) = roll.beside(&ids(&[1, 5]));
+        assert_eq!(ours, [id(6)], "the one that is asked is not asked twice, nor one that is not heard");
+        let others: HashSet<NodeId> = others.into_iter().collect();
+        assert!(others.is_disjoint(&ids(&[1, 5, 6, 7, 8, 200])) && others.len() == 95);
+        // Alone with two that are well a node is judged, and not where one of them does no better.
+        let alone = |answer: fn() -> Audited, other: fn() -> Audited| {
+            kept(&roll, &[answered(1, answer()), answered(2, Audited::Proven), answered(3, other())])
         };
-        assert!(!discarded(1, &[]) && !discarded(2, &[]) && discarded(3, &[]));
-        assert!(is_discarded(&round(1), true, &HashSet::new()));
-        // Who was held back before protects nobody, by failing or by not failing.
-        assert!(!discarded(3, &[0, 1]) && !discarded(7, &[0, 1, 2, 3, 4, 5]));
-        assert!(discarded(2, &[2, 3]), "two of eighteen");
+        let (wrong, late, proven) = (|| Audited::Wrong, || Audited::Late, || Audited::Proven);
+        assert_eq!((alone(wrong, proven), alone(late, proven)), ((2, 0, 1), (2, 1, 0)));
+        assert_eq!((alone(wrong, wrong), alone(late, late)), ((1, 0, 0), (1, 0, 0)));
+    }
+
+    #[test]
+    fn where_a_node_of_our_own_fails_nobody_is_blamed() {
+        let round = |canary: Option<Audited>, held_back: &[u8]| {
+            let mut answers = answers(1, 1, 12);
+            answers.extend(canary.map(|answer| answered(50, answer)));
+            kept(&roll(held_back, &[50, 51]), &answers)
+        };
+        assert_eq!((round(Some(Audited::Proven), &[]), round(None, &[])), ((11, 1, 1), (10, 1, 1)));
+        for failed in [Audited::Wrong, Audited::Lost, Audited::Late, Audited::Unreachable] {
+            assert_eq!(round(Some(failed), &[0, 1]), (10, 0, 0), "not even who had failed before");
+        }
+        // Ours that went away is silent towards everybody.
+        let mut roll = roll(&[], &[50]);
+        roll.heard.remove(&id(50));
+        let (doubts, events) =
+            roll.weigh(&[answered(50, Audited::Late), answered(1, Audited::Proven)], Uuid::nil());
+        assert_eq!((doubts.canary, events.len()), (false, 2));
     }
 
     #[test]

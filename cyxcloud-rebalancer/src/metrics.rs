@@ -74,7 +74,7 @@ impl Metrics {
             audits: make.counters("audits_total", "Audits by outcome", "outcome")?,
             rounds_discarded: make.counter(
                 "audit_rounds_discarded_total",
-                "Rounds thrown away because we suspected ourselves",
+                "Rounds thrown away, but for what was proven, because we suspected ourselves",
             )?,
             collected: make.counters("collected_total", "Steps of garbage collection", "step")?,
             garbage: make.gauges("garbage", "What waits to be collected", "kind")?,
