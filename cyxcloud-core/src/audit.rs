@@ -74,9 +74,10 @@ pub fn pace(vetted: bool, quarantined: bool) -> u32 {
     }
 }
 
-/// Whether a node has been known and has proven itself for long enough to be given its share of what is written.
-pub fn is_vetted(registered_at: Timestamp, proven: u64, vetting: Duration, now: Timestamp) -> bool {
-    proven >= VETTING_PROOFS && now.since(registered_at) >= vetting
+/// Whether a node has been known and has proven itself for long enough to be given its share of what is written: `proven` times
+/// `since` it registered, or was let back after it had failed.
+pub fn is_vetted(since: Timestamp, proven: u64, vetting: Duration, now: Timestamp) -> bool {
+    proven >= VETTING_PROOFS && now.since(since) >= vetting
 }
 
 /// Of chunks that a node holds, drawn without regard to their lengths, the one to ask for: the longer, the likelier. So

@@ -10,7 +10,7 @@ pub const FORGETTING: f64 = 0.995;
 pub const BEGINNING: f64 = 200.0;
 /// Below this score a node is given nothing new.
 pub const SUSPENDED_BELOW: f64 = 0.97;
-/// Below this score its copies are not counted on any more.
+/// Below this score a node does not earn its trust back.
 pub const DISQUALIFIED_BELOW: f64 = 0.95;
 
 /// The two sums. Both zero before the first audit.
@@ -27,15 +27,20 @@ pub struct Record {
 pub enum Standing {
     /// May be given new chunks.
     Trusted,
-    /// Keeps what it has and is given nothing new.
+    /// Is given nothing new until it has proven itself.
     Suspended,
-    /// Its chunks are made elsewhere.
+    /// Is given nothing new until an administrator begins its record anew.
     Disqualified,
 }
 
-/// The record after one more audit.
+/// The record after one more audit. Of who is disqualified no proof changes it: all that it failed to keep would be forgotten
+/// within hours, asked as often as it is.
 pub fn update(record: Record, success: bool) -> Record {
-    let Record { alpha, beta } = record.begun();
+    let begun = record.begun();
+    if success && begun.standing() == Standing::Disqualified {
+        return begun;
+    }
+    let Record { alpha, beta } = begun;
     let (succeeded, failed) = if success { (1.0, 0.0) } else { (0.0, 1.0) };
     Record { alpha: alpha * FORGETTING + succeeded, beta: beta * FORGETTING + failed }
 }
@@ -126,6 +131,18 @@ mod tests {
         for seed in 0..100 {
             assert_eq!(audits_until(Standing::Disqualified, 0.01, A_YEAR, seed), None, "seed {seed}");
         }
+    }
+
+    #[test]
+    fn who_is_disqualified_does_not_earn_it_back() {
+        let mut record = Record::default();
+        while record.standing() != Standing::Disqualified {
+            record = update(record, false);
+        }
+        let proven = (0..100_000).fold(record, |record, _| update(record, true));
+        assert_eq!(proven, record);
+        assert!(update(record, false).score() < record.score());
+        assert_eq!(update(Record::default(), true).standing(), Standing::Trusted, "begun anew");
     }
 
     #[test]

@@ -426,7 +426,8 @@ pub(crate) async fn drain(
     Ok((StatusCode::ACCEPTED, Json(Done { status: NodeStatus::Draining.as_str() })))
 }
 
-/// Lets a node that drains because somebody asked for it be one of the others again.
+/// Lets a node be one of the others again that drains because somebody asked for it; or else one that is held back for what it
+/// failed to prove. That one's record begins anew, and it counts as new.
 pub(crate) async fn resume(
     State(metadata): Metadata,
     caller: Caller,
@@ -434,13 +435,17 @@ pub(crate) async fn resume(
 ) -> Result<(StatusCode, Json<Done>), Problem> {
     let caller = administrator(caller)?;
     let node = one_node(&*metadata, &id).await?;
-    if !metadata.drain_node(node.id, false).await.map_err(refused)? {
-        let detail = "it does not drain because an administrator asked for it: it may be in service, away, or its operator \
-                      suspended; GET /api/v1/admin/nodes says which";
+    let status = if metadata.drain_node(node.id, false).await.map_err(refused)? {
+        NodeStatus::Recovering.as_str()
+    } else if metadata.forgive(node.id).await.map_err(refused)? {
+        "forgiven"
+    } else {
+        let detail = "it neither drains because an administrator asked for it nor is held back: it may be in service, away, or \
+                      its operator suspended; GET /api/v1/admin/nodes says which";
         return Err(Problem::new(Kind::NotNow, detail));
-    }
-    tracing::info!(node = %node.id, by = %caller.owner, "an administrator takes a node back into service");
-    Ok((StatusCode::ACCEPTED, Json(Done { status: NodeStatus::Recovering.as_str() })))
+    };
+    tracing::info!(node = %node.id, by = %caller.owner, status, "an administrator takes a node back into service");
+    Ok((StatusCode::ACCEPTED, Json(Done { status })))
 }
 
 /// Has a node read again and check all that it holds, as soon as its next heartbeat comes. May be lost with Redis, or with a node

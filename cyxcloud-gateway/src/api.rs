@@ -366,7 +366,7 @@ fn administrators() -> Vec<Route> {
             P,
             "/api/v1/admin/nodes/{id}/resume",
             Admin,
-            "Ends a drain that was asked for",
+            "Ends a drain that was asked for, or else forgives a node what it failed to prove",
             accepted::<admin::Done>(),
             post(admin::resume),
         )

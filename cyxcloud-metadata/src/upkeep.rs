@@ -153,8 +153,11 @@ pub trait Upkeep: Send + Sync {
         judge: &Judge<'_>,
     ) -> Result<()>;
     /// Lets a node that is held back take new chunks again if nothing of what it holds is believed in and it was not audited for
-    /// `quiet`: it has nothing left to prove itself by. Whether it did.
+    /// `quiet`: it has nothing left to prove itself by. Its record stays, and its vetting begins anew. Whether it did.
     async fn forgive_empty(&self, node: NodeId, quiet: Duration) -> Result<bool>;
+    /// Lets a node that is held back take new chunks again because an administrator says so. Its record begins anew, and so does its
+    /// vetting; what failed and was proven goes on being counted. Whether it was held back.
+    async fn forgive(&self, node: NodeId) -> Result<bool>;
     /// Contained audits whose time has come, claimed for `lease`: what was late, and what a reader was sent wrong.
     async fn claim_contained(&self, limit: usize, lease: Duration) -> Result<Vec<Contained>>;
     /// The latest events, newest first; of one node if given.

@@ -407,9 +407,10 @@ async fn question(ctx: &Context, node: &NodeUpkeep) -> Result<Option<Question>> 
         return Ok(Some(about(node.node, location)));
     }
     // All it had was made elsewhere. It comes back, to be asked for what it is given then, after the time that
-    // its proofs would have taken.
+    // its proofs would have taken, and as one that is new.
     let quiet = ctx.tuning.audit_interval() / audit::BURST * PROOFS;
-    if node.quarantined && ctx.metadata.forgive_empty(node.node, quiet).await? {
+    let may = node.quarantined && may_come_back(&node.audits);
+    if may && ctx.metadata.forgive_empty(node.node, quiet).await? {
         info!(node = %node.node, "a node that has nothing left to prove takes new chunks again");
     }
     Ok(None)
@@ -466,6 +467,18 @@ fn is_failure(outcome: AuditOutcome) -> bool {
     }
 }
 
+fn reputation_of(record: &AuditRecord) -> Record {
+    Record { alpha: record.alpha, beta: record.beta }
+}
+
+/// Whether a node that has nothing left to prove itself by may take new chunks again. Who lost too much waits for an administrator.
+fn may_come_back(record: &AuditRecord) -> bool {
+    match reputation_of(record).standing() {
+        Standing::Trusted | Standing::Suspended => true,
+        Standing::Disqualified => false,
+    }
+}
+
 /// A node's record after an event, and whether it is held back from new data.
 fn judge(
     record: &AuditRecord,
@@ -478,14 +491,14 @@ fn judge(
         AuditOutcome::Lost | AuditOutcome::Wrong => false,
         AuditOutcome::Late | AuditOutcome::Unreachable => return (*record, None),
     };
-    let before = Record { alpha: record.alpha, beta: record.beta };
-    let after = reputation::update(before, success);
+    let after = reputation::update(reputation_of(record), success);
     let quarantined = match (success, after.standing()) {
-        (false, _) => Some(true),
+        (false, _) | (true, Standing::Disqualified) => Some(true),
         (true, Standing::Trusted) if after.beta < FORGIVEN => Some(false),
-        (true, Standing::Trusted | Standing::Suspended | Standing::Disqualified) => None,
+        (true, Standing::Trusted | Standing::Suspended) => None,
     };
     let proven = record.proven + u64::from(success);
+    let proven_since = proven.saturating_sub(record.proven_before);
     let record = AuditRecord {
         alpha: after.alpha,
         beta: after.beta,
@@ -493,7 +506,7 @@ fn judge(
         failed: record.failed + u64::from(!success),
         vetted: record.vetted
             || after.standing() == Standing::Trusted
-                && audit::is_vetted(record.registered_at, proven, vetting, now),
+                && audit::is_vetted(record.vetting_since, proven_since, vetting, now),
         ..*record
     };
     (record, quarantined)
@@ -532,7 +545,8 @@ mod tests {
             proven: 0,
             failed: 0,
             last_audit: None,
-            registered_at: Timestamp::default(),
+            vetting_since: Timestamp::default(),
+            proven_before: 0,
             vetted: false,
         }
     }
@@ -555,6 +569,14 @@ mod tests {
         assert!(!after(99, false, day(30)) && !after(5_000, false, day(6)));
         assert!(after(100, false, day(7)));
         assert!(!after(100, true, day(7)), "suspended");
+        // Who was let back begins anew, however often it had proven itself before.
+        let back = AuditRecord { proven: 5_000, proven_before: 5_000, vetting_since: day(7), ..newcomer() };
+        let proven = |record: AuditRecord, times: usize, now| {
+            let prove = |record: AuditRecord, _| judge(&record, &event(1, AuditOutcome::Proven), WEEK, now).0;
+            (0..times).fold(record, prove)
+        };
+        assert!(!proven(back, 99, day(30)).vetted && !proven(back, 200, day(13)).vetted);
+        assert!(proven(back, 100, day(14)).vetted);
         // Late answers and failures neither make nor take it.
         let vetted = AuditRecord { vetted: true, ..newcomer() };
         assert!(judge(&vetted, &event(1, AuditOutcome::Wrong), WEEK, day(1)).0.vetted);
@@ -612,6 +634,29 @@ mod tests {
             meet(AuditOutcome::Proven);
         }
         assert_eq!(meet(AuditOutcome::Unreachable), Some(false));
+    }
+
+    #[test]
+    fn who_lost_too_much_waits_for_an_administrator() {
+        let after = |failures: usize, proofs: usize| {
+            let outcomes = std::iter::repeat_n(AuditOutcome::Lost, failures)
+                .chain(std::iter::repeat_n(AuditOutcome::Proven, proofs));
+            outcomes.fold((newcomer(), None), |(record, held_back), outcome| {
+                let (record, verdict) = judge(&record, &event(1, outcome), WEEK, Timestamp::default());
+                (record, verdict.or(held_back))
+            })
+        };
+        let (record, held_back) = after(10, 0);
+        assert!(may_come_back(&record) && held_back == Some(true));
+        assert_eq!(after(10, 2_000).1, Some(false));
+        let (record, held_back) = after(11, 0);
+        assert!(!may_come_back(&record) && held_back == Some(true));
+        let (record, held_back) = after(11, 20_000);
+        assert!(!may_come_back(&record) && held_back == Some(true));
+        // One that was let back before this was so is held back again when it is asked next.
+        let verdict = judge(&record, &event(1, AuditOutcome::Proven), WEEK, Timestamp::default()).1;
+        assert_eq!(verdict, Some(true));
+        assert!(may_come_back(&newcomer()), "its record begun anew");
     }
 
     fn id(node: u8) -> NodeId {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cyxcloud_core::seal::MasterKey;
+use reqwest::Method;
 
 use crate::databases::{Database, Postgres, Redis};
 use crate::disk::{Disk, Kind};
@@ -15,7 +16,7 @@ use crate::error::{Doing, Error, Result};
 use crate::eventually;
 use crate::process::{Env, Process, binary, env, free_ports, text};
 use crate::proxy::{Mode, Proxy};
-use crate::s3::{Credentials, S3};
+use crate::s3::{Credentials, Request, S3};
 
 /// How long anything that should happen soon may take on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
@@ -438,6 +439,23 @@ impl Cluster {
         let names = self.database.texts(sql).await?;
         let named = |index: &usize| names.iter().any(|name| name == self.nodes[*index].name());
         Ok((0..self.nodes.len()).filter(named).collect())
+    }
+
+    /// Lets a node that is held back after failed audits be given new chunks again, as an administrator does once it is mended.
+    pub async fn take_back(&self, index: usize) -> Result<()> {
+        let held_back = format!(
+            "SELECT id::text FROM nodes WHERE label = '{}' AND quarantined",
+            self.nodes[index].name()
+        );
+        for id in self.database.texts(&held_back).await? {
+            let resume = Request::to(Method::POST, &format!("/api/v1/admin/nodes/{id}/resume"));
+            match self.s3(0)?.send(resume).await {
+                Ok(_) => {}
+                Err(refused) if refused.status == Some(409) => {} // it proved itself meanwhile
+                Err(refused) => return Err(Error::failed("take a node back", refused)),
+            }
+        }
+        Ok(())
     }
 
     /// Waits until an object that needs nodes can be stored through this gateway, whose view of them may be a second old.

@@ -59,6 +59,21 @@ def test_a_drain_goes_on_over_restarts_until_it_is_taken_back(asked):
     asked.gateway.wait_for("it is given something", given_something)
 
 
+def test_who_failed_too_often_is_taken_back_by_an_administrator_only(asked):
+    """Its proofs change nothing, nor that it has nothing left to prove. A drain that was asked for is ended first."""
+    record = "SELECT quarantined, vetted_at IS NULL, coalesce(audit_beta, 0) FROM nodes WHERE label = 'node-3'"
+    psql(asked.database_url, "UPDATE nodes SET quarantined = true, vetted_at = now(), audit_alpha = 150, audit_beta = 50 WHERE label = 'node-3'")
+    assert ask(asked, "node-3", "drain").status_code == 202
+    answer = ask(asked, "node-3", "resume")
+    assert (answer.status_code, answer.json()["status"]) == (202, "recovering"), answer.text
+    assert psql(asked.database_url, record) == "t|f|50"
+    answer = ask(asked, "node-3", "resume")
+    assert (answer.status_code, answer.json()["status"]) == (202, "forgiven"), answer.text
+    assert psql(asked.database_url, record) == "f|t|0"
+    assert ask(asked, "node-3", "resume").status_code == 409
+    asked.gateway.wait_for("it is one of them again", lambda: status(asked, "node-3") == "online")
+
+
 def test_a_node_checks_what_it_holds_when_it_is_asked(asked):
     def scrubs() -> int:
         text = requests.get(f"http://127.0.0.1:{asked.node_ports[1][1]}/metrics", timeout=10).text

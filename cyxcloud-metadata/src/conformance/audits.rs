@@ -11,6 +11,7 @@ use super::{Place, online_nodes, place};
 use crate::model::{BadLocation, CommitPart, Content, Fault, NewSegment, NodeStep, Part, SegmentBody};
 use crate::upkeep::model::{
     AuditEvent, AuditOutcome, AuditRecord, Contained, LocationStatus, NodeCursor, NodeLocation, NodeUpkeep,
+    ScanReason,
 };
 use crate::{Error, MetadataStore};
 
@@ -234,7 +235,29 @@ pub async fn a_node_is_judged_by_its_audits(store: &dyn MetadataStore) {
     rounds(&[]).await;
 }
 
-/// Not at once, and not while it holds what it can be asked for.
+/// A proof, after which the node is vetted.
+async fn vet(store: &dyn MetadataStore, node: NodeId, at: NodeCursor) {
+    let vetted = |before: &AuditRecord, event: &AuditEvent| {
+        let (record, quarantined) = judge(before, event);
+        (AuditRecord { vetted: true, ..record }, quarantined)
+    };
+    let proven = event(node, at, AuditOutcome::Proven);
+    store.record_audits(&[proven], LONG, &vetted).await.expect("record audits");
+    assert!(upkeep(store, node).await.audits.vetted);
+}
+
+/// Whether a node that was let back counts as new. Nothing else changed in its record, which was as `before`, but its weights.
+async fn is_new_again(store: &dyn MetadataStore, node: NodeId, before: &AuditRecord) -> bool {
+    let AuditRecord { alpha, beta, proven_before, vetting_since, vetted, .. } =
+        upkeep(store, node).await.audits;
+    let after = AuditRecord { alpha, beta, proven_before, vetting_since, vetted, ..*before };
+    assert_eq!(upkeep(store, node).await.audits, after);
+    let listed = store.nodes().await.expect("list nodes");
+    assert!(listed.iter().any(|at| at.id == node && at.vetted == vetted));
+    !vetted && vetting_since > before.vetting_since && proven_before == before.proven
+}
+
+/// Not at once, and not while it holds what it can be asked for; and like one that is new, for that is what it has to show.
 pub async fn who_has_nothing_left_to_prove_is_let_back(store: &dyn MetadataStore) {
     let place = place(store).await;
     let nodes = online_nodes(store, 6).await;
@@ -242,15 +265,49 @@ pub async fn who_has_nothing_left_to_prove_is_let_back(store: &dyn MetadataStore
     let failed = |node: usize| event(nodes[node], cursor(&segment, 0, 1), AuditOutcome::Lost);
     let forgive = async |node: usize, quiet| store.forgive_empty(nodes[node], quiet).await.expect("asked");
     let held_back = async |node: usize| upkeep(store, nodes[node]).await.quarantined;
+    vet(store, nodes[5], cursor(&segment, 0, 1)).await;
+    tick(store).await;
     assert!(!forgive(5, Duration::ZERO).await, "was never held back");
     store.record_audits(&[failed(5), failed(2)], LONG, &judge).await.expect("record audits");
     assert!(held_back(5).await && held_back(2).await);
     assert!(!forgive(5, LONG).await, "too early");
     assert!(!forgive(2, Duration::ZERO).await, "has what to prove itself by");
     assert!(held_back(5).await && held_back(2).await);
+    let before = upkeep(store, nodes[5]).await.audits;
+    assert!(before.vetted && (before.proven, before.proven_before) == (1, 0));
     assert!(forgive(5, Duration::ZERO).await);
     assert!(!held_back(5).await && held_back(2).await);
     assert!(!forgive(5, Duration::ZERO).await, "is back already");
+    assert!(is_new_again(store, nodes[5], &before).await);
+    let after = upkeep(store, nodes[5]).await.audits;
+    assert_eq!((after.alpha, after.beta), (before.alpha, before.beta), "what it failed is not forgotten");
+}
+
+/// With a record that begins anew, whatever it holds, which counts again.
+pub async fn who_is_held_back_is_taken_back_by_an_administrator(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    let segment = stored(store, place, "k", 2, &nodes).await;
+    let (node, at) = (nodes[2], cursor(&segment, 0, 2));
+    vet(store, node, at).await;
+    tick(store).await;
+    let forgive = async |node| store.forgive(node).await.expect("asked");
+    assert!(!forgive(node).await && !forgive(super::fresh()).await, "was never held back");
+    let failed = event(node, cursor(&segment, 1, 2), AuditOutcome::Lost);
+    store.record_audits(std::slice::from_ref(&failed), LONG, &judge).await.expect("record audits");
+    assert!(upkeep(store, node).await.quarantined);
+    let before = upkeep(store, node).await.audits;
+    assert!(forgive(node).await);
+    assert!(!forgive(node).await, "is back already");
+    assert!(!upkeep(store, node).await.quarantined);
+    assert!(is_new_again(store, node, &before).await);
+    let after = upkeep(store, node).await.audits;
+    assert_eq!((after.alpha, after.beta, after.proven, after.failed), (0.0, 0.0, 1, 1));
+    let asked = async || store.claim_scans(10, LONG).await.expect("claim");
+    let scan = until("what it holds is looked through", async || asked().await.pop()).await;
+    assert_eq!((scan.node, scan.reason), (node, ScanReason::Returned));
+    store.record_audits(&[failed], LONG, &judge).await.expect("record audits");
+    assert!(upkeep(store, node).await.quarantined, "it may fail again");
 }
 
 /// Nobody is judged by it, and nothing is marked; it is kept.
@@ -315,7 +372,7 @@ pub async fn a_node_that_is_vetted_stays_so(store: &dyn MetadataStore) {
     let nodes = online_nodes(store, 5).await;
     let segment = stored(store, place, "k", 1, &nodes).await;
     let before = upkeep(store, nodes[0]).await.audits;
-    assert!(!before.vetted && before.registered_at <= store.now().await.expect("now"));
+    assert!(!before.vetted && before.vetting_since <= store.now().await.expect("now"));
     let proven = event(nodes[0], cursor(&segment, 0, 0), AuditOutcome::Proven);
     let vetted = async |by: bool| {
         let events = std::slice::from_ref(&proven);
@@ -324,7 +381,7 @@ pub async fn a_node_that_is_vetted_stays_so(store: &dyn MetadataStore) {
         let listed = store.nodes().await.expect("list nodes");
         let vetted: Vec<NodeId> = listed.iter().filter(|node| node.vetted).map(|node| node.id).collect();
         let after = upkeep(store, nodes[0]).await.audits;
-        assert_eq!((after.registered_at, after.vetted), (before.registered_at, vetted == [nodes[0]]));
+        assert_eq!((after.vetting_since, after.vetted), (before.vetting_since, vetted == [nodes[0]]));
         after.vetted
     };
     assert!(!vetted(false).await);

@@ -14,12 +14,12 @@ use uuid::Uuid;
 use super::PostgresStore;
 use super::read::{self, Places};
 use super::repairs::queue_lost;
-use super::scans::record;
+use super::scans::{ask, record};
 use super::transact::{self, BEGIN, Failure};
 use crate::error::Result;
 use crate::rows;
 use crate::upkeep::Judge;
-use crate::upkeep::model::{AuditEvent, AuditOutcome, AuditRecord, Contained, NodeLocation};
+use crate::upkeep::model::{AuditEvent, AuditOutcome, AuditRecord, Contained, NodeLocation, ScanReason};
 
 fn slice(row: &PgRow) -> Result<std::ops::Range<u64>, Failure> {
     Ok(read::offset(row, "slice_start")?..read::offset(row, "slice_end")?)
@@ -218,15 +218,33 @@ async fn keep_in(
 }
 
 impl PostgresStore {
-    pub(super) async fn forgive(&self, node: NodeId, quiet: Duration) -> Result<bool> {
-        const FORGIVE: &str = "UPDATE nodes SET quarantined = FALSE
+    pub(super) async fn pardon_empty(&self, node: NodeId, quiet: Duration) -> Result<bool> {
+        const PARDON: &str = "UPDATE nodes SET quarantined = FALSE,
+                vetted_at = NULL, vetting_since = now(), vetting_proofs = audits_proven
             WHERE id = $1 AND quarantined AND last_audit <= now() - $2 * interval '1 millisecond'
                 AND NOT EXISTS (SELECT FROM chunk_locations WHERE node_id = $1 AND status = 'stored' OFFSET 0)";
         transact::single(&self.pool, "let a node take new chunks again", |conn, _| {
             Box::pin(async move {
                 let done =
-                    sqlx::query(FORGIVE).bind(node.as_uuid()).bind(read::millis(quiet)).execute(conn).await?;
+                    sqlx::query(PARDON).bind(node.as_uuid()).bind(read::millis(quiet)).execute(conn).await?;
                 Ok(done.rows_affected() > 0)
+            })
+        })
+        .await
+    }
+
+    /// What it holds counts again.
+    pub(super) async fn pardon(&self, node: NodeId) -> Result<bool> {
+        const PARDON: &str = "UPDATE nodes SET quarantined = FALSE, audit_alpha = NULL, audit_beta = NULL,
+                vetted_at = NULL, vetting_since = now(), vetting_proofs = audits_proven
+            WHERE id = $1 AND quarantined";
+        transact::run_idempotent(&self.pool, "take a node back", BEGIN, |conn, _| {
+            Box::pin(async move {
+                let done = sqlx::query(PARDON).bind(node.as_uuid()).execute(&mut *conn).await?;
+                if done.rows_affected() == 0 {
+                    return Ok(false);
+                }
+                ask(conn, node, ScanReason::Returned).await
             })
         })
         .await
@@ -241,7 +259,7 @@ async fn judge_nodes(
 ) -> Result<(), Failure> {
     // Not FOR UPDATE: commits that name the node go on.
     const LOCK: &str = "SELECT id, audit_alpha, audit_beta, audits_proven, audits_failed, last_audit,
-            created_at, vetted_at FROM nodes WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE";
+            coalesce(vetting_since, created_at) AS vetting_since, vetting_proofs, vetted_at FROM nodes WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE";
     const STORE: &str =
         "UPDATE nodes n SET audit_alpha = j.alpha, audit_beta = j.beta, audits_proven = j.proven,
             audits_failed = j.failed, last_audit = now(), quarantined = coalesce(j.quarantined, n.quarantined),

@@ -180,7 +180,11 @@ impl Upkeep for PostgresStore {
     }
 
     async fn forgive_empty(&self, node: NodeId, quiet: Duration) -> Result<bool> {
-        self.forgive(node, quiet).await
+        self.pardon_empty(node, quiet).await
+    }
+
+    async fn forgive(&self, node: NodeId) -> Result<bool> {
+        self.pardon(node).await
     }
 
     async fn record_audits(

@@ -49,7 +49,8 @@ pub(super) fn record(row: &PgRow) -> Result<AuditRecord, Failure> {
         proven: read::total(row, "audits_proven")?,
         failed: read::total(row, "audits_failed")?,
         last_audit: read::optional_time(row, "last_audit")?,
-        registered_at: read::time(row, "created_at")?,
+        vetting_since: read::time(row, "vetting_since")?,
+        proven_before: read::total(row, "vetting_proofs")?,
         vetted: read::optional_time(row, "vetted_at")?.is_some(),
     })
 }
@@ -83,7 +84,8 @@ impl PostgresStore {
     pub(super) async fn node_states(&self) -> Result<Vec<NodeUpkeep>> {
         const NODES: &str =
             "SELECT id, status, status_changed_at, last_heartbeat, quarantined, reconciled_at, location_count,
-                audit_alpha, audit_beta, audits_proven, audits_failed, last_audit, created_at, vetted_at
+                audit_alpha, audit_beta, audits_proven, audits_failed, last_audit,
+                coalesce(vetting_since, created_at) AS vetting_since, vetting_proofs, vetted_at
             FROM nodes ORDER BY id";
         transact::single(&self.pool, "read the nodes", |conn, _| {
             Box::pin(async move {

@@ -11,11 +11,11 @@ use rusqlite::{Connection, Row, params};
 
 use super::content::small;
 use super::engine::Done;
-use super::repairs;
 use super::row::{self, AUDIT_RECORD, all, int, one, run};
+use super::{repairs, scans};
 use crate::rows::{self, corrupt};
 use crate::upkeep::Judge;
-use crate::upkeep::model::{AuditEvent, AuditOutcome, AuditRecord, Contained};
+use crate::upkeep::model::{AuditEvent, AuditOutcome, AuditRecord, Contained, ScanReason};
 
 fn outcome(row: &Row<'_>, column: usize) -> Done<AuditOutcome> {
     let text = row.get_ref(column)?.as_str().map_err(|e| corrupt("outcome of an audit", e))?;
@@ -93,12 +93,25 @@ pub(super) fn record(
 }
 
 /// Whether the node was held back, and is no more.
-pub(super) fn forgive(db: &Connection, node: NodeId, quiet: Duration) -> Done<bool> {
-    const FORGIVE: &str =
-        "UPDATE nodes SET quarantined = 0 WHERE id = ?1 AND quarantined AND last_audit <= ?2
-        AND NOT EXISTS (SELECT 1 FROM chunk_locations WHERE node_id = ?1 AND status = 'stored')";
-    let since = row::now().unix_millis().saturating_sub(int(quiet.as_millis() as u64));
-    Ok(run(db, FORGIVE, params![node.as_uuid(), since])? > 0)
+pub(super) fn forgive_empty(db: &Connection, node: NodeId, quiet: Duration) -> Done<bool> {
+    const FORGIVE: &str = "UPDATE nodes SET quarantined = 0,
+            vetted_at = NULL, vetting_since = ?3, vetting_proofs = audits_proven
+        WHERE id = ?1 AND quarantined AND last_audit <= ?2
+            AND NOT EXISTS (SELECT 1 FROM chunk_locations WHERE node_id = ?1 AND status = 'stored')";
+    let now = row::now();
+    Ok(run(db, FORGIVE, params![node.as_uuid(), row::before(now, quiet), now.unix_millis()])? > 0)
+}
+
+/// The same, whatever it holds: it counts again.
+pub(super) fn forgive(db: &Connection, node: NodeId) -> Done<bool> {
+    const FORGIVE: &str = "UPDATE nodes SET quarantined = 0, audit_alpha = NULL, audit_beta = NULL,
+            vetted_at = NULL, vetting_since = ?2, vetting_proofs = audits_proven
+        WHERE id = ?1 AND quarantined";
+    let was_held_back = run(db, FORGIVE, params![node.as_uuid(), row::now().unix_millis()])? > 0;
+    if was_held_back {
+        scans::queue(db, node, ScanReason::Returned)?;
+    }
+    Ok(was_held_back)
 }
 
 fn keep(db: &Connection, event: &AuditEvent, now: i64) -> Done<()> {

@@ -207,7 +207,11 @@ impl Upkeep for SqliteStore {
 
     async fn forgive_empty(&self, node: NodeId, quiet: Duration) -> Result<bool> {
         const DOING: &str = "let a node take new chunks again";
-        self.engine.write(DOING, move |db| audits::forgive(db, node, quiet)).await
+        self.engine.write(DOING, move |db| audits::forgive_empty(db, node, quiet)).await
+    }
+
+    async fn forgive(&self, node: NodeId) -> Result<bool> {
+        self.engine.write("take a node back", move |db| audits::forgive(db, node)).await
     }
 
     async fn record_audits(

@@ -149,7 +149,8 @@ pub(super) fn location_status(row: &Row<'_>, column: usize) -> Done<LocationStat
 
 /// What [`audit_record`] reads.
 pub(super) const AUDIT_RECORD: &str =
-    "audit_alpha, audit_beta, audits_proven, audits_failed, last_audit, created_at, vetted_at";
+    "audit_alpha, audit_beta, audits_proven, audits_failed, last_audit, coalesce(vetting_since, created_at),
+    vetting_proofs, vetted_at";
 
 /// A node's record in audits; without weights before the first one.
 pub(super) fn audit_record(row: &Row<'_>, first: usize) -> Done<AuditRecord> {
@@ -160,8 +161,9 @@ pub(super) fn audit_record(row: &Row<'_>, first: usize) -> Done<AuditRecord> {
         proven: count(row, first + 2)?,
         failed: count(row, first + 3)?,
         last_audit: some_time(row, first + 4)?,
-        registered_at: time(row, first + 5)?,
-        vetted: some_time(row, first + 6)?.is_some(),
+        vetting_since: time(row, first + 5)?,
+        proven_before: count(row, first + 6)?,
+        vetted: some_time(row, first + 7)?.is_some(),
     })
 }
 

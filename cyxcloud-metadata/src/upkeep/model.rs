@@ -519,8 +519,10 @@ pub struct AuditRecord {
     pub failed: u64,
     /// When it was last audited.
     pub last_audit: Option<Timestamp>,
-    /// When it was first registered. A judge leaves it.
-    pub registered_at: Timestamp,
+    /// Since when it has been vetted, or is being: when it registered, or was let back. A judge leaves it.
+    pub vetting_since: Timestamp,
+    /// What `proven` was then. A judge leaves it.
+    pub proven_before: u64,
     /// Whether it is given its share of what is written. A judge may say so; that it is taken back is not kept.
     pub vetted: bool,
 }

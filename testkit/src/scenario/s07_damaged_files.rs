@@ -1,8 +1,8 @@
 //! 7: files of a stopped node are damaged at random: logs, manifest, tables, blobs. It starts or refuses loudly, never serves
 //! wrong bytes, and what it lost is found and made again.
 //!
-//! A node that lost chunks fails audits, and is held back from new ones until it has proven itself: only as many are damaged at
-//! a time as leave enough for as many losses as every stripe is recorded to survive.
+//! A node that lost chunks fails audits, and is held back from new ones until it has proven itself, or an administrator takes it
+//! back: only as many are damaged at a time as leave enough for as many losses as every stripe is recorded to survive.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
@@ -68,6 +68,7 @@ async fn damaged_files(run: Arc<Run>) -> Result<()> {
         start_or_refuse(&run, &cluster, index).await?;
         run.read_all(&client, BUCKET).await?;
         mended(&run, &cluster).await?;
+        cluster.take_back(index).await?;
         run.count("round", 1);
         if began.elapsed() >= run.duration {
             break;

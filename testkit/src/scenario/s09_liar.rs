@@ -1,7 +1,7 @@
 //! 9: nodes lie, one at a time, in each way there is. Nobody is served a lie, the liar is found out, and nobody else is blamed.
 //!
-//! Who is found out is held back from new chunks until it has proven itself. What it cannot prove is made again on the others,
-//! so these must stay enough for as many losses as every stripe is recorded to survive.
+//! Who is found out is held back from new chunks until it has proven itself, or an administrator takes it back. What it cannot
+//! prove is made again on the others, so these must stay enough for as many losses as every stripe is recorded to survive.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,6 +57,7 @@ async fn liar(run: Arc<Run>) -> Result<()> {
         tell(&run, &cluster, &client, index, lie).await?;
         run.count("lie", 1);
         run.settle(&cluster).await?;
+        cluster.take_back(index).await?;
         if began.elapsed() >= run.duration || run.over() {
             break;
         }
