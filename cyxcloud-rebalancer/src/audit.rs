@@ -246,10 +246,7 @@ async fn round(
     if events.len() < answers.len() {
         let (asked, kept, Doubts { canary, cut, failures }) = (answers.len(), events.len(), doubts);
         ctx.metrics.rounds_discarded.inc();
-        warn!(
-            asked,
-            kept, canary, cut, failures, "a round of audits is thrown away in part: we suspect ourselves"
-        );
+        warn!(asked, kept, canary, cut, failures, "part of a round of audits is thrown away");
     }
     keep(ctx, &events, &roll.held_back, now).await?;
     Ok(left_out(asked, &events))

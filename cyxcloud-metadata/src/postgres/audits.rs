@@ -259,7 +259,8 @@ async fn judge_nodes(
 ) -> Result<(), Failure> {
     // Not FOR UPDATE: commits that name the node go on.
     const LOCK: &str = "SELECT id, audit_alpha, audit_beta, audits_proven, audits_failed, last_audit,
-            coalesce(vetting_since, created_at) AS vetting_since, vetting_proofs, vetted_at FROM nodes WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE";
+            coalesce(vetting_since, created_at) AS vetting_since, vetting_proofs, vetted_at
+        FROM nodes WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE";
     const STORE: &str =
         "UPDATE nodes n SET audit_alpha = j.alpha, audit_beta = j.beta, audits_proven = j.proven,
             audits_failed = j.failed, last_audit = now(), quarantined = coalesce(j.quarantined, n.quarantined),
