@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, reason = "what it says is what it is run for")]
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use serde::{Deserialize, Serialize};
+use testkit::scenario::enough::{Enough, reached};
 use testkit::scenario::{ALL, Control, Quick, Scenario};
 use testkit::{Doing, Error, Result, Run};
 
@@ -31,6 +33,9 @@ struct Options {
     /// How long harm is done in each run; each scenario has its own time unless told
     #[arg(long)]
     minutes: Option<f64>,
+    /// Go on until as much was tried as --list says, for --minutes at most (three times as long as it says unless told)
+    #[arg(long, conflicts_with_all = ["quick", "controls"])]
+    until_enough: bool,
     /// One line of JSON per run is appended here; what stands there as held is not run again
     #[arg(long, value_name = "FILE")]
     results: Option<PathBuf>,
@@ -51,21 +56,42 @@ struct Outcome {
     scenario: String,
     seed: u64,
     seconds_of_harm: f64,
+    #[serde(default, skip_serializing_if = "is_no")]
+    until_enough: bool,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     control: String,
     held: bool,
+    /// Nothing was broken, and less was tried than must be in so much time.
+    #[serde(default, skip_serializing_if = "is_no")]
+    too_little: bool,
     seconds: u64,
-    counts: std::collections::BTreeMap<String, u64>,
+    counts: BTreeMap<String, u64>,
+    /// How much of some counts is enough.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    wanted: BTreeMap<String, u64>,
     broken: Vec<String>,
+}
+
+fn is_no(answer: &bool) -> bool {
+    !answer
 }
 
 impl Outcome {
     /// The same run, with as much harm or more.
     fn covers(&self, task: &Task) -> bool {
+        let as_much = match task.until_enough {
+            true => self.has_enough(&task.scenario.enough()),
+            // One that went on until it had enough may have ended early.
+            false => !self.until_enough && self.seconds_of_harm >= task.duration.as_secs_f64(),
+        };
         self.scenario == task.scenario.title()
             && self.seed == task.seed
             && self.control == control_of(task)
-            && self.seconds_of_harm >= task.duration.as_secs_f64()
+            && as_much
+    }
+
+    fn has_enough(&self, enough: &Enough) -> bool {
+        reached(enough.floors, |what| self.counts.get(what).copied().unwrap_or_default())
     }
 }
 
@@ -75,13 +101,23 @@ struct Task {
     scenario: &'static Scenario,
     seed: u64,
     duration: Duration,
+    /// It may end before its time once it has enough.
+    until_enough: bool,
     control: Option<&'static Control>,
+}
+
+impl Task {
+    /// Whether it has the time to reach what is enough. A control's run ends when it is found out.
+    fn must_have_enough(&self) -> bool {
+        self.control.is_none() && (self.until_enough || self.duration >= self.scenario.enough().within)
+    }
 }
 
 #[derive(Default)]
 struct Tally {
     passed: u32,
     failed: u32,
+    too_little: u32,
     skipped: u32,
 }
 
@@ -106,9 +142,9 @@ fn main() -> ExitCode {
         }
     });
     match done {
-        Ok(tally) => {
-            println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
-            if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        Ok(Tally { passed, failed, too_little, skipped }) => {
+            println!("{passed} passed, {failed} failed, {too_little} tried too little, {skipped} skipped");
+            if failed + too_little == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
             println!("{error}");
@@ -134,6 +170,10 @@ async fn interrupted() {
 fn list() {
     for scenario in ALL {
         println!("{:16} {:>4} s  {}", scenario.title(), scenario.duration.as_secs(), scenario.about);
+        let enough = scenario.enough();
+        for (what, least) in enough.floors {
+            println!("{:25}in {} min: {what} {least}", "", enough.within.as_secs() / 60);
+        }
         if let Quick::LeftOut(why) = scenario.quick {
             println!("{:25}not in script/test: {why}", "");
         }
@@ -189,8 +229,11 @@ fn tasks(
     if options.controls && scenario.controls.is_empty() {
         return Vec::new();
     }
+    let enough = scenario.enough();
+    let until_enough = options.until_enough && !enough.floors.is_empty();
     let duration = match (options.minutes, options.quick, scenario.quick) {
         (Some(minutes), ..) => Duration::from_secs_f64(minutes.max(0.0) * 60.0),
+        (None, ..) if until_enough => enough.within * 3,
         (None, true, Quick::For(duration)) => duration,
         (None, true, Quick::LeftOut(why)) if !wanted => {
             println!("{}: left out: {why}", scenario.title());
@@ -207,7 +250,7 @@ fn tasks(
         *(if options.controls && !options.quick { &mut tally.failed } else { &mut tally.skipped }) += 1;
         return Vec::new();
     }
-    let task = Task { scenario, seed, duration, control: None };
+    let task = Task { scenario, seed, duration, until_enough, control: None };
     match options.controls {
         false => vec![task],
         true => {
@@ -239,7 +282,9 @@ async fn run_one(task: &Task, options: &Options, tally: &mut Tally) -> Result<()
         .tempdir()
         .doing("make a directory for the run")?
         .keep();
-    let run = Run::new(&directory, task.seed, task.duration, task.control)?;
+    let enough = task.scenario.enough();
+    let until = if task.until_enough { enough.floors } else { &[] };
+    let run = Run::new(&directory, task.seed, task.duration, until, task.control)?;
     let began = Instant::now();
     let ended = (task.scenario.run)(run.clone()).await;
     run.stop();
@@ -261,44 +306,67 @@ async fn run_one(task: &Task, options: &Options, tally: &mut Tally) -> Result<()
     }
     // A control must be found out, and not merely fall over.
     let held = if task.control.is_some() { !broken.is_empty() && !stopped } else { broken.is_empty() };
-    let outcome = Outcome {
+    let mut counts = run.counts();
+    let mut wanted = BTreeMap::new();
+    for (what, least) in enough.floors.iter().filter(|_| task.control.is_none()) {
+        counts.entry((*what).to_owned()).or_default();
+        wanted.insert((*what).to_owned(), *least);
+    }
+    let mut outcome = Outcome {
         scenario: task.scenario.title(),
         seed: task.seed,
         seconds_of_harm: task.duration.as_secs_f64(),
+        until_enough: task.until_enough,
         control: control_of(task),
         held,
+        too_little: false,
         seconds: began.elapsed().as_secs(),
-        counts: run.counts(),
+        counts,
+        wanted,
         broken: broken.iter().take(5).cloned().collect(),
     };
+    if held && task.must_have_enough() && !outcome.has_enough(&enough) {
+        (outcome.held, outcome.too_little) = (false, true);
+    }
     say(task, &outcome, &directory);
     if let Some(file) = &options.results {
         append(file, &outcome)?;
     }
     drop(run);
-    if held {
-        tally.passed += 1;
-        return std::fs::remove_dir_all(&directory).doing("remove the run's directory");
+    *(match (outcome.held, outcome.too_little) {
+        (true, _) => &mut tally.passed,
+        (false, true) => &mut tally.too_little,
+        (false, false) => &mut tally.failed,
+    }) += 1;
+    match held {
+        true => std::fs::remove_dir_all(&directory).doing("remove the run's directory"),
+        false => Ok(()),
     }
-    tally.failed += 1;
-    Ok(())
 }
 
 fn say(task: &Task, outcome: &Outcome, directory: &Path) {
     let word = match (task.control.is_some(), outcome.held) {
         (false, true) => "held",
+        (false, false) if outcome.too_little => "TOO LITTLE TRIED",
         (false, false) => "BROKEN",
         (true, true) => "found out",
         (true, false) => "NOT FOUND OUT",
     };
-    let counts: Vec<String> = outcome.counts.iter().map(|(what, n)| format!("{what} {n}")).collect();
+    let count = |(what, n): (&String, &u64)| match outcome.wanted.get(what) {
+        Some(least) => format!("{what} {n} of {least}"),
+        None => format!("{what} {n}"),
+    };
+    let counts: Vec<String> = outcome.counts.iter().map(count).collect();
     println!("{}: {word} in {} s: {}", title(task), outcome.seconds, counts.join(", "));
     if !outcome.held || task.control.is_some() {
         for what in &outcome.broken {
             println!("  {what}");
         }
     }
-    if !outcome.held {
+    if outcome.too_little {
+        let number = task.scenario.number;
+        println!("  on: script/torture --scenario {number} --seed {} --until-enough", task.seed);
+    } else if !outcome.held {
         println!("  logs and history: {}", directory.display());
         let controls = if task.control.is_some() { " --controls" } else { "" };
         println!(

@@ -19,6 +19,7 @@ use crate::history::History;
 use crate::invariants;
 use crate::recorder::Recorder;
 use crate::scenario::Control;
+use crate::scenario::enough::{Floor, reached};
 
 /// How long all that is owed may take when nothing happens any more.
 pub const SETTLE: Duration = Duration::from_secs(180);
@@ -28,8 +29,10 @@ pub const SETTLE: Duration = Duration::from_secs(180);
 pub struct Run {
     /// Chooses all that is random.
     pub seed: u64,
-    /// How long harm is done.
+    /// How long harm is done, at most.
     pub duration: Duration,
+    /// Once these are reached harm may end before its time; none: it goes on to the end.
+    pub until: &'static [Floor],
     /// What is kept when the run fails.
     pub directory: PathBuf,
     /// What clients saw.
@@ -52,11 +55,13 @@ impl Run {
         directory: &Path,
         seed: u64,
         duration: Duration,
+        until: &'static [Floor],
         control: Option<&'static Control>,
     ) -> Result<Arc<Self>> {
         Ok(Arc::new(Self {
             seed,
             duration,
+            until,
             directory: directory.to_owned(),
             history: History::new(&directory.join("history.jsonl"))?,
             control,
@@ -169,16 +174,10 @@ impl Run {
         let _ = tokio::time::timeout(time, over.wait_for(|over| *over)).await;
     }
 
-    /// Does `step` again and again until the run's time is up or something is broken.
-    pub async fn until_over<F>(&self, mut step: impl FnMut() -> F) -> Result<()>
-    where
-        F: Future<Output = Result<()>>,
-    {
-        let began = Instant::now();
-        while began.elapsed() < self.duration && !self.over() {
-            step().await?;
-        }
-        Ok(())
+    /// Whether harm that began then need not go on: its time is up, or enough was tried where the run is only to go on until then.
+    pub fn has_enough(&self, began: Instant) -> bool {
+        let enough = !self.until.is_empty() && reached(self.until, |what| self.counted(what));
+        enough || began.elapsed() >= self.duration
     }
 
     /// What must hold at every moment, does.
@@ -199,10 +198,14 @@ impl Run {
 
     /// Nothing happens any more: waits until all that is owed is paid.
     pub async fn settle(&self, cluster: &Cluster) -> Result<()> {
+        self.settle_within(cluster, SETTLE).await
+    }
+
+    /// The same, where more is owed than usual.
+    pub async fn settle_within(&self, cluster: &Cluster, limit: Duration) -> Result<()> {
         let began = Instant::now();
-        invariants::settle(&cluster.database, SETTLE).await?;
-        let took = began.elapsed().as_secs().max(self.counted("settled after s"));
-        self.figure("settled after s", took);
+        invariants::settle(&cluster.database, limit).await?;
+        self.most("settled after s", began.elapsed().as_secs());
         Ok(())
     }
 

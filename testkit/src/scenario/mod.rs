@@ -1,7 +1,8 @@
 //! The catalogue of scenarios, one file each. Numbers are those of docs/reliability.md.
 //!
-//! To add one: its file, and one line in [`ALL`].
+//! To add one: its file, and one line in [`ALL`]; and one in `enough`, if it must go on for some time to say anything.
 
+pub mod enough;
 mod power;
 mod s01_baseline;
 mod s02_thrash;
@@ -41,6 +42,7 @@ use crate::cluster::Cluster;
 use crate::disk::require_mounts;
 use crate::error::Result;
 use crate::run::Run;
+use crate::scenario::enough::Enough;
 
 /// All of them, in the order of their numbers.
 pub const ALL: &[Scenario] = &[
@@ -151,6 +153,11 @@ impl Scenario {
     /// Whether somebody who says this means it: its number, its name, or both.
     pub fn is_called(&self, said: &str) -> bool {
         said == self.number.to_string() || said == self.name || said == self.title()
+    }
+
+    /// How much it must have tried.
+    pub fn enough(&self) -> Enough {
+        enough::of(self.number)
     }
 
     /// Whether this machine lets it run.

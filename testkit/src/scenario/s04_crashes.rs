@@ -59,7 +59,7 @@ async fn crashes(run: Arc<Run>) -> Result<()> {
     for number in 0..4 {
         client.put(&format!("first{number}"), &format!("first{number}"), SIZE).await;
     }
-    while began.elapsed() < run.duration && !run.over() {
+    while !run.has_enough(began) && !run.over() {
         if hit % order.len() == 0 {
             order.shuffle(&mut chance);
         }
@@ -68,6 +68,7 @@ async fn crashes(run: Arc<Run>) -> Result<()> {
         run.check_always(&cluster).await?;
         hit += 1;
         run.figure("crash points", hit.min(order.len()) as u64);
+        run.figure("crashes at each point", (hit / order.len()) as u64);
         run.figure("crashes", hit as u64);
     }
     run.judge(&cluster, &client, BUCKET).await?;

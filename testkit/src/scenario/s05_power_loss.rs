@@ -61,7 +61,7 @@ async fn power_loss(run: Arc<Run>) -> Result<()> {
         }
         cluster.rebalancers.iter().for_each(|rebalancer| rebalancer.thaw());
         run.count("round", 1);
-        if began.elapsed() >= run.duration || run.over() && run.still_whole().is_err() {
+        if run.has_enough(began) || run.over() && run.still_whole().is_err() {
             break;
         }
     }

@@ -46,11 +46,10 @@ async fn power_loss_all(run: Arc<Run>) -> Result<()> {
         cluster.wait_writable(0, Duration::from_secs(60)).await?;
         run.read_some(&client, BUCKET, 200, run.counted("round")).await?;
         run.count("round", 1);
-        if began.elapsed() >= run.duration {
+        if run.has_enough(began) {
             break;
         }
     }
-    run.figure("acknowledged objects", run.counted("PUT"));
     run.judge(&cluster, &client, BUCKET).await?;
     cluster.finish().await
 }

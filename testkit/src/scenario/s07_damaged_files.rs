@@ -33,6 +33,8 @@ pub(super) const SCENARIO: Scenario = Scenario {
 const BUCKET: &str = "damaged";
 /// Fewer than 13, from where stripes survive three losses and need 13 for it.
 const NODES: usize = 12;
+/// So many that a round takes no longer than the one before it.
+const KEYS: u64 = 40;
 /// "Missing shards appear within 60 s and are rebuilt", on a machine that is busy.
 const MENDED: Duration = Duration::from_secs(180);
 
@@ -47,15 +49,21 @@ async fn damaged_files(run: Arc<Run>) -> Result<()> {
         .await?;
     let client = run.clients(&cluster, BUCKET).await?.remove(0);
     let mut chance = run.chance(1);
-    for number in 0..40 {
+    for number in 0..KEYS {
         put(&client, &mut chance, number).await;
     }
     run.settle(&cluster).await?;
     let began = Instant::now();
-    while let Some(index) = one_of_enough(&cluster, &mut chance).await? {
+    while !run.has_enough(began) {
+        let Some(index) = one_of_enough(&cluster, &mut chance).await? else {
+            // Until one of those held back has proven itself.
+            run.pause(Duration::from_secs(1)).await;
+            run.still_whole()?;
+            continue;
+        };
         // New bytes in the log, half of the time with the tables and blobs of a clean end.
         for _ in 0..3 {
-            put(&client, &mut chance, run.fresh() + 40).await;
+            put(&client, &mut chance, KEYS + run.fresh()).await;
         }
         if chance.random() {
             cluster.nodes[index].process.stop().await?;
@@ -70,9 +78,6 @@ async fn damaged_files(run: Arc<Run>) -> Result<()> {
         mended(&run, &cluster).await?;
         cluster.take_back(index).await?;
         run.count("round", 1);
-        if began.elapsed() >= run.duration {
-            break;
-        }
     }
     run.judge(&cluster, &client, BUCKET).await?;
     cluster.finish().await
@@ -83,8 +88,8 @@ const WHAT_TO_DO: &str = "remove `db` from its data directory and start it again
 
 async fn put(client: &Recorder, chance: &mut StdRng, number: u64) {
     let size = [20_000, 70_000, 200_000, 300_000, 5 * MIB][chance.random_range(0..5)];
-    let key = format!("k{number}");
-    client.put(&key, &key, size).await;
+    let key = format!("k{}", number % KEYS);
+    client.put(&key, &format!("{key}#{number}"), size).await;
 }
 
 /// One random edit of one random file.
@@ -118,6 +123,7 @@ fn damage(run: &Run, cluster: &Cluster, index: usize, chance: &mut StdRng) -> Re
         run.count(&format!("{kind} flipped"), 1);
         format!("flipped a bit of byte {place}")
     };
+    run.count("edit", 1);
     run.history.note("damage", (cluster.nodes[index].name(), path.display().to_string(), what));
     Ok(())
 }

@@ -46,7 +46,7 @@ async fn gc_race(run: Arc<Run>) -> Result<()> {
         workers.add(cycle(run.clone(), client.clone(), number));
     }
     let began = Instant::now();
-    while began.elapsed() < run.duration && !run.over() {
+    while !run.has_enough(began) && !run.over() {
         run.pause(Duration::from_millis(200)).await;
         run.check_always(&cluster).await?;
         let taken = cluster.database.number(TAKEN).await?;

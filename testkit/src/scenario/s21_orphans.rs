@@ -37,7 +37,7 @@ async fn orphans(run: Arc<Run>) -> Result<()> {
     let mut chance = run.chance(1);
     let mut cut = Vec::new();
     let began = Instant::now();
-    while began.elapsed() < run.duration && !run.over() {
+    while !run.has_enough(began) && !run.over() {
         let mut uploads = JoinSet::new();
         let kills = chance.random_range(0..4) == 0;
         for _ in 0..AT_ONCE {

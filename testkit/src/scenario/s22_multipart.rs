@@ -46,7 +46,7 @@ async fn multipart(run: Arc<Run>) -> Result<()> {
         });
     }
     let began = Instant::now();
-    while began.elapsed() < run.duration && !run.over() {
+    while !run.has_enough(began) && !run.over() {
         run.pause(Duration::from_secs(2)).await;
         run.check_always(&cluster).await?;
     }
@@ -95,6 +95,7 @@ async fn race(run: &Run, clients: &[Recorder], chance: &mut StdRng) -> Result<()
     }
     one.get(&key).await;
     other.get(&key).await;
+    run.count("upload", 1);
     run.still_whole()
 }
 

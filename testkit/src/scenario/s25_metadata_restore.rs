@@ -35,9 +35,9 @@ pub(super) const SCENARIO: Scenario = Scenario {
 const BUCKET: &str = "kept";
 /// For what is put after the restore.
 const AFTER: &str = "after";
-/// How long what was deleted is kept, and so how old the backup may be.
-const GRACE_SECS: u64 = 40;
-const GRACE: Duration = Duration::from_secs(GRACE_SECS);
+const SIZES: [usize; 3] = [5_000, 70_000, 300_000];
+/// More time than this changes nothing: of so many objects a thousand can be deleted.
+const SECS_MAX: u64 = 720;
 /// How soon anything of PostgreSQL's own should happen.
 const SOON: Duration = Duration::from_secs(60);
 const SLOT: &str = "torture";
@@ -45,11 +45,20 @@ const SLOT: &str = "torture";
 /// Objects by key, with their sizes. Their bytes follow from the key.
 type Objects = BTreeMap<String, usize>;
 
+/// How long what was deleted is kept, and so how old the backup may be: a third of the time that the run has.
+fn grace(run: &Run) -> Duration {
+    Duration::from_secs((seconds(run) / 3).max(40))
+}
+
+fn seconds(run: &Run) -> u64 {
+    run.duration.as_secs().min(SECS_MAX)
+}
+
 async fn metadata_restore(run: Arc<Run>) -> Result<()> {
     let cluster = run
         .cluster()
         .own_databases()
-        .rebalancer_env("GC_GRACE_SECS", &GRACE_SECS.to_string())
+        .rebalancer_env("GC_GRACE_SECS", &grace(&run).as_secs().to_string())
         .start()
         .await?;
     let Postgres::Own(postgres) = &cluster.postgres else {
@@ -58,24 +67,24 @@ async fn metadata_restore(run: Arc<Run>) -> Result<()> {
     let s3 = cluster.s3(0)?;
     s3.make_bucket(BUCKET).await.map_err(|refused| Error::failed("make a bucket", refused))?;
     let mut kept = Objects::new();
-    for number in 0..(2 * run.duration.as_secs()).max(20) {
-        put(&run, &s3, &format!("old{number}"), &mut kept).await?;
+    for number in 0..(2 * seconds(&run)).max(20) {
+        put(&run, &s3, &format!("old{number}"), number, &mut kept).await?;
     }
     // Garbage of before the backup, whose grace ends after it.
-    put(&run, &s3, "early", &mut Objects::new()).await?;
+    put(&run, &s3, "early", 0, &mut Objects::new()).await?;
     delete(&s3, "early").await?;
     let waiting = "SELECT count(*) FROM gc_candidates";
     eventually("what was deleted is condemned", SOON, || async {
         cluster.database.number(waiting).await.is_ok_and(|waiting| waiting == 0).then_some(())
     })
     .await?;
-    run.pause(GRACE / 2).await;
+    run.pause(grace(&run) / 2).await;
 
     let backup = back_up(&run, &cluster, &s3, &mut kept).await?;
     let began = Instant::now();
     change_until_collected(&run, &cluster, &s3, &kept).await?;
     backup.copied(&cluster).await?;
-    if began.elapsed() > GRACE {
+    if began.elapsed() > grace(&run) {
         return Err(Error::failed(
             "restore in time",
             "this machine is too slow: the backup is older than the grace",
@@ -91,13 +100,15 @@ async fn metadata_restore(run: Arc<Run>) -> Result<()> {
     s3.send(thaw)
         .await
         .map_err(|refused| Error::broken(format!("collection cannot be thawed: {refused}")))?;
+    // All that came after the backup is deleted now, and that is the more the longer the run is.
+    run.settle_within(&cluster, SETTLE.max(2 * grace(&run))).await?;
     run.judge(&cluster, &client, AFTER).await?;
     read_all(&run, &s3, &kept).await?;
     cluster.finish().await
 }
 
-async fn put(run: &Run, s3: &S3, key: &str, objects: &mut Objects) -> Result<()> {
-    let size = [5_000, 70_000, 300_000][run.fresh() as usize % 3];
+async fn put(run: &Run, s3: &S3, key: &str, number: u64, objects: &mut Objects) -> Result<()> {
+    let size = SIZES[number as usize % SIZES.len()];
     let stored = s3.put(BUCKET, key, body_of(run.seed, key, size)).await;
     stored.map_err(|refused| Error::broken(format!("PUT {key} was refused: {refused}")))?;
     objects.insert(key.to_owned(), size);
@@ -133,7 +144,7 @@ async fn back_up(run: &Run, cluster: &Cluster, s3: &S3, kept: &mut Objects) -> R
     .await?;
     call(&backup, &["base", "--database-url", url, "--to", &to])?;
     for number in 0..5 {
-        put(run, s3, &format!("between{number}"), kept).await?;
+        put(run, s3, &format!("between{number}"), number, kept).await?;
     }
     // Between two commits.
     let moment = cluster.database.texts("SELECT clock_timestamp()::text FROM pg_sleep(0.2)").await?.concat();
@@ -164,24 +175,29 @@ impl Backup {
     }
 }
 
-/// Puts new objects, deletes old ones and overwrites others, until what was garbage before the backup is gone from the nodes.
+/// Puts new objects, deletes old ones and overwrites others, until what was garbage before the backup is gone from the nodes, and on
+/// until each old one had its turn or the backup is nearly too old.
 async fn change_until_collected(run: &Run, cluster: &Cluster, s3: &S3, kept: &Objects) -> Result<()> {
     let condemned = "SELECT condemned_at::text FROM segments WHERE state = 'condemned' ORDER BY condemned_at";
     let newest = cluster.database.texts(condemned).await?.pop().unwrap_or_default();
     let left = format!(
         "SELECT (SELECT count(*) FROM segments WHERE condemned_at <= '{newest}') + (SELECT count(*) FROM chunk_deletes)"
     );
-    let began = Instant::now();
+    let (began, grace) = (Instant::now(), grace(run));
     let mut old = kept.keys();
-    while cluster.database.number(&left).await? > 0 {
-        if began.elapsed() > 2 * GRACE {
+    for number in 0_u64.. {
+        let is_left = cluster.database.number(&left).await? > 0;
+        if is_left && began.elapsed() > 2 * grace {
             return Err(Error::broken("garbage was not collected when its grace was over"));
         }
-        put(run, s3, &format!("new{}", run.fresh()), &mut Objects::new()).await?;
+        if !is_left && (old.len() == 0 || began.elapsed() > grace / 4 * 3) {
+            break;
+        }
+        put(run, s3, &format!("new{number}"), number, &mut Objects::new()).await?;
         run.count("PUT after the backup", 1);
         match old.next() {
             None => {}
-            Some(key) if run.fresh().is_multiple_of(4) => {
+            Some(key) if number.is_multiple_of(4) => {
                 let other = body_of(run.seed, "overwritten", 70_000);
                 let stored = s3.put(BUCKET, key, other).await;
                 stored.map_err(|refused| Error::broken(format!("PUT {key} was refused: {refused}")))?;
@@ -246,12 +262,14 @@ async fn stays_frozen(run: &Run, cluster: &Cluster) -> Result<()> {
     if unknown == 0 {
         return Err(Error::failed("look at orphans", "nodes hold nothing that the backup did not know"));
     }
+    let grace = grace(run);
+    let seconds = grace.as_secs();
     let over =
-        format!("SELECT count(*) FROM orphans WHERE first_seen < now() - interval '{GRACE_SECS} seconds'");
+        format!("SELECT count(*) FROM orphans WHERE first_seen < now() - interval '{seconds} seconds'");
     let all = format!("SELECT ({over}) + (SELECT count(*) FROM chunk_deletes)");
     eventually(
         "all that the backup did not know is seen, for longer than its grace",
-        GRACE + SETTLE,
+        grace + SETTLE,
         || async {
             cluster
                 .database

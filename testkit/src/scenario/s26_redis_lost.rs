@@ -100,7 +100,7 @@ async fn redis_lost(run: Arc<Run>) -> Result<()> {
             run.count("Redis harmed", 1);
         }
         run.check_always(&cluster).await?;
-        if began.elapsed() >= run.duration || run.over() {
+        if run.has_enough(began) || run.over() {
             break;
         }
     }

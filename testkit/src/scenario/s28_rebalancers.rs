@@ -7,6 +7,7 @@ use rand::RngExt;
 
 use super::{Control, Needs, Quick, Running, Scenario, witness};
 use crate::MIB;
+use crate::cluster::Cluster;
 use crate::error::{Error, Result};
 use crate::load::{self, Load};
 use crate::run::Run;
@@ -47,7 +48,7 @@ async fn rebalancers(run: Arc<Run>) -> Result<()> {
     let load = Load { workers: 2, ..Load::default() };
     let workers = load::start(&run, std::slice::from_ref(&client), &load);
     let began = Instant::now();
-    while began.elapsed() < run.duration && !run.over() {
+    while !run.has_enough(began) && !run.over() {
         let index = chance.random_range(0..cluster.nodes.len());
         // Long enough to count as lost, so that there is work.
         cluster.nodes[index].process.kill();
@@ -60,14 +61,19 @@ async fn rebalancers(run: Arc<Run>) -> Result<()> {
         }
         cluster.restart_node(index).await?;
         run.check_always(&cluster).await?;
+        run.figure("jobs done", jobs_done(&cluster).await?);
         if let Err(Error::Broken(what)) = witness::check(&cluster.database).await {
             run.broken(what);
         }
     }
     workers.join(&run).await?;
     witness::check(&cluster.database).await?;
-    let done = cluster.database.number("SELECT count(*) FROM repair_jobs WHERE status = 'completed'").await?;
-    run.figure("jobs done", done.unsigned_abs());
     run.judge(&cluster, &client, BUCKET).await?;
+    run.figure("jobs done", jobs_done(&cluster).await?);
     cluster.finish().await
+}
+
+async fn jobs_done(cluster: &Cluster) -> Result<u64> {
+    let done = "SELECT count(*) FROM repair_jobs WHERE status = 'completed'";
+    Ok(cluster.database.number(done).await?.unsigned_abs())
 }

@@ -63,7 +63,7 @@ async fn rude(run: Arc<Run>) -> Result<()> {
     let calm = files(gateway)?;
     let mut after = Vec::new();
     let began = Instant::now();
-    while began.elapsed() < run.duration && !run.over() {
+    while !run.has_enough(began) && !run.over() {
         after.push(round(&run, gateway, &client).await?);
     }
     silent(&run, gateway).await?;
