@@ -56,7 +56,7 @@ const TOKEN_KEY: &str = "cyxcloud token key";
 
 /// Connects to a node.
 pub async fn connect(cluster: &Cluster, node: &Node) -> Result<Direct> {
-    let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{}", node.grpc_port))
+    let endpoint = Endpoint::from_shared(format!("http://{}:{}", node.host, node.grpc_port))
         .doing("use a node's address")?
         .connect_timeout(std::time::Duration::from_secs(5))
         .timeout(std::time::Duration::from_secs(60));

@@ -46,6 +46,7 @@ pub struct Builder {
     rebalancer_env: Env,
     storage: Vec<Storage>,
     proxies: bool,
+    apart: bool,
     own_databases: bool,
 }
 
@@ -89,6 +90,7 @@ impl Builder {
             ]),
             storage: vec![Storage::Directory],
             proxies: false,
+            apart: false,
             own_databases: false,
         }
     }
@@ -150,6 +152,12 @@ impl Builder {
     /// Puts a proxy before every node, and one before the gateway for every node.
     pub fn proxies(mut self) -> Self {
         self.proxies = true;
+        self
+    }
+
+    /// Puts every node on a network (a /24) of its own, all of them this machine's. Proxies have one address for all.
+    pub fn apart(mut self) -> Self {
+        self.apart = true;
         self
     }
 
@@ -233,6 +241,8 @@ pub struct Gateway {
 pub struct Node {
     /// The program.
     pub process: Process,
+    /// Where it listens.
+    pub host: String,
     /// Of its chunk service, without proxy.
     pub grpc_port: u16,
     /// Of its health and metrics.
@@ -251,6 +261,11 @@ impl Node {
     /// As it calls itself, and as the database knows it (`nodes.label`).
     pub fn name(&self) -> &str {
         &self.process.name
+    }
+
+    /// Where it says whether it is well.
+    pub fn health(&self) -> String {
+        format!("http://{}:{}/health", self.host, self.metrics_port)
     }
 
     /// Does this to everything between this node and the rest. Needs [`Builder::proxies`].
@@ -319,6 +334,13 @@ impl Cluster {
     async fn make_node(&self, index: usize) -> Result<Node> {
         let ports = free_ports(3)?;
         let name = format!("node-{}", index + 1);
+        let host = match (self.plan.apart, self.plan.proxies) {
+            (false, _) => "127.0.0.1".to_owned(),
+            (true, false) => format!("127.0.{}.1", index + 1),
+            (true, true) => {
+                return Err(Error::failed("put nodes on networks of their own", "they are behind proxies"));
+            }
+        };
         let data = self.plan.directory.join(&name);
         let storage = self.plan.storage.get(index).or(self.plan.storage.last());
         let disk = match storage {
@@ -343,19 +365,20 @@ impl Cluster {
             ("NODE_ID", &name),
             ("NODE_NAME", &name),
             ("NODE_OPERATOR", &operator),
-            ("GRPC_HOST", "127.0.0.1"),
+            ("GRPC_HOST", &host),
             ("GRPC_PORT", &ports[0].to_string()),
-            ("METRICS_HOST", "127.0.0.1"),
+            ("METRICS_HOST", &host),
             ("METRICS_PORT", &ports[1].to_string()),
             ("LIBP2P_PORT", &ports[2].to_string()),
             ("STORAGE_PATH", &text(&data)),
             ("CENTRAL_SERVER_ADDR", &format!("http://127.0.0.1:{gateway_port}")),
-            ("ADVERTISE_ADDR", &format!("127.0.0.1:{advertised}")),
+            ("ADVERTISE_ADDR", &format!("{host}:{advertised}")),
         ]);
         variables.extend(self.plan.node_env.clone());
         let command = vec![text(&binary("cyxcloud-node")?)];
         let process = Process::new(name.clone(), command, variables, self.log(&name));
-        Ok(Node { process, grpc_port: ports[0], metrics_port: ports[1], data, disk, proxy, uplink })
+        let (grpc_port, metrics_port) = (ports[0], ports[1]);
+        Ok(Node { process, host, grpc_port, metrics_port, data, disk, proxy, uplink })
     }
 
     fn make_rebalancer(&self, index: usize) -> Result<Process> {
@@ -474,7 +497,7 @@ impl Cluster {
     pub async fn wait_back(&self, index: usize) -> Result<()> {
         let node = &self.nodes[index];
         let before = self.database.texts("SELECT now()::text").await?.concat();
-        self.answers(&node.process, &format!("http://127.0.0.1:{}/health", node.metrics_port)).await?;
+        self.answers(&node.process, &node.health()).await?;
         // Its row may say online all the while: a short absence is none yet.
         let heard = format!(
             "SELECT count(*) FROM nodes WHERE label = '{}' AND status = 'online' AND last_heartbeat > '{before}'",

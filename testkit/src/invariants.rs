@@ -81,6 +81,34 @@ pub const IN_THE_END: &[Invariant] = &[
     ),
 ];
 
+/// What must be zero where nobody was away, failing or late when stripes were placed: of as many operators (or networks) as a stripe
+/// has places, none has two. Placement and repair count nodes first: with more nodes than operators, of whom some do not answer, an
+/// operator may be given two places and keep them. Where each node has an operator of its own it is so in the end, whatever was.
+pub const APART: &[Invariant] = &[
+    (
+        "no operator has two places of a stripe where there are operators enough",
+        "SELECT count(*) FROM (
+             SELECT 1 FROM chunk_locations l JOIN segments s ON s.id = l.segment_id AND s.state = 'live'
+             JOIN nodes n ON n.id = l.node_id
+             WHERE l.status = 'stored'
+               AND (SELECT count(DISTINCT coalesce(nullif(operator, ''), id::text)) FROM nodes WHERE status = 'online')
+                   >= (s.data_shards + s.parity_shards) * s.copies
+             GROUP BY l.segment_id, l.stripe_index, coalesce(nullif(n.operator, ''), n.id::text)
+             HAVING count(*) > 1) d",
+    ),
+    (
+        "no network has two places of a stripe where there are networks enough",
+        "SELECT count(*) FROM (
+             SELECT 1 FROM chunk_locations l JOIN segments s ON s.id = l.segment_id AND s.state = 'live'
+             JOIN nodes n ON n.id = l.node_id
+             WHERE l.status = 'stored'
+               AND (SELECT count(DISTINCT coalesce(nullif(subnet, ''), id::text)) FROM nodes WHERE status = 'online')
+                   >= (s.data_shards + s.parity_shards) * s.copies
+             GROUP BY l.segment_id, l.stripe_index, coalesce(nullif(n.subnet, ''), n.id::text)
+             HAVING count(*) > 1) d",
+    ),
+];
+
 /// What must be zero where every node kept what it was given, however slow or unreachable it was.
 pub const HONEST: &[Invariant] = &[(
     "no honest node's score in audits falls below 0.99",

@@ -149,8 +149,7 @@ fn files_of(db: &Path, kind: &str) -> Result<Vec<PathBuf>> {
 async fn start_or_refuse(run: &Run, cluster: &Cluster, index: usize) -> Result<()> {
     let node = &cluster.nodes[index];
     node.process.start()?;
-    let health = format!("http://127.0.0.1:{}/health", node.metrics_port);
-    match cluster.answers(&node.process, &health).await {
+    match cluster.answers(&node.process, &node.health()).await {
         Ok(()) => run.count("started", 1),
         Err(_) if node.process.ended().is_some_and(|status| status.code() == Some(1)) => {
             let said = node.process.tail(1);

@@ -1,4 +1,5 @@
-//! 28: three rebalancers, one of which sleeps past its lease again and again: none records what it no longer may.
+//! 28: three rebalancers, one of which sleeps past its lease again and again: none records what it no longer may, and in the end each
+//! shard has a node, an operator and a network of its own again.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,11 +7,11 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 
 use super::{Control, Needs, Quick, Running, Scenario, witness};
-use crate::MIB;
 use crate::cluster::Cluster;
 use crate::error::{Error, Result};
 use crate::load::{self, Load};
 use crate::run::Run;
+use crate::{MIB, invariants};
 
 /// Whoever lost its claim records all the same.
 const UNFENCED: Control = Control {
@@ -23,7 +24,7 @@ const UNFENCED: Control = Control {
 pub(super) const SCENARIO: Scenario = Scenario {
     number: 28,
     name: "rebalancers",
-    about: "8 nodes, 3 rebalancers, of which one sleeps past its lease again and again while nodes are lost",
+    about: "14 nodes of 14 operators; 3 rebalancers, of which one sleeps past its lease, again and again, while nodes are lost",
     needs: Needs::Nothing,
     duration: Duration::from_secs(60),
     quick: Quick::For(Duration::from_secs(20)),
@@ -32,11 +33,25 @@ pub(super) const SCENARIO: Scenario = Scenario {
 };
 
 const BUCKET: &str = "fenced";
+/// As many as 10+4 has shards, each of an operator and on a network of its own.
+const NODES: usize = 14;
+const DOMAINS: &str =
+    "SELECT least(count(DISTINCT nullif(operator, '')), count(DISTINCT nullif(subnet, ''))) FROM nodes";
 
 async fn rebalancers(run: Arc<Run>) -> Result<()> {
     // Repairs take their time, so that whoever falls asleep has some in hand.
-    let cluster =
-        run.cluster().nodes(8).rebalancers(3).rebalancer_env("REPAIR_BYTES_PER_SEC", "4MB").start().await?;
+    let cluster = run
+        .cluster()
+        .nodes(NODES)
+        .operators(NODES)
+        .apart()
+        .rebalancers(3)
+        .rebalancer_env("REPAIR_BYTES_PER_SEC", "4MB")
+        .start()
+        .await?;
+    if cluster.database.number(DOMAINS).await?.unsigned_abs() < NODES as u64 {
+        return Err(Error::failed("put nodes apart", "they do not have an operator and a network each"));
+    }
     let client = run.clients(&cluster, BUCKET).await?.remove(0);
     witness::watch(&cluster.database).await?;
     let mut chance = run.chance(1);
@@ -69,6 +84,8 @@ async fn rebalancers(run: Arc<Run>) -> Result<()> {
     workers.join(&run).await?;
     witness::check(&cluster.database).await?;
     run.judge(&cluster, &client, BUCKET).await?;
+    invariants::check(&cluster.database, invariants::APART).await?;
+    witness::check(&cluster.database).await?;
     run.figure("jobs done", jobs_done(&cluster).await?);
     cluster.finish().await
 }
