@@ -57,6 +57,11 @@ impl Recorder {
 
     /// Stores a value; whether that was acknowledged.
     pub async fn put(&self, key: &str, value: &str, size: usize) -> bool {
+        self.put_or_why(key, value, size).await.is_ok()
+    }
+
+    /// The same; or how it was refused.
+    pub async fn put_or_why(&self, key: &str, value: &str, size: usize) -> Answer<()> {
         let body = body_of(self.run.seed, value, size);
         self.put_bytes(key, body, false).await
     }
@@ -64,10 +69,10 @@ impl Recorder {
     /// Stores a value if the key holds nothing (`If-None-Match: *`); whether that was acknowledged.
     pub async fn create(&self, key: &str, value: &str, size: usize) -> bool {
         let body = body_of(self.run.seed, value, size);
-        self.put_bytes(key, body, true).await
+        self.put_bytes(key, body, true).await.is_ok()
     }
 
-    async fn put_bytes(&self, key: &str, body: Bytes, only_new: bool) -> bool {
+    async fn put_bytes(&self, key: &str, body: Bytes, only_new: bool) -> Answer<()> {
         let value: Value = *blake3::hash(&body).as_bytes();
         let hash = hex::encode(value);
         let (op, act) = match only_new {
@@ -89,19 +94,19 @@ impl Recorder {
             Ok(act) => {
                 self.run.history.end(&begun, "ok", vec![(self.name(key), act)], false).await;
                 self.run.count("PUT", 1);
-                true
+                Ok(())
             }
             Err((refused, Some(act))) => {
                 self.run.history.end(&begun, &refused.to_string(), vec![(self.name(key), act)], false).await;
                 self.run.count("PUT precondition", 1);
-                false
+                Err(refused)
             }
             Err((refused, None)) => {
                 let open = refused.may_have_happened();
                 let acts = if open { vec![(self.name(key), act_of(value))] } else { Vec::new() };
                 self.run.history.end(&begun, &refused.to_string(), acts, open).await;
                 self.run.count(if open { "PUT unanswered" } else { "PUT refused" }, 1);
-                false
+                Err(refused)
             }
         }
     }
@@ -128,6 +133,11 @@ impl Recorder {
 
     /// Reads an object; whether it was answered (absence is an answer). Bytes that nobody put there are a broken promise.
     pub async fn get(&self, key: &str) -> bool {
+        self.get_or_why(key).await.is_ok()
+    }
+
+    /// The same; or how it was refused.
+    pub async fn get_or_why(&self, key: &str) -> Answer<()> {
         let begun = self.run.history.begin("get", &self.name(key), ());
         let answer = self.s3.get(&self.bucket, key).await.and_then(|reply| {
             let value: Value = *blake3::hash(&reply.body).as_bytes();
@@ -149,7 +159,7 @@ impl Recorder {
                 Err(_) => Err(self.wrong(key, &reply)),
             }
         });
-        self.read(&begun, "HEAD", key, answer).await
+        self.read(&begun, "HEAD", key, answer).await.is_ok()
     }
 
     /// A whole good answer that is not true.
@@ -166,7 +176,7 @@ impl Recorder {
         what: &str,
         key: &str,
         answer: Answer<Value>,
-    ) -> bool {
+    ) -> Answer<()> {
         let seen = match answer {
             Ok(value) => Ok(Some(value)),
             Err(refused) if refused.is_absence() => Ok(None),
@@ -178,7 +188,7 @@ impl Recorder {
                 let acts = vec![(self.name(key), Act::Read(value))];
                 self.run.history.end(begun, &answer, acts, false).await;
                 self.run.count(what, 1);
-                true
+                Ok(())
             }
             Err(refused) => {
                 self.run.history.end(begun, &refused.to_string(), Vec::new(), false).await;
@@ -186,7 +196,7 @@ impl Recorder {
                 if self.strict {
                     self.run.broken(format!("{what} {} was not answered: {refused}", self.name(key)));
                 }
-                false
+                Err(refused)
             }
         }
     }

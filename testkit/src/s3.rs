@@ -39,6 +39,11 @@ impl Refused {
         self.status == Some(404)
     }
 
+    /// Whether the gateway said that it cannot do this now: neither its mistake nor the client's.
+    pub fn is_unavailable(&self) -> bool {
+        self.status == Some(503)
+    }
+
     fn silence(error: &reqwest::Error) -> Self {
         let code = if error.is_timeout() { "TimedOut" } else { "Broken" };
         let mut message = error.to_string();

@@ -92,13 +92,21 @@ async fn at_once(run: &Run, cluster: &Cluster, client: &Recorder) -> Result<()> 
     Ok(())
 }
 
-/// With one node more away than is tolerated, and a shard of each object on each, none can be read: each is refused, in time.
+/// With one node more away than is tolerated, and a shard of each object on each, none can be read: each is refused with 503, in time.
 async fn all_refused(run: &Run, client: &Recorder) -> Result<()> {
     let client = client.lenient();
     for number in 0..ASKED * OBJECTS {
         let asked = Instant::now();
-        if client.get(&format!("k{}", number % OBJECTS)).await {
-            return Err(Error::broken("with more nodes away than are tolerated something was answered"));
+        match client.get_or_why(&format!("k{}", number % OBJECTS)).await {
+            Ok(()) => {
+                return Err(Error::broken("with more nodes away than are tolerated something was answered"));
+            }
+            Err(refused) if refused.is_unavailable() => run.count("refused with 503", 1),
+            Err(refused) => {
+                return Err(Error::broken(format!(
+                    "what cannot be read was refused with {refused}, not with 503"
+                )));
+            }
         }
         run.most("slowest refusal ms", asked.elapsed().as_millis() as u64);
         if asked.elapsed() > REFUSED_WITHIN {

@@ -35,10 +35,12 @@ async fn majority(run: Arc<Run>) -> Result<()> {
     let client = run.clients(&cluster, BUCKET).await?.remove(0);
     let put = async |number: u64| {
         let (key, value) = (format!("k{number}"), format!("k{number}#{}", run.fresh()));
-        client.put(&key, &value, [20_000, 300_000][number as usize % 2]).await
+        client.put_or_why(&key, &value, [20_000, 300_000][number as usize % 2]).await
     };
     for number in 0..OBJECTS {
-        put(number).await;
+        put(number)
+            .await
+            .map_err(|refused| Error::broken(format!("with all nodes a PUT was refused: {refused}")))?;
     }
     run.settle(&cluster).await?;
     let blamed = cluster.database.number(BLAMED).await?;
@@ -52,8 +54,16 @@ async fn majority(run: Arc<Run>) -> Result<()> {
         cut.iter().for_each(|&index| cluster.nodes[index].line(Mode::Blackhole));
         for number in 0..OBJECTS {
             let asked = Instant::now();
-            if put(number).await {
-                return Err(Error::broken(format!("with {left} of 7 nodes a PUT was acknowledged")));
+            match put(number).await {
+                Ok(()) => {
+                    return Err(Error::broken(format!("with {left} of 7 nodes a PUT was acknowledged")));
+                }
+                Err(refused) if refused.is_unavailable() => run.count("refused with 503", 1),
+                Err(refused) => {
+                    let what =
+                        format!("with {left} of 7 nodes a PUT was refused with {refused}, not with 503");
+                    return Err(Error::broken(what));
+                }
             }
             run.most("slowest refusal ms", asked.elapsed().as_millis() as u64);
             if asked.elapsed() > REFUSED_WITHIN {
