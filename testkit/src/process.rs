@@ -230,6 +230,26 @@ pub fn call(program: &str, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
 
+/// Whether nobody else's nodes run on this machine, and no compiler: how long something takes is only judged where that is so.
+pub fn alone() -> bool {
+    let own = std::process::id();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut stats = processes.filter_map(|process| std::fs::read_to_string(process.path().join("stat")).ok());
+    !stats.any(|stat| is_anothers(&stat, own))
+}
+
+/// By a line of `/proc/*/stat`: `pid (name) state parent ...`. Our own nodes are our children.
+fn is_anothers(stat: &str, own: u32) -> bool {
+    let Some((head, rest)) = stat.rsplit_once(") ") else { return false };
+    let name = head.split_once('(').map_or("", |(_, name)| name);
+    let parent = rest.split_whitespace().nth(1).and_then(|parent| parent.parse::<u32>().ok());
+    match name {
+        "cyxcloud-node" => parent != Some(own),
+        "rustc" => true,
+        _ => false,
+    }
+}
+
 /// One of the repository's scripts, as a program.
 pub fn script(name: &str) -> String {
     format!("{}/../script/{name}", env!("CARGO_MANIFEST_DIR"))
@@ -238,4 +258,18 @@ pub fn script(name: &str) -> String {
 /// A path as an argument.
 pub fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_anothers;
+
+    #[test]
+    fn our_own_nodes_leave_us_alone_and_others_do_not() {
+        assert!(!is_anothers("41 (cyxcloud-node) S 7 41 7 0", 7));
+        assert!(is_anothers("41 (cyxcloud-node) S 8 41 7 0", 7));
+        assert!(is_anothers("42 (rustc) R 7 42 7 0", 7));
+        assert!(!is_anothers("43 (a) b (c) S 8 43 7 0", 7));
+        assert!(!is_anothers("", 7));
+    }
 }

@@ -50,6 +50,7 @@ async fn thrash(run: Arc<Run>) -> Result<()> {
     }
     workers.join(&run).await?;
     run.mostly_answered("PUT")?;
+    run.settle_soon(&cluster).await?;
     run.judge(&cluster, &clients[0], BUCKET).await?;
     run.away_in_turn(&cluster, &clients[1], BUCKET).await?;
     run.check_history()?;
