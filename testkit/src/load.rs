@@ -56,7 +56,8 @@ impl Workers {
         self.0.spawn(work);
     }
 
-    /// One more, which looks at the clock: with `whom` as it is, no PUT and no GET takes longer than `within`.
+    /// One more, which looks at the clock: with `whom` as it is, no PUT and no GET takes longer than `within`. How long they took is
+    /// kept as `PUT with ...` and `GET with ...`.
     pub fn watch(&mut self, run: &Arc<Run>, client: &Recorder, within: Duration, whom: &'static str) {
         let (run, client) = (run.clone(), client.clone());
         self.add(async move {
@@ -66,6 +67,7 @@ impl Workers {
                 let put = asked.elapsed();
                 client.get("watched").await;
                 for (method, took) in [("PUT", put), ("GET", asked.elapsed() - put)] {
+                    run.took(&format!("{method} with {whom}"), took);
                     run.most(&format!("slowest {method} ms"), took.as_millis() as u64);
                     if took > within {
                         run.broken(format!("with {whom} a {method} took {} ms", took.as_millis()));

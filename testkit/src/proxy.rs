@@ -157,27 +157,39 @@ async fn pump(
         }
     };
     let writing = async {
-        while let Some((due, bytes)) = queued.recv().await {
+        while let Some((due, mut bytes)) = queued.recv().await {
             tokio::time::sleep_until(due.into()).await;
-            let Ok(now) = mode.wait_for(|mode| !mode.holds(way)).await.map(|mode| *mode) else { break };
-            forward(&mut to, bytes, way, now, passed).await?;
+            while !bytes.is_empty() {
+                let Ok(now) = mode.wait_for(|mode| !mode.holds(way)).await.map(|mode| *mode) else {
+                    return to.shutdown().await;
+                };
+                bytes = forward(&mut to, bytes, way, now, passed).await?;
+            }
         }
         to.shutdown().await
     };
     tokio::try_join!(reading, writing).map(drop)
 }
 
+/// Sends these bytes, or of those that drip the first few; answers what is left of them, for which the mode may be another.
 async fn forward(
     to: &mut WriteHalf<'_>,
-    bytes: Bytes,
+    mut bytes: Bytes,
     way: Way,
     mode: Mode,
     passed: &AtomicU64,
-) -> io::Result<()> {
+) -> io::Result<Bytes> {
+    let rest = match mode {
+        Mode::Drip(rate) if way == Way::Reply => {
+            let piece = usize::try_from(rate / 10).unwrap_or(usize::MAX).max(1);
+            bytes.split_off(piece.min(bytes.len()))
+        }
+        _ => Bytes::new(),
+    };
     let before = passed.fetch_add(bytes.len() as u64, Ordering::Relaxed);
     let after = before + bytes.len() as u64;
     match mode {
-        Mode::ResetAfter(most) if after > most => Err(io::ErrorKind::ConnectionReset.into()),
+        Mode::ResetAfter(most) if after > most => return Err(io::ErrorKind::ConnectionReset.into()),
         Mode::CorruptReplies(every) if way == Way::Reply => {
             let mut bytes = BytesMut::from(&bytes[..]);
             let next = before.next_multiple_of(every.max(1));
@@ -186,18 +198,15 @@ async fn forward(
                     *byte ^= 1;
                 }
             }
-            to.write_all(&bytes).await
+            to.write_all(&bytes).await?;
         }
-        Mode::Drip(rate) if way == Way::Reply => {
-            let piece = usize::try_from(rate / 10).unwrap_or(usize::MAX).max(1);
-            for piece in bytes.chunks(piece) {
-                to.write_all(piece).await?;
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-            Ok(())
+        Mode::Drip(_) if way == Way::Reply => {
+            to.write_all(&bytes).await?;
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        _ => to.write_all(&bytes).await,
+        _ => to.write_all(&bytes).await?,
     }
+    Ok(rest)
 }
 
 #[cfg(test)]
@@ -248,5 +257,20 @@ mod tests {
         assert_eq!(talk(&mut stream, b"bcd").await.expect("an answer"), b"cbe");
         proxy.set(Mode::ResetAfter(8));
         assert!(talk(&mut stream, b"too much").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_drips_comes_at_once_when_it_drips_no_more() {
+        let proxy = Proxy::before(echo().await).await.expect("a proxy");
+        let mut stream = TcpStream::connect(("127.0.0.1", proxy.port)).await.expect("connected");
+        proxy.set(Mode::Drip(10));
+        // At this pace it would take 100 s.
+        let text = [b'x'; 1_000];
+        let mut waiting = Box::pin(talk(&mut stream, &text));
+        let early = tokio::time::timeout(Duration::from_millis(300), &mut waiting).await;
+        assert!(early.is_err());
+        proxy.set(Mode::Pass);
+        let late = tokio::time::timeout(Duration::from_secs(10), waiting).await;
+        assert_eq!(late.expect("in time").expect("an answer"), text);
     }
 }

@@ -44,6 +44,7 @@ pub struct Run {
     pub control: Option<&'static Control>,
     names: AtomicU64,
     counts: Mutex<BTreeMap<String, u64>>,
+    times: Mutex<BTreeMap<String, Vec<Duration>>>,
     found: Mutex<Vec<String>>,
     over: watch::Sender<bool>,
 }
@@ -70,6 +71,7 @@ impl Run {
             control,
             names: AtomicU64::new(0),
             counts: Mutex::default(),
+            times: Mutex::default(),
             found: Mutex::default(),
             over: watch::Sender::new(false),
         }))
@@ -129,6 +131,18 @@ impl Run {
     /// What was counted so far under this name.
     pub fn counted(&self, what: &str) -> u64 {
         held(&self.counts).get(what).copied().unwrap_or_default()
+    }
+
+    /// How long something took, among others that are like it.
+    pub fn took(&self, what: &str, time: Duration) {
+        held(&self.times).entry(what.to_owned()).or_default().push(time);
+    }
+
+    /// What 99 of 100 of these took at most.
+    pub fn p99(&self, what: &str) -> Option<Duration> {
+        let mut times = held(&self.times).get(what)?.clone();
+        times.sort_unstable();
+        times.get((times.len() * 99).div_ceil(100).checked_sub(1)?).copied()
     }
 
     /// All that was counted.
