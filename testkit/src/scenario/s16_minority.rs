@@ -10,6 +10,7 @@ use rand::seq::index::sample;
 use super::{Needs, Quick, Running, Scenario};
 use crate::Recorder;
 use crate::census;
+use crate::cluster::Cluster;
 use crate::error::{Error, Result};
 use crate::load::{self, Load};
 use crate::proxy::Mode;
@@ -30,6 +31,8 @@ const BUCKET: &str = "minority";
 const OBJECTS: u64 = 12;
 /// No request may take longer while its nodes are silent.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
+/// "Heal -> normal within 30 s".
+const NORMAL_WITHIN: Duration = Duration::from_secs(30);
 
 async fn minority(run: Arc<Run>) -> Result<()> {
     // What is away is repaired after this; the line is whole again before.
@@ -61,8 +64,7 @@ async fn minority(run: Arc<Run>) -> Result<()> {
         cluster.wait_online(cluster.nodes.len() - tolerance, ANSWERED_WITHIN).await?;
         read_in_time(&run, &client).await?;
         run.pause(Duration::from_millis(chance.random_range(0..3_000))).await;
-        cut.iter().for_each(|&index| cluster.nodes[index].line(Mode::Pass));
-        cluster.wait_online(cluster.nodes.len(), Duration::from_secs(60)).await?;
+        heal(&run, &cluster, &cut).await?;
         run.count("cut and healed", 1);
         if began.elapsed() * 2 >= run.duration || run.over() {
             break;
@@ -81,14 +83,22 @@ async fn minority(run: Arc<Run>) -> Result<()> {
         let cut = sample(&mut chance, cluster.nodes.len(), cluster.acked_tolerance().await?).into_vec();
         cut.iter().for_each(|&index| cluster.nodes[index].line(Mode::Blackhole));
         run.pause(Duration::from_millis(chance.random_range(1_000..6_000))).await;
-        cut.iter().for_each(|&index| cluster.nodes[index].line(Mode::Pass));
-        cluster.wait_online(cluster.nodes.len(), Duration::from_secs(60)).await?;
+        heal(&run, &cluster, &cut).await?;
         run.count("cut under load", 1);
     }
     workers.join(&run).await?;
     run.judge(&cluster, &client, BUCKET).await?;
     run.check_honest(&cluster).await?;
     cluster.finish().await
+}
+
+/// The lines are whole again, and soon all nodes take part again.
+async fn heal(run: &Run, cluster: &Cluster, cut: &[usize]) -> Result<()> {
+    cut.iter().for_each(|&index| cluster.nodes[index].line(Mode::Pass));
+    let healed = Instant::now();
+    cluster.wait_online(cluster.nodes.len(), NORMAL_WITHIN).await?;
+    run.most("normal again after ms", healed.elapsed().as_millis() as u64);
+    Ok(())
 }
 
 async fn read_in_time(run: &Run, client: &Recorder) -> Result<()> {
