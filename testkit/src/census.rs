@@ -3,6 +3,7 @@
 //! It asks the nodes themselves, past gateways, proxies and caches. Every node that a location names must run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use cyxcloud_core::placement::tolerance;
@@ -14,6 +15,7 @@ use cyxcloud_proto::node::chunk_service_client::ChunkServiceClient;
 use cyxcloud_proto::node::{GetChunkRequest, ListChunksRequest};
 use futures::StreamExt;
 use sqlx::Row;
+use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::cluster::{Cluster, Node};
@@ -56,17 +58,23 @@ const TOKEN_KEY: &str = "cyxcloud token key";
 
 /// Connects to a node.
 pub async fn connect(cluster: &Cluster, node: &Node) -> Result<Direct> {
+    let hour = i64::try_from(LIFETIME_MAX.as_secs()).doing("sign a token for a node")?;
+    connect_between(cluster, node, (0, hour)).await
+}
+
+/// The same, with a token that holds from so many seconds after now until so many after it, by the database's clock.
+pub async fn connect_between(cluster: &Cluster, node: &Node, window: (i64, i64)) -> Result<Direct> {
     let endpoint = Endpoint::from_shared(format!("http://{}:{}", node.host, node.grpc_port))
         .doing("use a node's address")?
-        .connect_timeout(std::time::Duration::from_secs(5))
-        .timeout(std::time::Duration::from_secs(60));
+        .connect_timeout(Duration::from_secs(5))
+        .timeout(Duration::from_secs(60));
     let channel = endpoint.connect().await.doing(format!("connect to {}", node.name()))?;
     let service = ChunkServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    Ok(Direct { service, token: token(cluster, node).await? })
+    Ok(Direct { service, token: token(cluster, node, window).await? })
 }
 
 /// As one of the cluster's servers would sign it.
-async fn token(cluster: &Cluster, node: &Node) -> Result<Bytes> {
+async fn token(cluster: &Cluster, node: &Node, (from, until): (i64, i64)) -> Result<Bytes> {
     let doing = "sign a token for a node";
     let sql =
         "SELECT k.seed, n.public_key, (extract(epoch FROM now()) * 1000)::bigint FROM token_keys k, nodes n
@@ -75,7 +83,8 @@ async fn token(cluster: &Cluster, node: &Node) -> Result<Bytes> {
     let row = sqlx::query(sql).bind(node.name());
     let row = row.fetch_one(cluster.database.pool()).await.doing(doing)?;
     let (wrapped, node): (Vec<u8>, Vec<u8>) = (row.try_get(0).doing(doing)?, row.try_get(1).doing(doing)?);
-    let issued = Timestamp::from_unix_millis(row.try_get(2).doing(doing)?);
+    let now: i64 = row.try_get(2).doing(doing)?;
+    let after = |seconds: i64| Timestamp::from_unix_millis(now + 1_000 * seconds);
     let seed = cluster.master_key()?.unwrap(TOKEN_KEY, &wrapped).doing(doing)?;
     let key = NodeKey::from_seed(seed.as_slice().try_into().doing(doing)?);
     let token = Token {
@@ -83,8 +92,8 @@ async fn token(cluster: &Cluster, node: &Node) -> Result<Bytes> {
         node: node.as_slice().try_into().doing(doing)?,
         operations: Operations::of(&[Operation::Get, Operation::List]),
         holder: None,
-        issued,
-        expires: issued.plus(LIFETIME_MAX),
+        issued: after(from),
+        expires: after(until),
         chunk: None,
     };
     Ok(token.sign(&key).into())
@@ -99,6 +108,17 @@ impl Direct {
             Ok(answer) if ChunkId::of(&answer.get_ref().data) == id => Ok(()),
             Ok(_) => Err("the node served other bytes".to_owned()),
             Err(status) => Err(format!("{:?}: {}", status.code(), status.message())),
+        }
+    }
+
+    /// Whether the node takes our token.
+    pub async fn is_let_in(&self) -> Result<bool> {
+        let request =
+            ListChunksRequest { token: self.token.clone(), limit: 1, ..ListChunksRequest::default() };
+        match self.service.clone().list_chunks(request).await {
+            Ok(_) => Ok(true),
+            Err(status) if status.code() == Code::Unauthenticated => Ok(false),
+            Err(status) => Err(Error::failed("show a token to a node", status)),
         }
     }
 

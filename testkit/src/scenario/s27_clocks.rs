@@ -1,5 +1,6 @@
 //! 27: the clocks of nodes and gateways are wrong, and jump each second. Nodes go by the gateway's; clients' signatures are
-//! refused by a gateway that is more than a quarter of an hour off; and nothing else happens: whatever is claimed, kept or deleted goes by the database's clock.
+//! refused by a gateway that is more than a quarter of an hour off; and nothing else happens: whatever is claimed, kept or deleted goes by
+//! the database's clock, and so does whether a node takes a token.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 
 use super::{Needs, Quick, Running, Scenario, witness};
+use crate::census;
 use crate::cluster::Cluster;
 use crate::error::{Error, Result};
 use crate::load::{self, Load};
@@ -32,6 +34,16 @@ const GATEWAY_SECS: i32 = 600;
 const SOON: Duration = Duration::from_secs(60);
 /// How long clocks jump in each round, under load.
 const JUMPING: Duration = Duration::from_secs(6);
+/// When tokens for a node begin and cease to hold, in seconds from now by the database's clock, and whether it takes them: clocks may
+/// be a minute apart, and no token may hold for more than an hour. Half a minute beside the limits, for what telling the time takes.
+const WINDOWS: [((i64, i64), bool); 6] = [
+    ((0, 600), true),
+    ((30, 630), true),
+    ((-600, -30), true),
+    ((90, 690), false),
+    ((-600, -90), false),
+    ((-10, 3_620), false),
+];
 
 /// What is wrong with a clock.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +65,14 @@ async fn clocks(run: Arc<Run>) -> Result<()> {
     loop {
         let workers = load::start(&run, &clients[..1], &load);
         let index = chance.random_range(0..cluster.nodes.len());
-        set_node(&run, &cluster, index, Wrong::Off(chance.random_range(-NODE_SECS..NODE_SECS))).await?;
+        let off = chance.random_range(-NODE_SECS..NODE_SECS);
+        set_node(&run, &cluster, index, Wrong::Off(off)).await?;
+        tokens(&run, &cluster, index).await?;
+        // What would hold by its own clock.
+        let own = i64::from(off);
+        if own.abs() > 900 {
+            token(&run, &cluster, index, (own - 300, own + 300), false).await?;
+        }
         set_gateway(&run, &cluster, Wrong::Off(chance.random_range(-GATEWAY_SECS..GATEWAY_SECS))).await?;
         cluster.wait_writable(1, SOON).await?;
         clients[1].put("skewed", &format!("skewed{}", run.fresh()), 300_000).await;
@@ -71,7 +90,10 @@ async fn clocks(run: Arc<Run>) -> Result<()> {
         let workers = load::start(&run, &clients, &load);
         let index = chance.random_range(0..cluster.nodes.len());
         set_node(&run, &cluster, index, Wrong::Jumps(NODE_SECS)).await?;
-        run.pause(JUMPING).await;
+        for _ in 0..3 {
+            tokens(&run, &cluster, index).await?;
+            run.pause(JUMPING / 3).await;
+        }
         workers.join(&run).await?;
         run.go_on();
         run.check_always(&cluster).await?;
@@ -89,6 +111,28 @@ async fn clocks(run: Arc<Run>) -> Result<()> {
     witness::check(&cluster.database).await?;
     run.figure("segments collected", witness::collected(&cluster.database).await?);
     cluster.finish().await
+}
+
+/// Whatever the node's clock says, it takes tokens for as long as they hold by the database's, and no others.
+async fn tokens(run: &Run, cluster: &Cluster, index: usize) -> Result<()> {
+    for (window, good) in WINDOWS {
+        token(run, cluster, index, window, good).await?;
+    }
+    Ok(())
+}
+
+async fn token(run: &Run, cluster: &Cluster, index: usize, window: (i64, i64), good: bool) -> Result<()> {
+    let node = &cluster.nodes[index];
+    let taken = census::connect_between(cluster, node, window).await?.is_let_in().await?;
+    if taken != good {
+        let (name, (from, until)) = (node.name(), window);
+        let did = if taken { "took" } else { "refused" };
+        return Err(Error::broken(format!(
+            "{name} {did} a token that holds from {from} s to {until} s from now"
+        )));
+    }
+    run.count(if taken { "token taken" } else { "token refused for its time" }, 1);
+    Ok(())
 }
 
 /// What a process gets to know of its clock at its next start.
