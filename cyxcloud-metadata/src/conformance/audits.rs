@@ -11,7 +11,7 @@ use super::{Place, online_nodes, place};
 use crate::model::{BadLocation, CommitPart, Content, Fault, NewSegment, NodeStep, Part, SegmentBody};
 use crate::upkeep::model::{
     AuditEvent, AuditOutcome, AuditRecord, Contained, LocationStatus, NodeCursor, NodeLocation, NodeUpkeep,
-    ScanReason,
+    ScanClass, ScanReason,
 };
 use crate::{Error, MetadataStore};
 
@@ -303,7 +303,7 @@ pub async fn who_is_held_back_is_taken_back_by_an_administrator(store: &dyn Meta
     assert!(is_new_again(store, node, &before).await);
     let after = upkeep(store, node).await.audits;
     assert_eq!((after.alpha, after.beta, after.proven, after.failed), (0.0, 0.0, 1, 1));
-    let asked = async || store.claim_scans(10, LONG).await.expect("claim");
+    let asked = async || store.claim_scans(ScanClass::Periodic, 10, LONG).await.expect("claim");
     let scan = until("what it holds is looked through", async || asked().await.pop()).await;
     assert_eq!((scan.node, scan.reason), (node, ScanReason::Returned));
     store.record_audits(&[failed], LONG, &judge).await.expect("record audits");
