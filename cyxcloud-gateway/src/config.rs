@@ -94,6 +94,9 @@ pub struct Config {
     /// Secret for checking tokens, shared with the identity service; at least 32 bytes
     #[arg(env = "JWT_SECRET", long = "jwt-secret", hide = true, hide_env_values = true)]
     pub jwt_secret: Option<SecretString>,
+    /// Secret under which tokens hold too: the one before, or the next, until all gateways and the identity service have it
+    #[arg(env = "JWT_SECRET_PREVIOUS", long = "jwt-secret-previous", hide = true, hide_env_values = true)]
+    pub jwt_secret_previous: Option<SecretString>,
     /// `iss` that tokens must carry
     #[arg(long, env = "JWT_ISSUER", value_name = "NAME", default_value = "cyxcloud")]
     pub jwt_issuer: String,
@@ -188,6 +191,9 @@ pub struct SecretFiles {
     /// Instead of JWT_SECRET.
     #[arg(long, env = "JWT_SECRET_FILE", value_name = "PATH", hide = true)]
     pub jwt_secret_file: Option<PathBuf>,
+    /// Instead of JWT_SECRET_PREVIOUS.
+    #[arg(long, env = "JWT_SECRET_PREVIOUS_FILE", value_name = "PATH", hide = true)]
+    pub jwt_secret_previous_file: Option<PathBuf>,
     /// Instead of CYXCLOUD_MASTER_KEY.
     #[arg(long, env = "CYXCLOUD_MASTER_KEY_FILE", value_name = "PATH", hide = true)]
     pub master_key_file: Option<PathBuf>,
@@ -354,6 +360,12 @@ impl Config {
             ("DATABASE_URL", &mut self.database_url, &files.database_url_file, Strength::Any),
             ("REDIS_URL", &mut self.redis_url, &files.redis_url_file, Strength::Any),
             ("JWT_SECRET", &mut self.jwt_secret, &files.jwt_secret_file, Strength::Key),
+            (
+                "JWT_SECRET_PREVIOUS",
+                &mut self.jwt_secret_previous,
+                &files.jwt_secret_previous_file,
+                Strength::Key,
+            ),
             // Its parser is stricter and says more.
             ("CYXCLOUD_MASTER_KEY", &mut self.master_key, &files.master_key_file, Strength::Any),
             (
@@ -411,6 +423,7 @@ impl Config {
         let server_key = self.server_key.text();
         let ours: Vec<(&'static str, &str)> = [
             ("JWT_SECRET", &self.jwt_secret),
+            ("JWT_SECRET_PREVIOUS", &self.jwt_secret_previous),
             ("CYXCLOUD_MASTER_KEY", &self.master_key),
             ("CYXCLOUD_ROOT_SECRET_KEY", &self.root_secret_key),
             ("SERVER_KEY", &server_key),

@@ -216,6 +216,7 @@ pub async fn run(
     let plane = DataPlane::new(plane_config, metadata.clone(), policy.clone(), master.clone(), &registry);
     let jwt = config.jwt_secret.as_ref().map(|secret| JwtConfig {
         secret: secret.clone(),
+        previous: config.jwt_secret_previous.clone(),
         issuer: config.jwt_issuer.clone(),
         audience: config.jwt_audience.clone(),
     });

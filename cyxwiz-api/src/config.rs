@@ -38,6 +38,12 @@ pub struct Config {
     #[allow(missing_docs)]
     #[arg(long, env = "JWT_SECRET_FILE", value_name = "PATH", hide = true)]
     pub jwt_secret_file: Option<PathBuf>,
+    /// Secret under which tokens hold too (or JWT_SECRET_PREVIOUS_FILE): the one before, or the next, until all have it
+    #[arg(env = "JWT_SECRET_PREVIOUS", long = "jwt-secret-previous", hide = true, hide_env_values = true)]
+    pub jwt_secret_previous: Option<SecretString>,
+    #[allow(missing_docs)]
+    #[arg(long, env = "JWT_SECRET_PREVIOUS_FILE", value_name = "PATH", hide = true)]
+    pub jwt_secret_previous_file: Option<PathBuf>,
     /// `iss` of tokens, as the gateways want it
     #[arg(long, env = "JWT_ISSUER", value_name = "NAME", default_value = "cyxcloud")]
     pub jwt_issuer: String,
@@ -89,6 +95,7 @@ fn quota(text: &str) -> Result<Quota, String> {
 pub(crate) struct Secrets {
     pub(crate) database_url: SecretString,
     pub(crate) jwt_secret: SecretString,
+    pub(crate) jwt_secret_previous: Option<SecretString>,
     pub(crate) registration_token: Option<SecretString>,
 }
 
@@ -103,6 +110,8 @@ impl Config {
                 "JWT_SECRET",
                 "the gateways' own: at least 32 random bytes, e.g. openssl rand -hex 32",
             ))?;
+        let (value, file) = (&self.jwt_secret_previous, &self.jwt_secret_previous_file);
+        let jwt_secret_previous = obtain("JWT_SECRET_PREVIOUS", value, file, Strength::Key)?;
         let invitation = Strength::AtLeast(INVITATION_MIN);
         let registration_token = obtain(
             "REGISTRATION_TOKEN",
@@ -113,11 +122,12 @@ impl Config {
         let password = secret::url_password(database_url.expose_secret());
         let all = [
             Some(("JWT_SECRET", jwt_secret.expose_secret())),
+            jwt_secret_previous.as_ref().map(|secret| ("JWT_SECRET_PREVIOUS", secret.expose_secret())),
             registration_token.as_ref().map(|token| ("REGISTRATION_TOKEN", token.expose_secret())),
             password.as_deref().map(|password| ("the password in DATABASE_URL", password)),
         ];
         secret::distinct(&all.into_iter().flatten().collect::<Vec<_>>())?;
-        Ok(Secrets { database_url, jwt_secret, registration_token })
+        Ok(Secrets { database_url, jwt_secret, jwt_secret_previous, registration_token })
     }
 }
 

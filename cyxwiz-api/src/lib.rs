@@ -76,6 +76,7 @@ impl App {
         let store = Store::connect(&secrets.database_url, config.database_connections).await?;
         let tokens = Tokens::new(
             &secrets.jwt_secret,
+            secrets.jwt_secret_previous.as_ref(),
             &config.jwt_issuer,
             &config.jwt_audience,
             config.access_token_secs,

@@ -14,7 +14,8 @@ use uuid::Uuid;
 /// Issues tokens and takes them apart.
 pub(crate) struct Tokens {
     encoding: EncodingKey,
-    decoding: DecodingKey,
+    /// What tokens may be signed with, by the `kid` that says so.
+    decoding: Vec<(String, DecodingKey)>,
     key_id: String,
     issuer: String,
     audience: String,
@@ -50,12 +51,20 @@ pub(crate) struct Pair {
 }
 
 impl Tokens {
-    /// Signs with the secret, for gateways that are called so; access tokens hold for so long.
-    pub(crate) fn new(secret: &SecretString, issuer: &str, audience: &str, access_secs: u64) -> Self {
+    /// Signs with the secret, for gateways that are called so; access tokens hold for so long. What was signed with the
+    /// `previous` secret holds too.
+    pub(crate) fn new(
+        secret: &SecretString,
+        previous: Option<&SecretString>,
+        issuer: &str,
+        audience: &str,
+        access_secs: u64,
+    ) -> Self {
+        let known = std::iter::once(secret).chain(previous).map(|secret| secret.expose_secret().as_bytes());
         let secret = secret.expose_secret().as_bytes();
         Self {
             encoding: EncodingKey::from_secret(secret),
-            decoding: DecodingKey::from_secret(secret),
+            decoding: known.map(|secret| (claims::key_id(secret), DecodingKey::from_secret(secret))).collect(),
             key_id: claims::key_id(secret),
             issuer: issuer.to_owned(),
             audience: audience.to_owned(),
@@ -99,9 +108,10 @@ impl Tokens {
             return Err(ClaimsError::NotOurs);
         }
         let header = decode_header(token).map_err(|_| ClaimsError::NotOurs)?;
-        if header.alg != Algorithm::HS256 || header.kid.as_deref() != Some(self.key_id.as_str()) {
+        let key = self.decoding.iter().find(|(id, _)| header.kid.as_ref() == Some(id));
+        let Some((_, key)) = key.filter(|_| header.alg == Algorithm::HS256) else {
             return Err(ClaimsError::NotOurs);
-        }
+        };
         // The algorithm is pinned here; times and names are judged below, with strict types.
         let mut validation = Validation::new(Algorithm::HS256);
         validation.validate_exp = false;
@@ -109,7 +119,7 @@ impl Tokens {
         validation.validate_aud = false;
         validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
         let claims =
-            decode::<Claims>(token, &self.decoding, &validation).map_err(|_| ClaimsError::NotOurs)?.claims;
+            decode::<Claims>(token, key, &validation).map_err(|_| ClaimsError::NotOurs)?.claims;
         claims.check(&Wanted { issuer: &self.issuer, audience, kinds: &[kind] }, now)?;
         Ok(claims)
     }
@@ -122,7 +132,7 @@ mod tests {
     const NOW: u64 = 1_800_000_000;
 
     fn tokens(secret: &str) -> Tokens {
-        Tokens::new(&SecretString::from(secret), "cyxcloud", "cyxcloud", 3_600)
+        Tokens::new(&SecretString::from(secret), None, "cyxcloud", "cyxcloud", 3_600)
     }
 
     fn seed() -> PairSeed {
@@ -154,6 +164,11 @@ mod tests {
         assert!(ours.open(&pair.access_token, TokenKind::Service, now()).is_err());
         let others = tokens("fedcba9876543210fedcba9876543210");
         assert!(others.open(&pair.access_token, TokenKind::Access, now()).is_err());
+        let (new, old) = ("fedcba9876543210fedcba9876543210", "0123456789abcdef0123456789abcdef");
+        let both = Tokens::new(&new.into(), Some(&old.into()), "cyxcloud", "cyxcloud", 3_600);
+        assert!(both.open(&pair.access_token, TokenKind::Access, now()).is_ok(), "the secret before");
+        let pair = both.pair(&seed()).expect("signs");
+        assert!(others.open(&pair.access_token, TokenKind::Access, now()).is_ok(), "signed with the new one");
         for junk in ["", "a.b.c", &"x".repeat(TOKEN_MAX + 1)] {
             assert!(ours.open(junk, TokenKind::Access, now()).is_err());
         }

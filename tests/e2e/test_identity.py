@@ -1,6 +1,7 @@
 """People: log-in by wallet with keys of a library that is not ours, sessions, API keys, isolation, quotas, the log."""
 
 import itertools
+import secrets
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
@@ -346,3 +347,28 @@ def test_the_description_and_the_headers_are_there(house):
     assert {"/api/v1/auth/wallet", "/api/v1/admin/users/{id}"} <= set(paths)
     for other in (answer, requests.get(f"{house.url}/api/v1/auth/me", timeout=30), requests.get(f"{house.url}/health", timeout=30)):
         assert other.headers["x-content-type-options"] == "nosniff" and other.headers["x-request-id"]
+
+
+def test_the_secret_of_tokens_is_changed_and_nobody_logs_in_anew(workspace):
+    for house in run_server(Cluster(workspace / "secrets", nodes=1, gateway_env={"TRUSTED_PROXIES": "127.0.0.0/8", "CYXCLOUD_AUTH_DOMAIN": "test.example"})):
+        old, new = house.jwt_secret, secrets.token_hex(32)
+
+        def with_secrets(**them):
+            house.gateway.stop()
+            house.gateway.env.pop("JWT_SECRET_PREVIOUS", None)
+            house.gateway.env |= them
+            house.gateway.start()
+            house.wait_ready(house.gateway)
+
+        def holds(tokens):
+            return call(house, "GET", "auth/me", tokens["access_token"]).status_code
+
+        before = log_in(house)
+        with_secrets(JWT_SECRET=old, JWT_SECRET_PREVIOUS=new)
+        with_secrets(JWT_SECRET=new, JWT_SECRET_PREVIOUS=old)
+        after = log_in(house)
+        assert (holds(before), holds(after)) == (200, 200)
+        renewed = call(house, "POST", "auth/refresh", before["refresh_token"])
+        assert renewed.status_code == 200, renewed.text
+        with_secrets(JWT_SECRET=new)
+        assert (holds(before), holds(renewed.json()), holds(after)) == (401, 200, 200)

@@ -118,7 +118,12 @@ mod tests {
     async fn what_was_said_last_holds_while_nobody_answers() {
         let client = Client::new("http://127.0.0.1:1", "test").expect("an address");
         let text = |text: &str| text.to_owned();
-        let jwt = JwtConfig { secret: "k".repeat(32).into(), issuer: text("i"), audience: text("a") };
+        let jwt = JwtConfig {
+            secret: "k".repeat(32).into(),
+            previous: None,
+            issuer: text("i"),
+            audience: text("a"),
+        };
         let accounts = Accounts::new(client, jwt, Duration::from_secs(60));
         let (known, unknown) = (OwnerId::from_random([1; 16]), OwnerId::from_random([2; 16]));
         let account = Account { storage_quota: Some(ByteCount::mib(1)), suspended: false };

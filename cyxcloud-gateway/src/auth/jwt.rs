@@ -18,6 +18,8 @@ use super::AuthError;
 pub struct JwtConfig {
     /// Shared with the other service that issues them; at least 32 bytes.
     pub secret: SecretString,
+    /// Under which tokens hold too, and none is issued: what was the secret before, or will be when all have it.
+    pub previous: Option<SecretString>,
     /// `iss` they must carry.
     pub issuer: String,
     /// `aud` they must carry.
@@ -89,7 +91,8 @@ pub struct Token {
 pub(crate) struct Tokens {
     config: JwtConfig,
     key_id: String,
-    key: DecodingKey,
+    /// What tokens may be signed with, by the `kid` that says so.
+    keys: Vec<(String, DecodingKey)>,
     signing_key: EncodingKey,
     validation: Validation,
 }
@@ -113,9 +116,11 @@ impl Tokens {
         // Times are judged below, against the caller's clock and with strict types.
         validation.validate_exp = false;
         validation.validate_nbf = false;
-        let key = DecodingKey::from_secret(config.secret.expose_secret().as_bytes());
+        let known = std::iter::once(&config.secret).chain(&config.previous);
+        let keys = known.map(|secret| secret.expose_secret().as_bytes());
+        let keys = keys.map(|secret| (key_id(secret), DecodingKey::from_secret(secret))).collect();
         let signing_key = EncodingKey::from_secret(config.secret.expose_secret().as_bytes());
-        Self { key_id: config.key_id(), config, key, signing_key, validation }
+        Self { key_id: config.key_id(), config, keys, signing_key, validation }
     }
 
     /// A token that says this of itself, issued now.
@@ -189,10 +194,9 @@ impl Tokens {
             return Err(AuthError::bad_token("there is no token, or it is too long; log in again"));
         }
         let header = decode_header(token).map_err(|_| malformed())?;
-        if header.alg != Algorithm::HS256 || header.kid.as_deref() != Some(self.key_id.as_str()) {
-            return Err(malformed());
-        }
-        let claims = decode::<Claims>(token, &self.key, &self.validation).map_err(|_| malformed())?.claims;
+        let key = self.keys.iter().find(|(id, _)| header.kid.as_ref() == Some(id));
+        let Some((_, key)) = key.filter(|_| header.alg == Algorithm::HS256) else { return Err(malformed()) };
+        let claims = decode::<Claims>(token, key, &self.validation).map_err(|_| malformed())?.claims;
         // Said again, because the library skips claims that it does not find.
         let wanted = Wanted { issuer: &self.config.issuer, audience: &self.config.audience, kinds };
         claims.check(&wanted, now).map_err(|error| AuthError::bad_token(error.to_string()))?;
@@ -213,10 +217,37 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_was_signed_with_the_secret_before_holds_and_no_more_is() {
+        let tokens = |secret: &str, previous: Option<&str>| {
+            let (issuer, audience) = ("cyxcloud".to_owned(), "cyxcloud".to_owned());
+            let (secret, previous) = (secret.repeat(32).into(), previous.map(|secret| secret.repeat(32).into()));
+            Tokens::new(JwtConfig { secret, previous, issuer, audience })
+        };
+        let now = Timestamp::from_unix_millis(1_800_000_000_000);
+        let token = Token {
+            owner: OwnerId::from_random([7; 16]),
+            kind: Kind::Access,
+            id: "id".to_owned(),
+            session: None,
+            key: None,
+            version: None,
+            expires_at: now.plus(std::time::Duration::from_secs(60)),
+        };
+        let issued = |by: &Tokens| by.issue(&token, None, now).expect("signs");
+        let holds = |at: &Tokens, issued: &SecretString| {
+            at.verify(issued.expose_secret(), now, &[Kind::Access]).is_ok()
+        };
+        let (old, both, new) = (tokens("o", None), tokens("n", Some("o")), tokens("n", None));
+        assert!(holds(&both, &issued(&old)) && holds(&both, &issued(&both)) && holds(&new, &issued(&both)));
+        assert!(!holds(&old, &issued(&both)) && !holds(&new, &issued(&old)));
+        assert!(holds(&tokens("o", Some("n")), &issued(&both)), "before all have it");
+    }
+
+    #[test]
     fn what_the_identity_service_is_asked_with_opens_nothing_here() {
         let (issuer, audience) = ("cyxcloud".to_owned(), "cyxcloud".to_owned());
         let secret = "0123456789abcdef0123456789abcdef".into();
-        let ours = Tokens::new(JwtConfig { secret, issuer, audience });
+        let ours = Tokens::new(JwtConfig { secret, previous: None, issuer, audience });
         let now = Timestamp::from_unix_millis(1_800_000_000_000);
         let token = ours.service_token(OwnerId::from_random([7; 16]), now).expect("signs");
         for kind in [Kind::Access, Kind::ApiKey, Kind::Refresh, Kind::Node] {

@@ -105,7 +105,8 @@ async fn what_is_ended_elsewhere_is_refused_at_once_while_nobody_tells_us() {
 
     let metadata: Arc<dyn MetadataStore> = Arc::new(SqliteStore::open(&SqliteConfig::Memory).expect("opens"));
     let master = MasterKey::from_bytes([3; 32]);
-    let jwt = JwtConfig { secret: "k".repeat(32).into(), issuer: "i".to_owned(), audience: "a".to_owned() };
+    let (issuer, audience) = ("i".to_owned(), "a".to_owned());
+    let jwt = JwtConfig { secret: "k".repeat(32).into(), previous: None, issuer, audience };
     let auth = Authenticator::new(metadata.clone(), master.clone(), Some(jwt), "us-east-1".to_owned(), None);
     let id = OwnerId::from_random(rand::random());
     let owner = cyxcloud_metadata::model::Owner {

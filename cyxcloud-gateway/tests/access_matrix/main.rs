@@ -49,6 +49,7 @@ impl House {
         let gateway = Gateway::start(INLINE_MAX).await.with_bucket().await;
         let master: MasterKey = MASTER_KEY.parse().expect("a key");
         let jwt = JwtConfig {
+            previous: None,
             secret: JWT_SECRET.into(),
             issuer: "cyxcloud".to_owned(),
             audience: "cyxcloud".to_owned(),

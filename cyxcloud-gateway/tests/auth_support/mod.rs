@@ -73,6 +73,7 @@ impl Door {
             metadata.ensure_owner(&owner).await.expect("made");
         }
         let jwt = JwtConfig {
+            previous: None,
             secret: JWT_SECRET.into(),
             issuer: "cyxwiz".to_owned(),
             audience: "cyxcloud".to_owned(),
