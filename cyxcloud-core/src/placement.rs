@@ -163,10 +163,7 @@ impl Rest<'_> {
         share: bool,
         rng: &mut impl Rng,
     ) -> Vec<(ShardIndex, NodeId)> {
-        let mut field = Field::new(self.candidates.iter().collect(), self.geometry, self.shard_len, rng);
-        field.wary = true;
-        field.hold(self.held);
-        field.bar(self.barred);
+        let mut field = self.field(rng);
         for &shard in missing {
             if let Some(node) = field.best(|node| field.may_take(node, shard)) {
                 field.assign(shard, node);
@@ -176,6 +173,35 @@ impl Rest<'_> {
             field.share();
         }
         field.assignments()
+    }
+
+    /// A node for each of `shards`, as far as there is one: of those that pass, each of another operator, that has none and gets one.
+    pub(crate) fn plan_apart(
+        &self,
+        shards: &[ShardIndex],
+        pass: impl Fn(&Candidate) -> bool,
+        rng: &mut impl Rng,
+    ) -> Vec<(ShardIndex, NodeId)> {
+        let mut field = self.field(rng);
+        for &shard in shards {
+            let apart = |node: usize| {
+                field.may_take(node, shard)
+                    && field.load_of_operator(node) == 0
+                    && pass(field.nodes[node].candidate)
+            };
+            if let Some(node) = field.best(apart) {
+                field.assign(shard, node);
+            }
+        }
+        field.assignments()
+    }
+
+    fn field(&self, rng: &mut impl Rng) -> Field<'_> {
+        let mut field = Field::new(self.candidates.iter().collect(), self.geometry, self.shard_len, rng);
+        field.wary = true;
+        field.hold(self.held);
+        field.bar(self.barred);
+        field
     }
 }
 
@@ -320,6 +346,12 @@ impl<'a> Field<'a> {
         for (level, &domain) in slot.domains.iter().enumerate() {
             self.domains[level][domain] += 1;
         }
+    }
+
+    /// Shards of the stripe on nodes of whoever runs this one, as far as they are among these.
+    fn load_of_operator(&self, place: usize) -> usize {
+        let [operator, ..] = self.nodes[place].domains;
+        self.domains[0][operator]
     }
 
     fn may_take(&self, place: usize, shard: ShardIndex) -> bool {

@@ -5,10 +5,14 @@
 //! Plans come to rest: once one has been carried out, and nothing else changed, the next is empty.
 //! Not here: nodes for new stripes (`placement`), the life of nodes (`node`), the queue (`metadata`).
 
+mod spread;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rand::Rng;
+
+pub use spread::Operators;
 
 use crate::node::NodeStatus;
 use crate::placement::{Candidate, Rest, tolerance};
@@ -25,6 +29,9 @@ const LEAST_PART: f64 = 0.1;
 const BRAKE_NODES: usize = 2;
 /// The same as a share of the cluster: one in so many.
 const BRAKE_SHARE: usize = 10;
+
+/// The priority of stripes that are whole and only to be spread over more operators: less urgent than any that can lose so much.
+pub const SPREAD_PRIORITY: i32 = 1 + u8::MAX as i32;
 
 /// A shard on a node.
 pub type Place = (ShardIndex, NodeId);
@@ -107,6 +114,8 @@ pub struct Stripe<'a> {
     pub chunk_len: ByteCount,
     /// Every row that names one of its shards; no (shard, node) twice.
     pub locations: &'a [(ShardIndex, NodeId, Belief)],
+    /// Of the nodes that hold it and of all candidates.
+    pub operators: &'a Operators,
 }
 
 impl Stripe<'_> {
@@ -197,7 +206,8 @@ pub enum Urgency {
     Whole,
     /// Work, now.
     Now {
-        /// Smaller is more urgent: node losses still survived, -1 where it cannot be read now.
+        /// Smaller is more urgent: node losses still survived, -1 where it cannot be read now; [`SPREAD_PRIORITY`] where
+        /// nothing is short.
         priority: i32,
     },
     /// Work once this much time has passed, unless somebody returns.
@@ -211,7 +221,7 @@ pub enum Urgency {
     Waits,
 }
 
-/// How urgent a stripe's work is.
+/// How urgent a stripe's work is, but for what only spreads it (see [`Plan::urgency`]).
 ///
 /// `goal`: see [`goal`]. `surplus`: whether there is something to remove from what is here. `away_for`: how long the longest
 /// absent of its away nodes has been away.
@@ -307,7 +317,8 @@ pub fn additions(
 }
 
 /// Locations that may go once `held` (all that counts as here, additions included) stands: rows that are bad and whose shard is
-/// held, leaving copies whose shard is held elsewhere, and surplus copies, fullest nodes first.
+/// held, leaving copies whose shard is held elsewhere, and surplus copies, fullest nodes first, and of equally full ones those of
+/// the operator with the most.
 ///
 /// What remains of here survives at least as many losses as all of it did or as `goal` asks, whichever is less, and so does what
 /// remains of here and leaving; away and lost rows stay.
@@ -320,7 +331,7 @@ pub fn removals(
     // A bad row that is held was healed: the same row now says that it is stored.
     let worthless = |row: &&(ShardIndex, NodeId)| holds(held, row.0) && !held.contains(row);
     let mut gone: Vec<_> = health.bad.iter().filter(worthless).copied().collect();
-    let mut trim = Trim::new(stripe.geometry, goal, held, &health.leaving);
+    let mut trim = Trim::new(stripe, goal, held, &health.leaving);
     for row in health.leaving.iter().filter(worthless) {
         gone.extend(trim.leave(*row));
     }
@@ -367,6 +378,19 @@ pub struct Plan {
     pub additions: Vec<Place>,
     /// What may go as things are, before any addition.
     pub removals: Vec<Place>,
+    /// The stripe is whole, and what is to be made only gives what some operators have too much of to others.
+    pub spreads: bool,
+}
+
+impl Plan {
+    /// When it is to be carried out; `away_for` as for [`urgency`]. What only spreads comes after everything else.
+    pub fn urgency(&self, away_for: Duration, policy: &RepairPolicy) -> Urgency {
+        match urgency(&self.health, self.goal, !self.removals.is_empty(), away_for, policy) {
+            Urgency::Whole if self.spreads && policy.braked => Urgency::Waits,
+            Urgency::Whole if self.spreads => Urgency::Now { priority: SPREAD_PRIORITY },
+            otherwise => otherwise,
+        }
+    }
 }
 
 /// Looks at a stripe and says what it needs.
@@ -378,9 +402,14 @@ pub fn plan(
 ) -> Plan {
     let health = judge(stripe, presence);
     let goal = goal(stripe, &health, candidates);
-    let additions = additions(stripe, &counted_on(stripe, &health), goal, candidates, rng);
+    let moves = spread::moves(stripe, &health, goal, candidates, rng);
+    let spreads = !moves.is_empty();
+    let additions = match spreads {
+        true => moves,
+        false => additions(stripe, &counted_on(stripe, &health), goal, candidates, rng),
+    };
     let removals = all_removals(stripe, &health, &health.here, goal);
-    Plan { health, goal, additions, removals }
+    Plan { health, goal, additions, removals, spreads }
 }
 
 /// [`removals`], and what is [`forgotten`] with them.
@@ -521,8 +550,9 @@ fn spread_tolerance(geometry: Geometry, room: &[usize]) -> usize {
 }
 
 /// Taking away copies for as long as what remains survives what it must.
-struct Trim {
+struct Trim<'a> {
     geometry: Geometry,
+    operators: &'a Operators,
     held: Vec<(ShardIndex, NodeId)>,
     leaving: Vec<(ShardIndex, NodeId)>,
     /// What `held` must survive.
@@ -535,18 +565,20 @@ struct Trim {
     salt: u128,
 }
 
-impl Trim {
+impl<'a> Trim<'a> {
     fn new(
-        geometry: Geometry,
+        stripe: &Stripe<'a>,
         goal: u8,
         held: &[(ShardIndex, NodeId)],
         leaving: &[(ShardIndex, NodeId)],
     ) -> Self {
+        let geometry = stripe.geometry;
         let floor = |rows: &[_]| tolerance(geometry, rows).min(Some(goal));
         let held_floor = floor(held);
         let read_floor = if leaving.is_empty() { held_floor } else { floor(&joined(held, leaving)) };
         Self {
             geometry,
+            operators: stripe.operators,
             held_floor,
             read_floor,
             held: held.to_vec(),
@@ -585,9 +617,10 @@ impl Trim {
                 || tolerance(self.geometry, &joined(&self.held, &self.leaving)) >= self.read_floor)
     }
 
-    /// A copy beyond those wanted that was not tried yet, on the node with the most of them all.
+    /// A copy beyond those wanted that was not tried yet, on the node with the most of them all; of equals, of the operator with
+    /// the most: of what has moved, that is where it was.
     fn fullest_surplus(&self) -> Option<(ShardIndex, NodeId)> {
-        let load = loads(&self.held);
+        let (load, crowd) = (loads(&self.held), self.operators.loads(&self.held));
         let mut copies: BTreeMap<ShardIndex, usize> = BTreeMap::new();
         for (shard, _) in &self.held {
             *copies.entry(*shard).or_default() += 1;
@@ -595,7 +628,10 @@ impl Trim {
         self.held
             .iter()
             .filter(|row| copies[&row.0] > self.geometry.copies() && !self.needed.contains(*row))
-            .max_by_key(|row| (load[&row.1], copies[&row.0], self.lot(row.1), row.0))
+            .max_by_key(|row| {
+                let crowd = crowd[&self.operators.of(row.1)];
+                (load[&row.1], copies[&row.0], crowd, self.lot(row.1), row.0)
+            })
             .copied()
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cyxcloud_core::placement::Candidate;
-use cyxcloud_core::repair::{self, Plan, Presence, RepairPolicy, Stripe, Urgency};
+use cyxcloud_core::repair::{self, Operators, Plan, Presence, RepairPolicy, Stripe, Urgency};
 use cyxcloud_core::{NodeId, Timestamp};
 use cyxcloud_dataplane::DataPlane;
 use cyxcloud_metadata::MetadataStore;
@@ -20,6 +20,7 @@ const AGE_MAX: Duration = Duration::from_secs(1);
 pub(crate) struct Cluster {
     pub(crate) nodes: HashMap<NodeId, Node>,
     pub(crate) candidates: Vec<Candidate>,
+    operators: Operators,
     /// More nodes vanished together than is believable.
     pub(crate) braked: bool,
     /// How busy the nodes are that are here, on average.
@@ -36,8 +37,9 @@ impl Cluster {
             nodes.iter().filter(|node| presence(node) == Presence::Away).map(away_since).collect();
         let braked = repair::brake(nodes.len(), &away, limits.window);
         let load = Load::mean(nodes.iter().filter(|node| presence(node) == Presence::Here));
+        let operators = nodes.iter().map(|node| (node.id, node.operator.as_str())).collect();
         let nodes = nodes.into_iter().map(|node| (node.id, node)).collect();
-        Self { nodes, candidates, braked, load, now, limits }
+        Self { nodes, candidates, operators, braked, load, now, limits }
     }
 
     /// How much a node's copies count.
@@ -55,8 +57,7 @@ impl Cluster {
         let absences = plan.health.away.iter().filter_map(|(_, node)| self.nodes.get(node));
         let away_for = absences.map(|node| self.now.since(away_since(node))).max().unwrap_or_default();
         let policy = RepairPolicy { delay, braked: self.braked };
-        let surplus = !plan.removals.is_empty();
-        let urgency = repair::urgency(&plan.health, plan.goal, surplus, away_for, &policy);
+        let urgency = plan.urgency(away_for, &policy);
         (plan, urgency)
     }
 
@@ -72,7 +73,7 @@ impl Cluster {
 
     /// As planners see a stripe.
     pub(crate) fn stripe<'a>(
-        &self,
+        &'a self,
         state: &StripeState,
         locations: &'a [(cyxcloud_core::ShardIndex, NodeId, repair::Belief)],
     ) -> Stripe<'a> {
@@ -81,6 +82,7 @@ impl Cluster {
             target_tolerance: state.target_tolerance,
             chunk_len: state.chunk_len(),
             locations,
+            operators: &self.operators,
         };
         recorded.with_copies(self.limits.min_copies)
     }

@@ -299,7 +299,7 @@ mod tests {
         };
         let cost = |additions: Vec<Place>| {
             let health = Health { here: vec![at(0, 0)], leaving: vec![at(1, 1)], ..Health::default() };
-            estimate(&state, &Plan { health, goal: 4, additions, removals: Vec::new() })
+            estimate(&state, &Plan { health, goal: 4, additions, removals: Vec::new(), spreads: false })
         };
         assert_eq!(cost(vec![at(1, 20)]), 100);
         assert_eq!(cost(vec![at(0, 20), at(1, 21)]), 200);

@@ -9,8 +9,8 @@ use std::time::Duration;
 use cyxcloud_core::node::{LifecycleTimers, NodeStatus};
 use cyxcloud_core::placement::{Candidate, place};
 use cyxcloud_core::repair::{
-    self, Belief, NodeFacts, Presence, RepairPolicy, Stripe, Urgency, additions, counted_on, goal, judge,
-    removals,
+    self, Belief, NodeFacts, Operators, Presence, RepairPolicy, Stripe, Urgency, additions, counted_on, goal,
+    judge, removals,
 };
 use cyxcloud_core::{ByteCount, Geometry, NodeId, ShardIndex, Timestamp};
 use rand::rngs::StdRng;
@@ -86,6 +86,8 @@ pub(crate) struct World {
     /// Makes events of one moment come in the order they were made.
     event_count: u64,
     nodes: Vec<Node>,
+    /// Each node has its own.
+    operators: Operators,
     stripes: Vec<Rows>,
     /// Alive: places in `nodes`.
     population: Vec<u32>,
@@ -173,6 +175,7 @@ impl World {
             events: BinaryHeap::new(),
             event_count: 0,
             nodes: Vec::new(),
+            operators: Operators::strangers(),
             stripes: Vec::new(),
             population: Vec::new(),
             away: BTreeSet::new(),
@@ -516,6 +519,7 @@ impl World {
             target_tolerance: (geometry.locations() - geometry.data()) as u8,
             chunk_len: CHUNK,
             locations: &self.stripes[stripe as usize].rows,
+            operators: &self.operators,
         }
     }
 

@@ -10,6 +10,7 @@ const CHUNK: ByteCount = ByteCount::kib(410);
 const DELAY: Duration = Duration::from_secs(900);
 const CALM: RepairPolicy = RepairPolicy { delay: DELAY, braked: false };
 const BRAKED: RepairPolicy = RepairPolicy { delay: DELAY, braked: true };
+static STRANGERS: Operators = Operators::strangers();
 
 fn node(number: usize) -> NodeId {
     let mut bytes = [0; 16];
@@ -61,7 +62,7 @@ fn stripe(
     target_tolerance: u8,
     locations: &[(ShardIndex, NodeId, Belief)],
 ) -> Stripe<'_> {
-    Stripe { geometry, target_tolerance, chunk_len: CHUNK, locations }
+    Stripe { geometry, target_tolerance, chunk_len: CHUNK, locations, operators: &STRANGERS }
 }
 
 fn standard(locations: &[(ShardIndex, NodeId, Belief)]) -> Stripe<'_> {
@@ -71,6 +72,21 @@ fn standard(locations: &[(ShardIndex, NodeId, Belief)]) -> Stripe<'_> {
 /// Judged with these nodes absent in this way and all others here.
 fn judged(stripe: &Stripe<'_>, absent: &[usize], presence: Presence) -> Health {
     judge(stripe, |node| if absent.contains(&number(node)) { presence } else { Presence::Here })
+}
+
+/// Candidates of these operators by number, and who runs them; 0: nobody else's.
+fn operated(numbers: &[usize]) -> (Vec<Candidate>, Operators) {
+    let nodes: Vec<Candidate> = numbers
+        .iter()
+        .enumerate()
+        .map(|(at, operator)| Candidate { operator: operator_name(*operator), ..candidate(at) })
+        .collect();
+    let operators = nodes.iter().map(|at| (at.node, at.operator.as_str())).collect();
+    (nodes, operators)
+}
+
+fn operator_name(number: usize) -> String {
+    if number == 0 { String::new() } else { format!("operator-{number}") }
 }
 
 fn rows(rows: &[(ShardIndex, NodeId)]) -> Vec<(usize, usize)> {
@@ -477,6 +493,144 @@ fn those_away_are_left_the_time_to_return() {
     assert_eq!(plan.additions.iter().map(|(shard, _)| shard.get()).collect::<Vec<_>>(), [5]);
 }
 
+// ---- operators ----
+
+/// Fourteen operators, of whom the first two have two nodes: the last ones.
+fn fourteen() -> Vec<usize> {
+    (1..=14).chain([1, 2]).collect()
+}
+
+/// Shards 0 and 13 with the first operator, none with the last.
+fn crowded() -> Vec<(ShardIndex, NodeId, Belief)> {
+    stored(Geometry::STANDARD, (0..13).map(|i| (i, i)).chain([(13, 14)]))
+}
+
+#[test]
+fn a_second_shard_of_an_operator_goes_to_one_that_has_none() {
+    let (nodes, operators) = operated(&fourteen());
+    let locations = crowded();
+    let stripe = Stripe { operators: &operators, ..standard(&locations) };
+    for seed in 0..20 {
+        let plan = plan(&stripe, |_| Presence::Here, &nodes, &mut rng(seed));
+        assert_eq!((plan.spreads, plan.additions.len(), plan.removals.len()), (true, 1, 0));
+        let (moved, to) = plan.additions[0];
+        assert!([0, 13].contains(&moved.get()) && number(to) == 13, "{moved:?} to {to:?}");
+        // After all else, and not while we suspect ourselves.
+        assert_eq!(plan.urgency(Duration::ZERO, &CALM), Urgency::Now { priority: SPREAD_PRIORITY });
+        assert_eq!(plan.urgency(Duration::ZERO, &BRAKED), Urgency::Waits);
+        // The other half: what the crowded operator has of it goes, and not what was just made. Until then nothing does.
+        let held = joined(&plan.health.here, &plan.additions);
+        let from = if moved.get() == 0 { (0, 0) } else { (13, 14) };
+        assert_eq!(rows(&all_removals(&stripe, &plan.health, &held, plan.goal)), [from]);
+        assert_eq!(all_removals(&stripe, &plan.health, &plan.health.here, plan.goal), []);
+    }
+}
+
+#[test]
+fn nothing_moves_where_anything_else_is_to_be_done_or_somebody_lacks() {
+    let locations = crowded();
+    let planned = |nodes: &[Candidate],
+                   operators: &Operators,
+                   at: &[(ShardIndex, NodeId, Belief)],
+                   away: Option<usize>| {
+        let stripe = Stripe { operators, ..standard(at) };
+        let of = |node| if Some(number(node)) == away { Presence::Away } else { Presence::Here };
+        let plan = plan(&stripe, of, nodes, &mut rng(1));
+        (plan.spreads, plan.additions.len(), plan.urgency(Duration::ZERO, &CALM))
+    };
+    let (nodes, operators) = operated(&fourteen());
+    assert!(planned(&nodes, &operators, &locations, None).0);
+    // The fourteenth has no room, is failing, or takes nothing.
+    let last = |change: fn(&mut Candidate)| {
+        let mut nodes = nodes.clone();
+        change(&mut nodes[13]);
+        planned(&nodes, &operators, &locations, None)
+    };
+    let nothing = (false, 0, Urgency::Whole);
+    assert_eq!(last(|node| node.free = ByteCount::bytes(CHUNK.get() - 1)), nothing);
+    assert_eq!(last(|node| node.weight_penalty = true), nothing);
+    let without: Vec<Candidate> = nodes.iter().filter(|at| number(at.node) != 13).cloned().collect();
+    assert_eq!(planned(&without, &operators, &locations, None), nothing);
+    // It is one that has a shard already, under another node.
+    let (thirteen, of_thirteen) = operated(&(1..=13).chain([3, 1, 2]).collect::<Vec<usize>>());
+    assert_eq!(planned(&thirteen, &of_thirteen, &locations, None), nothing);
+    // Somebody is away, or what it has is missing: that comes first, if anything does.
+    assert_eq!(planned(&nodes, &operators, &locations, Some(5)), (false, 0, Urgency::Waits));
+    let mut missing = crowded();
+    missing[5].2 = Belief::Missing;
+    assert_eq!(planned(&nodes, &operators, &missing, None), (false, 1, Urgency::Now { priority: 3 }));
+    // Nobody has two.
+    let apart = stored(Geometry::STANDARD, (0..14).map(|i| (i, i)));
+    assert_eq!(planned(&nodes, &operators, &apart, None), nothing);
+}
+
+#[test]
+fn copies_lie_with_distinct_operators_where_there_are_as_many() {
+    let geometry = Geometry::STANDARD_SMALL;
+    let locations = stored(geometry, (0..3).map(|i| (0, i)));
+    let planned = |numbers: &[usize]| {
+        let (nodes, operators) = operated(numbers);
+        let small = Stripe { operators: &operators, ..stripe(geometry, 2, &locations) };
+        let plan = plan(&small, |_| Presence::Here, &nodes, &mut rng(1));
+        let held = joined(&plan.health.here, &plan.additions);
+        (rows(&plan.additions), rows(&all_removals(&small, &plan.health, &held, plan.goal)))
+    };
+    let (added, gone) = planned(&[1, 1, 2, 2, 3]);
+    assert_eq!(added, [(0, 4)]);
+    assert!(gone == [(0, 0)] || gone == [(0, 1)], "{gone:?}");
+    assert_eq!(planned(&[1, 1, 2, 2, 1]), (vec![], vec![]));
+    assert_eq!(planned(&[1, 1, 1, 2, 3]).0.len(), 2);
+    assert_eq!(planned(&[0, 0, 0, 0, 0]), (vec![], vec![]));
+}
+
+#[test]
+fn a_node_without_a_name_is_an_operator_of_its_own() {
+    // One node has two shards, which is all that is wanted of the stripe's tolerance.
+    let locations = stored(Geometry::STANDARD, (0..13).map(|i| (i, i)).chain([(13, 0)]));
+    let planned = |target| {
+        let stripe = stripe(Geometry::STANDARD, target, &locations);
+        let plan = plan(&stripe, |_| Presence::Here, &candidates(0..14), &mut rng(1));
+        (plan.spreads, plan.additions.iter().map(|(_, node)| number(*node)).collect::<Vec<_>>())
+    };
+    assert_eq!(planned(3), (true, vec![13]));
+    assert_eq!(planned(4), (false, vec![13]), "that raises its tolerance");
+}
+
+/// Those that come to hold something have operators of their own, too, and what fails to move stays where it is.
+#[test]
+fn an_operator_that_has_everything_keeps_one() {
+    let numbers: Vec<usize> = [1; 14].into_iter().chain(2..=14).chain(2..=14).collect();
+    let (nodes, operators) = operated(&numbers);
+    let locations = stored(Geometry::STANDARD, (0..14).map(|i| (i, i)));
+    let stripe = Stripe { operators: &operators, ..standard(&locations) };
+    let plan = plan(&stripe, |_| Presence::Here, &nodes, &mut rng(1));
+    let given: BTreeSet<usize> = plan.additions.iter().map(|(_, node)| numbers[number(*node)]).collect();
+    assert_eq!((plan.additions.len(), given), (13, (2..=14).collect::<BTreeSet<usize>>()));
+    for stored in [1, 6, 13] {
+        let held = joined(&plan.health.here, &plan.additions[..stored]);
+        let gone = all_removals(&stripe, &plan.health, &held, plan.goal);
+        assert_eq!(gone.len(), stored);
+        assert!(gone.iter().all(|(_, node)| numbers[number(*node)] == 1), "{gone:?}");
+    }
+}
+
+#[test]
+fn of_equal_operators_one_on_another_network_and_vetted_is_given_more() {
+    let numbers: Vec<usize> = fourteen().into_iter().chain([15, 16]).collect();
+    let (mut nodes, operators) = operated(&numbers);
+    // The fourteenth shares its network with a holder, the sixteenth is new.
+    for at in [3, 13] {
+        nodes[at].subnet = "10.0.0.0/24".to_owned();
+    }
+    nodes[17].vetted = false;
+    let locations = crowded();
+    let stripe = Stripe { operators: &operators, ..standard(&locations) };
+    for seed in 0..20 {
+        let plan = plan(&stripe, |_| Presence::Here, &nodes, &mut rng(seed));
+        assert_eq!(plan.additions.iter().map(|(_, node)| number(*node)).collect::<Vec<_>>(), [16]);
+    }
+}
+
 #[test]
 fn the_brake_counts_those_who_vanished_together() {
     let at = |secs: &[i64]| -> Vec<Timestamp> {
@@ -503,6 +657,8 @@ struct Scene {
     presence: Vec<Presence>,
     /// Here, but takes nothing new: back from an absence, or full.
     closed: Vec<bool>,
+    /// By number; 0, and none: nobody else's.
+    run_by: Vec<usize>,
     locations: BTreeMap<(ShardIndex, NodeId), Belief>,
 }
 
@@ -528,7 +684,29 @@ impl Scene {
             }
         }
         let target = (geometry.locations() - geometry.data()).min(255) as u8;
-        Self { geometry, target, presence, closed, locations }
+        Self { geometry, target, presence, closed, run_by: Vec::new(), locations }
+    }
+
+    /// With its nodes run by so many operators, some by nobody else.
+    fn run_by(mut self, operators: usize, seed: u64) -> Self {
+        let mut rng = rng(seed ^ 2);
+        self.run_by = (0..self.presence.len()).map(|_| rng.random_range(0..=operators)).collect();
+        self
+    }
+
+    fn operator_name(&self, number: usize) -> String {
+        operator_name(self.run_by.get(number).copied().unwrap_or(0))
+    }
+
+    fn operators(&self) -> Operators {
+        let names: Vec<String> = (0..self.presence.len()).map(|at| self.operator_name(at)).collect();
+        names.iter().enumerate().map(|(at, name)| (node(at), name.as_str())).collect()
+    }
+
+    /// Who runs a node, told apart from all others.
+    fn operator(&self, number: usize) -> String {
+        let name = self.operator_name(number);
+        if name.is_empty() { format!("node-{number}") } else { name }
     }
 
     fn rows(&self) -> Vec<(ShardIndex, NodeId, Belief)> {
@@ -540,9 +718,27 @@ impl Scene {
     }
 
     fn candidates(&self) -> Vec<Candidate> {
-        candidates(
-            (0..self.presence.len()).filter(|at| self.presence[*at] == Presence::Here && !self.closed[*at]),
-        )
+        (0..self.presence.len())
+            .filter(|at| self.presence[*at] == Presence::Here && !self.closed[*at])
+            .map(|at| Candidate { operator: self.operator_name(at), ..candidate(at) })
+            .collect()
+    }
+
+    /// What counts.
+    fn here(&self) -> Vec<Place> {
+        let rows = self.locations.iter();
+        rows.filter(|(row, belief)| **belief == Belief::Stored && self.presence(row.1) == Presence::Here)
+            .map(|(row, _)| *row)
+            .collect()
+    }
+
+    /// Places of each operator that counts.
+    fn crowds(&self) -> BTreeMap<String, usize> {
+        let mut crowds = BTreeMap::new();
+        for (_, node) in self.here() {
+            *crowds.entry(self.operator(number(node))).or_default() += 1;
+        }
+        crowds
     }
 
     /// Distinct shards left of what can be read (or of what is here) when these nodes are lost.
@@ -585,8 +781,8 @@ impl Scene {
 
     /// Carries one plan out, judging every step. How many rows changed. With `waits` it counts on those away as [`plan`] does.
     fn step(&mut self, waits: bool, rng: &mut StdRng) -> Result<usize, TestCaseError> {
-        let before_rows = self.rows();
-        let stripe = stripe(self.geometry, self.target, &before_rows);
+        let (before_rows, operators) = (self.rows(), self.operators());
+        let stripe = Stripe { operators: &operators, ..stripe(self.geometry, self.target, &before_rows) };
         let health = judge(&stripe, |node| self.presence(node));
         let candidates = self.candidates();
         let goal = goal(&stripe, &health, &candidates);
@@ -622,10 +818,65 @@ impl Scene {
         Ok(plan.len() + gone.len())
     }
 
+    /// Carries a plan out as the rebalancer does, judging what it spreads; of what is to be made each fails with this chance. How
+    /// many rows changed.
+    fn carry_out(&mut self, failing: f64, rng: &mut StdRng) -> Result<usize, TestCaseError> {
+        let (rows, operators) = (self.rows(), self.operators());
+        let stripe = Stripe { operators: &operators, ..stripe(self.geometry, self.target, &rows) };
+        let plan = plan(&stripe, |node| self.presence(node), &self.candidates(), rng);
+        let before = self.clone();
+        let mut made = plan.additions.clone();
+        made.retain(|_| !rng.random_bool(failing));
+        self.locations.extend(made.iter().map(|row| (*row, Belief::Stored)));
+        let held = joined(&plan.health.here, &made);
+        let gone = all_removals(&stripe, &plan.health, &held, plan.goal);
+        for row in &gone {
+            prop_assert!(self.locations.remove(row).is_some(), "{row:?} was removed twice or never was");
+        }
+        let survives = |rows: &[Place]| tolerance(self.geometry, rows);
+        let (was, is) = (survives(&before.here()), survives(&self.here()));
+        prop_assert!(is.min(Some(plan.goal)) >= was.min(Some(plan.goal)), "{was:?} became {is:?}");
+        let last = Urgency::Now { priority: SPREAD_PRIORITY };
+        prop_assert_eq!(plan.spreads, plan.urgency(DELAY, &CALM) == last);
+        if plan.spreads {
+            prop_assert!(is >= was, "{was:?} became {is:?}");
+            before.check_moves(&plan)?;
+            prop_assert_eq!(gone.len(), made.len());
+            prop_assert!(gone.iter().all(|row| !made.contains(row)), "what was moved was removed again");
+            let surplus = |crowds: BTreeMap<String, usize>| crowds.values().map(|n| n - 1).sum::<usize>();
+            prop_assert_eq!(surplus(self.crowds()) + made.len(), surplus(before.crowds()));
+        }
+        Ok(made.len() + gone.len())
+    }
+
+    /// The same until nothing is left to be done.
+    fn come_to_rest(&mut self, rng: &mut StdRng) -> Result<(), TestCaseError> {
+        let mut rounds = 0;
+        while self.carry_out(0.0, rng)? > 0 {
+            rounds += 1;
+            prop_assert!(rounds < 12, "no end: {self:?}");
+        }
+        Ok(())
+    }
+
+    /// Each goes to an operator that has none, and afterwards nobody has two: there are enough of them. Nothing else is to be done.
+    fn check_moves(&self, plan: &Plan) -> Result<(), TestCaseError> {
+        let crowds = self.crowds();
+        let given: BTreeSet<String> =
+            plan.additions.iter().map(|(_, at)| self.operator(number(*at))).collect();
+        prop_assert_eq!(given.len(), plan.additions.len(), "one operator is given two");
+        prop_assert!(given.iter().all(|operator| !crowds.contains_key(operator)));
+        prop_assert_eq!(crowds.len() + given.len(), self.geometry.locations());
+        prop_assert_eq!(self.here().len(), self.locations.len(), "something is missing or away");
+        prop_assert_eq!(self.locations.len(), self.geometry.locations());
+        prop_assert!(plan.removals.is_empty());
+        Ok(())
+    }
+
     /// Work is asked for exactly where a plan would do something, unless it waits for somebody.
     fn check_urgency(&self, waits: bool) -> Result<(), TestCaseError> {
-        let rows = self.rows();
-        let stripe = stripe(self.geometry, self.target, &rows);
+        let (rows, operators) = (self.rows(), self.operators());
+        let stripe = Stripe { operators: &operators, ..stripe(self.geometry, self.target, &rows) };
         let health = judge(&stripe, |node| self.presence(node));
         let candidates = self.candidates();
         let goal = goal(&stripe, &health, &candidates);
@@ -655,9 +906,10 @@ proptest! {
         shape in prop::sample::select(vec![
             (10, 4, 1), (4, 2, 1), (3, 1, 1), (4, 0, 1), (6, 3, 1), (2, 3, 1), (1, 2, 1), (1, 0, 1), (1, 0, 3), (1, 0, 6),
         ]),
-        nodes in 1usize..=20, trouble in 0.0f64..0.8, surplus in 0.0f64..1.5, waits: bool, seed: u64,
+        nodes in 1usize..=20, operators in 0usize..8, trouble in 0.0f64..0.8, surplus in 0.0f64..1.5, waits: bool,
+        seed: u64,
     ) {
-        let mut scene = Scene::random(shape, nodes, trouble, surplus, seed);
+        let mut scene = Scene::random(shape, nodes, trouble, surplus, seed).run_by(operators, seed);
         let mut rng = rng(seed ^ 1);
         scene.check_urgency(waits)?;
         let mut rounds = 0;
@@ -716,6 +968,44 @@ proptest! {
         }
         scene.step(false, &mut rng(seed))?;
         prop_assert_eq!(scene.step(false, &mut rng(seed ^ 1))?, 0, "the second plan is not empty");
+    }
+
+    /// Whoever runs the nodes, whatever is amiss, and though not all comes off.
+    #[test]
+    fn plans_that_spread_come_to_rest(
+        shape in prop::sample::select(vec![(10, 4, 1), (4, 2, 1), (3, 1, 1), (4, 0, 1), (1, 2, 1), (1, 0, 1), (1, 0, 3), (1, 0, 6)]),
+        nodes in 1usize..=24, operators in 0usize..24, target in 0u8..6, trouble in 0.0f64..0.5, surplus in 0.0f64..0.5,
+        seed: u64,
+    ) {
+        let mut scene = Scene::random(shape, nodes, trouble, surplus, seed).run_by(operators, seed);
+        scene.target = scene.target.min(target);
+        let mut rng = rng(seed ^ 1);
+        for _ in 0..3 {
+            scene.carry_out(0.5, &mut rng)?;
+        }
+        scene.come_to_rest(&mut rng)?;
+    }
+
+    /// Where all is well, and nothing was made beyond what is wanted.
+    #[test]
+    fn where_there_are_as_many_operators_as_places_none_keeps_two(
+        shape in prop::sample::select(vec![(10, 4, 1), (4, 2, 1), (3, 1, 1), (4, 0, 1), (1, 2, 1), (1, 0, 3), (1, 0, 6)]),
+        more in 0usize..10, own in 0.0f64..1.0, target in 0u8..6, failing in 0.0f64..0.9, seed: u64,
+    ) {
+        let places = Geometry::new(shape.0, shape.1, shape.2).expect("valid").locations();
+        // As many operators as nodes at most, and fewer where they are drawn twice.
+        let operators = ((places + more) as f64 * own) as usize;
+        let mut scene = Scene::random(shape, places + more, 0.0, 0.0, seed).run_by(operators, seed);
+        scene.target = scene.target.min(target);
+        let mut rng = rng(seed ^ 1);
+        for _ in 0..3 {
+            scene.carry_out(failing, &mut rng)?;
+        }
+        scene.come_to_rest(&mut rng)?;
+        let all: BTreeSet<String> = (0..places + more).map(|at| scene.operator(at)).collect();
+        if all.len() >= places && scene.locations.len() == places {
+            prop_assert_eq!(scene.crowds().len(), places);
+        }
     }
 }
 
