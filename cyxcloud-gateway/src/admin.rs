@@ -121,6 +121,8 @@ pub(crate) struct RepairsBody {
     #[schema(value_type = BTreeMap<String, u64>)]
     pending_by_tolerance: BTreeMap<i32, u64>,
     due: u64,
+    /// Open jobs of stripes that are whole and only to be spread over more operators, after all else; none of them is `due`.
+    to_spread: u64,
     in_progress: u64,
     /// Those that ended well within the last 24 hours; no more than 100,000 are counted.
     completed: u64,
@@ -134,6 +136,7 @@ impl From<RepairQueue> for RepairsBody {
         Self {
             pending_by_tolerance: queue.pending,
             due: queue.due,
+            to_spread: queue.to_spread,
             in_progress: queue.in_progress,
             completed: queue.completed,
             failed: queue.failed,

@@ -54,7 +54,7 @@ impl Metrics {
             ))?)?,
             queue: make.gauges(
                 "repair_jobs",
-                "Repairs by state; failed: given up within the last 24 hours",
+                "Repairs by state; to_spread: not pending, for nothing is short; failed: given up within the last 24 hours",
                 "state",
             )?,
             oldest_due_secs: make

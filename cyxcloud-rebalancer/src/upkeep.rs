@@ -61,6 +61,7 @@ async fn show_queue(ctx: &Context) -> Result<()> {
     let gauges = [
         ("pending", waiting),
         ("pending_tolerating_no_loss", at_edge),
+        ("to_spread", queue.to_spread),
         ("due", queue.due),
         ("in_progress", queue.in_progress),
         ("failed", queue.failed),

@@ -178,6 +178,7 @@ macro_rules! conformance_suite {
             owners::an_access_key_stays_with_its_owner,
             owners::the_store_answers_and_has_a_clock,
             repairs::a_queued_stripe_is_claimed_once,
+            repairs::what_is_only_to_be_spread_comes_last,
             repairs::many_workers_never_share_a_job,
             repairs::a_job_whose_lease_ran_out_is_anothers,
             repairs::a_renewed_job_stays,

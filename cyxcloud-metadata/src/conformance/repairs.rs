@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use cyxcloud_core::{Generation, NodeId, ShardIndex, Timestamp};
+use cyxcloud_core::repair::SPREAD_PRIORITY;
+use cyxcloud_core::{Generation, NodeId, SegmentId, ShardIndex, Timestamp};
+use uuid::Uuid;
 
 use super::stripes::{LONG, at, coded, committed, condemn, state, stored, tick, until};
 use super::{FIRST_LIFE, fresh, online_nodes, place};
@@ -80,6 +82,31 @@ pub async fn a_queued_stripe_is_claimed_once(store: &dyn MetadataStore) {
     queue(store, &[repair(at(&segment, 4), 3, Duration::ZERO)]).await;
     queue(store, &[repair(at(&segment, 4), 1, LONG)]).await;
     assert_eq!(claimed(store, at(&segment, 4), LONG).await.priority, 1);
+}
+
+/// Nothing of it is short: it comes last, is counted apart, and is at no risk.
+pub async fn what_is_only_to_be_spread_comes_last(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    let segment = stored(store, place, "k", 2, &nodes).await;
+    queue(store, &[repair(at(&segment, 0), SPREAD_PRIORITY, Duration::ZERO)]).await;
+    let waiting = store.repair_queue().await.expect("look");
+    assert_eq!((waiting.to_spread, waiting.due, waiting.pending.len()), (1, 0, 0));
+    assert_eq!(waiting.oldest_due, None);
+    tick(store).await;
+    let start = SegmentId::from_uuid(Uuid::nil());
+    let at_risk = store.at_risk(start, u8::MAX.into(), Duration::ZERO, 100).await.expect("look");
+    assert!(at_risk.is_empty(), "{at_risk:?}");
+    queue(store, &[repair(at(&segment, 1), 4, Duration::ZERO)]).await;
+    let waiting = store.repair_queue().await.expect("look");
+    assert_eq!((waiting.to_spread, waiting.due), (1, 1));
+    assert_eq!(waiting.pending.into_iter().collect::<Vec<_>>(), [(4, 1)]);
+    tick(store).await;
+    let claimed = claim(store, 10, LONG).await;
+    let order: Vec<(u32, i32)> = claimed.iter().map(|job| (job.stripe.index, job.priority)).collect();
+    assert_eq!(order, [(1, 4), (0, SPREAD_PRIORITY)]);
+    let working = store.repair_queue().await.expect("look");
+    assert_eq!((working.to_spread, working.in_progress), (0, 2));
 }
 
 /// However many ask at once.

@@ -146,11 +146,9 @@ impl PostgresStore {
                     match row.try_get::<&str, _>("status")? {
                         "pending" => {
                             let due = read::total(row, "due")?;
-                            queue.pending.insert(row.try_get("priority")?, jobs);
-                            queue.due += due;
                             let waited = u64::try_from(row.try_get::<i64, _>("waited")?).unwrap_or(0);
                             let waited = (due > 0).then_some(Duration::from_millis(waited));
-                            queue.oldest_due = queue.oldest_due.max(waited);
+                            queue.count(row.try_get("priority")?, jobs, due, waited);
                         }
                         "in_progress" => queue.in_progress += jobs,
                         "completed" => queue.completed += jobs,

@@ -319,15 +319,16 @@ pub(super) fn counts(db: &Connection) -> Done<RepairQueue> {
         let counts: (u64, u64) = (row::count(row, 1)?, row::count(row, 2)?);
         Ok((row.get::<_, i32>(0)?, counts, row::time(row, 3)?))
     })?;
-    let oldest = waiting.iter().map(|(_, _, oldest)| *oldest).filter(|oldest| *oldest <= now).min();
-    Ok(RepairQueue {
-        due: waiting.iter().map(|(_, (_, due), _)| due).sum(),
-        pending: waiting.into_iter().map(|(priority, (pending, _), _)| (priority, pending)).collect(),
+    let mut queue = RepairQueue {
         in_progress: count(number(db, IN_HAND, [])?),
         completed: ended("completed")?,
         failed: ended("failed")?,
-        oldest_due: oldest.map(|oldest| now.since(oldest)),
-    })
+        ..RepairQueue::default()
+    };
+    for (priority, (jobs, due), oldest) in waiting {
+        queue.count(priority, jobs, due, (oldest <= now).then(|| now.since(oldest)));
+    }
+    Ok(queue)
 }
 
 pub(super) fn purge(db: &Connection, older: Duration, limit: usize) -> Done<usize> {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use cyxcloud_core::node::NodeStatus;
-use cyxcloud_core::repair::Belief;
+use cyxcloud_core::repair::{Belief, SPREAD_PRIORITY};
 use cyxcloud_core::{
     BucketId, ByteCount, ChunkId, FileId, Generation, Geometry, NodeId, OwnerId, SegmentId, ShardIndex,
     Timestamp,
@@ -114,7 +114,7 @@ impl StripeState {
 pub struct NewRepair {
     /// Which.
     pub stripe: StripeRef,
-    /// Node losses still tolerated; smaller is more urgent; -1: unreadable now.
+    /// Node losses still tolerated; smaller is more urgent; -1: unreadable now; [`SPREAD_PRIORITY`]: nothing is short.
     pub priority: i32,
     /// How long to wait from now, in database time.
     pub delay: Duration,
@@ -159,11 +159,13 @@ pub struct RepairDone {
 /// What there is to repair.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RepairQueue {
-    /// Open jobs by priority (-1, 0, 1...), those due and those waiting for their delay.
+    /// Open jobs by priority (-1, 0, 1...), those due and those waiting for their delay; where nothing is short they are not here.
     pub pending: BTreeMap<i32, u64>,
-    /// Pending jobs whose time has come.
+    /// Of these, those whose time has come.
     pub due: u64,
-    /// Claimed and leased.
+    /// Open jobs of stripes that are whole and only to be spread: nobody need worry how many wait, or for how long.
+    pub to_spread: u64,
+    /// Claimed and leased, of either kind.
     pub in_progress: u64,
     /// Ended well lately: within [`Self::ENDED_WITHIN`], and no more than [`Self::ENDED_MAX`].
     pub completed: u64,
@@ -178,6 +180,17 @@ impl RepairQueue {
     pub const ENDED_WITHIN: Duration = Duration::from_secs(24 * 3600);
     /// So many are counted, or whoever looks would read ever more where much is repaired.
     pub const ENDED_MAX: usize = 100_000;
+
+    /// Counts open jobs of one priority, of which some are due, the oldest for so long.
+    pub(crate) fn count(&mut self, priority: i32, jobs: u64, due: u64, oldest_due: Option<Duration>) {
+        if priority >= SPREAD_PRIORITY {
+            self.to_spread += jobs;
+            return;
+        }
+        self.pending.insert(priority, jobs);
+        self.due += due;
+        self.oldest_due = self.oldest_due.max(oldest_due);
+    }
 }
 
 /// Why a node's locations are looked through.
