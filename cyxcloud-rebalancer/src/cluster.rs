@@ -170,8 +170,10 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
-    use cyxcloud_core::ByteCount;
     use cyxcloud_core::node::NodeStatus;
+    use cyxcloud_core::repair::SPREAD_PRIORITY;
+    use cyxcloud_core::{ByteCount, ChunkId, Generation, Geometry, OwnerId, SegmentId};
+    use cyxcloud_metadata::upkeep::model::{LocationState, LocationStatus, StripeRef};
     use uuid::Uuid;
 
     use super::*;
@@ -214,15 +216,64 @@ mod tests {
         }
     }
 
+    fn limits() -> Limits {
+        Limits { window: Duration::from_secs(600), min_copies: 3, offline: Duration::from_secs(300) }
+    }
+
+    /// What only spreads a stripe is asked for like any repair, after all others.
+    #[test]
+    fn two_copies_of_one_operator_are_moved_apart_in_the_end() {
+        let geometry = Geometry::copied(3).expect("is a geometry");
+        let at = |number: u8| LocationState {
+            shard: geometry.shard(0).expect("exists"),
+            node: id(number),
+            generation: Generation { incarnation: Uuid::nil(), counter: 1 },
+            status: LocationStatus::Stored,
+            proven_at: None,
+        };
+        let state = StripeState {
+            stripe: StripeRef { segment: SegmentId::from_random([1; 16]), index: 0 },
+            owner: OwnerId::from_random([1; 16]),
+            geometry,
+            format: 1,
+            stripe_size: ByteCount::mib(4),
+            plain_hash: [0; 32],
+            plain_len: ByteCount::bytes(9),
+            target_tolerance: 2,
+            shards: vec![(ChunkId::of(b"x"), ByteCount::bytes(9))],
+            locations: (0..3).map(at).collect(),
+        };
+        let asked = |operators: [&str; 4]| {
+            let run_by = |number: usize| Node {
+                operator: operators[number].to_owned(),
+                ..node(number as u8, NodeStatus::Online)
+            };
+            let nodes: Vec<Node> = (0..4).map(run_by).collect();
+            let candidate = |node: &Node| Candidate {
+                node: node.id,
+                free: ByteCount::gib(1),
+                operator: node.operator.clone(),
+                subnet: String::new(),
+                region: String::new(),
+                weight_penalty: false,
+                vetted: true,
+            };
+            let candidates = nodes.iter().map(candidate).collect();
+            let cluster = Cluster::new(nodes, candidates, Timestamp::default(), limits());
+            cluster.repair_of(&state, Duration::ZERO, "test").map(|repair| (repair.priority, repair.delay))
+        };
+        assert_eq!(asked(["ann", "ann", "bob", "eve"]), Some((SPREAD_PRIORITY, Duration::ZERO)));
+        assert_eq!(asked(["ann", "ann", "bob", "bob"]), None);
+        assert_eq!(asked(["ann", "", "bob", "eve"]), None);
+    }
+
     /// And it stops no repairs: it was told to leave.
     #[test]
     fn who_is_to_be_emptied_is_not_waited_for_when_it_is_silent() {
-        let limits =
-            Limits { window: Duration::from_secs(600), min_copies: 3, offline: Duration::from_secs(300) };
         let seen = |status: fn(u8) -> NodeStatus, secs: u64| {
             let nodes = (0..4).map(|number| node(number, status(number))).collect();
             let now = Timestamp::default().plus(Duration::from_secs(secs));
-            let cluster = Cluster::new(nodes, Vec::new(), now, limits);
+            let cluster = Cluster::new(nodes, Vec::new(), now, limits());
             ([0, 1].map(|number| cluster.presence(id(number))), cluster.braked)
         };
         let drained = |number: u8| if number == 0 { NodeStatus::Online } else { NodeStatus::Draining };
