@@ -81,9 +81,10 @@ pub const IN_THE_END: &[Invariant] = &[
     ),
 ];
 
-/// What must be zero where nobody was away, failing or late when stripes were placed: of as many operators (or networks) as a stripe
-/// has places, none has two. Placement and repair count nodes first: with more nodes than operators, of whom some do not answer, an
-/// operator may be given two places and keep them. Where each node has an operator of its own it is so in the end, whatever was.
+/// Of as many operators (or networks) as a stripe has places, on nodes that may be given new chunks, none has two. Placement and repair
+/// count nodes first: with more nodes than operators, of whom some do not answer, an operator may be given two places. One of them moves
+/// when nothing else is to be repaired, so that of operators this becomes true some time after all is settled. Nothing moves for networks:
+/// of them it is true where nobody was away, failing or late, or where each node is on one of its own.
 pub const APART: &[Invariant] = &[
     (
         "no operator has two places of a stripe where there are operators enough",
@@ -91,7 +92,8 @@ pub const APART: &[Invariant] = &[
              SELECT 1 FROM chunk_locations l JOIN segments s ON s.id = l.segment_id AND s.state = 'live'
              JOIN nodes n ON n.id = l.node_id
              WHERE l.status = 'stored'
-               AND (SELECT count(DISTINCT coalesce(nullif(operator, ''), id::text)) FROM nodes WHERE status = 'online')
+               AND (SELECT count(DISTINCT coalesce(nullif(operator, ''), id::text)) FROM nodes
+                    WHERE status = 'online' AND NOT quarantined)
                    >= (s.data_shards + s.parity_shards) * s.copies
              GROUP BY l.segment_id, l.stripe_index, coalesce(nullif(n.operator, ''), n.id::text)
              HAVING count(*) > 1) d",
@@ -102,7 +104,8 @@ pub const APART: &[Invariant] = &[
              SELECT 1 FROM chunk_locations l JOIN segments s ON s.id = l.segment_id AND s.state = 'live'
              JOIN nodes n ON n.id = l.node_id
              WHERE l.status = 'stored'
-               AND (SELECT count(DISTINCT coalesce(nullif(subnet, ''), id::text)) FROM nodes WHERE status = 'online')
+               AND (SELECT count(DISTINCT coalesce(nullif(subnet, ''), id::text)) FROM nodes
+                    WHERE status = 'online' AND NOT quarantined)
                    >= (s.data_shards + s.parity_shards) * s.copies
              GROUP BY l.segment_id, l.stripe_index, coalesce(nullif(n.subnet, ''), n.id::text)
              HAVING count(*) > 1) d",
@@ -126,11 +129,16 @@ pub async fn check(database: &Database, all: &[Invariant]) -> Result<()> {
     Ok(())
 }
 
-/// All of [`IN_THE_END`] become zero within this time, one after the other, and then are all so at once.
+/// All of [`IN_THE_END`] become zero within this time.
 pub async fn settle(database: &Database, limit: Duration) -> Result<()> {
+    come_true(database, IN_THE_END, limit).await
+}
+
+/// All of these become zero within this time, one after the other, and then are all so at once.
+pub async fn come_true(database: &Database, all: &[Invariant], limit: Duration) -> Result<()> {
     let began = Instant::now();
     loop {
-        for (what, sql) in IN_THE_END {
+        for (what, sql) in all {
             let left = limit.saturating_sub(began.elapsed());
             let waited = eventually(what, left, || async {
                 database.number(sql).await.is_ok_and(|found| found == 0).then_some(())
@@ -141,7 +149,7 @@ pub async fn settle(database: &Database, limit: Duration) -> Result<()> {
                 return Err(Error::broken(format!("after {seconds} s not settled: {what} ({found})")));
             }
         }
-        if check(database, IN_THE_END).await.is_ok() {
+        if check(database, all).await.is_ok() {
             return Ok(());
         }
     }
