@@ -67,8 +67,8 @@ impl<'a> FromIterator<(NodeId, &'a str)> for Operators {
 /// Shards to be copied, each to a node of another operator that has none, so that none need have two; empty where there are not as
 /// many operators as the stripe has places, or where it wants anything else.
 ///
-/// There are those that hold it, and those of candidates with room that did not fail lately: what moves without need can wait until
-/// they are well again.
+/// There are those that hold it, and those of candidates with room that are vetted and did not fail lately: what moves without need can
+/// wait until they are.
 pub(super) fn moves(
     stripe: &Stripe<'_>,
     health: &Health,
@@ -85,9 +85,11 @@ pub(super) fn moves(
         return Vec::new();
     }
     let holding: BTreeSet<Operator> = health.here.iter().map(|(_, node)| operators.of(*node)).collect();
+    // Who is new would be given a shard of all that is stored by naming another operator.
+    let all_new = candidates.iter().all(|candidate| !candidate.vetted);
     let can_take = |candidate: &Candidate| {
         let has_room = candidate.free >= stripe.chunk_len;
-        has_room && !candidate.weight_penalty && !holding.contains(&operators.of(candidate.node))
+        has_room && !candidate.weight_penalty && (candidate.vetted || all_new) && !holding.contains(&operators.of(candidate.node))
     };
     let others: BTreeSet<Operator> = candidates
         .iter()

@@ -615,6 +615,20 @@ fn an_operator_that_has_everything_keeps_one() {
 }
 
 #[test]
+fn nothing_is_moved_to_who_is_not_vetted() {
+    let (mut nodes, operators) = operated(&fourteen());
+    let locations = crowded();
+    let stripe = Stripe { operators: &operators, ..standard(&locations) };
+    let moved = |nodes: &[Candidate]| plan(&stripe, |_| Presence::Here, nodes, &mut rng(1)).additions.len();
+    assert_eq!(moved(&nodes), 1);
+    let holding: BTreeSet<NodeId> = locations.iter().map(|(_, node, _)| *node).collect();
+    nodes.iter_mut().filter(|node| !holding.contains(&node.node)).for_each(|node| node.vetted = false);
+    assert_eq!(moved(&nodes), 0);
+    nodes.iter_mut().for_each(|node| node.vetted = false);
+    assert_eq!(moved(&nodes), 1, "where all are new");
+}
+
+#[test]
 fn of_equal_operators_one_on_another_network_and_vetted_is_given_more() {
     let numbers: Vec<usize> = fourteen().into_iter().chain([15, 16]).collect();
     let (mut nodes, operators) = operated(&numbers);
