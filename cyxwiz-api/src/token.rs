@@ -64,7 +64,9 @@ impl Tokens {
         let secret = secret.expose_secret().as_bytes();
         Self {
             encoding: EncodingKey::from_secret(secret),
-            decoding: known.map(|secret| (claims::key_id(secret), DecodingKey::from_secret(secret))).collect(),
+            decoding: known
+                .map(|secret| (claims::key_id(secret), DecodingKey::from_secret(secret)))
+                .collect(),
             key_id: claims::key_id(secret),
             issuer: issuer.to_owned(),
             audience: audience.to_owned(),
@@ -118,8 +120,7 @@ impl Tokens {
         validation.validate_nbf = false;
         validation.validate_aud = false;
         validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
-        let claims =
-            decode::<Claims>(token, key, &validation).map_err(|_| ClaimsError::NotOurs)?.claims;
+        let claims = decode::<Claims>(token, key, &validation).map_err(|_| ClaimsError::NotOurs)?.claims;
         claims.check(&Wanted { issuer: &self.issuer, audience, kinds: &[kind] }, now)?;
         Ok(claims)
     }

@@ -53,7 +53,12 @@ pub async fn served() -> Served {
 
 async fn start() -> Served {
     let gateway = Gateway::start(INLINE_MAX).await;
-    let jwt = JwtConfig { secret: JWT_SECRET.into(), issuer: "cyxwiz".into(), audience: "cyxcloud".into(), previous: None };
+    let jwt = JwtConfig {
+        secret: JWT_SECRET.into(),
+        issuer: "cyxwiz".into(),
+        audience: "cyxcloud".into(),
+        previous: None,
+    };
     let master = MasterKey::from_bytes([9; 32]);
     let auth = Authenticator::new(gateway.metadata.clone(), master, Some(jwt), "us-east-1".to_owned(), None);
     let (auth, domains) = (Arc::new(auth), vec!["s3.localhost".to_owned()]);

@@ -26,7 +26,12 @@ pub fn run(data: &[u8]) {
 }
 
 fn verify(token: &str) -> Option<Token> {
-    let config = JwtConfig { secret: SECRET.into(), issuer: "cyxwiz".into(), audience: "cyxcloud".into(), previous: None };
+    let config = JwtConfig {
+        secret: SECRET.into(),
+        issuer: "cyxwiz".into(),
+        audience: "cyxcloud".into(),
+        previous: None,
+    };
     let now = Timestamp::from_unix_millis((NOW_SECS * 1000) as i64);
     verify_token(&config, token, now, &KINDS).ok()
 }

@@ -36,13 +36,12 @@ def held_back(cluster) -> str:
 
 @pytest.mark.timeout(300)
 def test_who_lies_to_a_reader_is_audited_before_its_turn(workspace):
-    """Its turn would come in an hour. Repair goes on meanwhile, and takes away what it would be audited for."""
+    """Its turn comes once when the rebalancer starts and then in an hour. Repair goes on meanwhile, and takes away what it would be audited for."""
     for cluster in watched(workspace, "lied", AUDIT_INTERVAL_SECS="86400", AUDIT_RISK_SECS="0"):
         s3 = s3_client(cluster)
         bucket = new_bucket(s3)
         bodies = put_all(s3, bucket, SIZES)
         node = cluster.nodes[0]
-        assert count(cluster, "SELECT count(*) FROM audit_events") == 0
         node.kill()
         node.env["CYXCLOUD_FAULT_LIE"] = "wrong-bytes"
         cluster.restart_node(0)

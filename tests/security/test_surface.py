@@ -113,7 +113,7 @@ def test_adv_34_what_browsers_make_of_objects(cluster, s3, bucket):
         headers = requests.get(cluster.url + at, headers=origin, timeout=30).headers
         assert headers["x-content-type-options"] == "nosniff" and "access-control-allow-origin" not in headers, at
     # What is told to somebody is kept nowhere; objects are kept as long as who stored them says. Plain HTTP cannot say for how long TLS is.
-    for at in ("/api/v1/openapi.json", "/api/v1/account", "/health", "/ready", "/version", "/nothing-here"):
+    for at in ("/api/v1/openapi.json", "/api/v1/account", "/health", "/ready", "/version", "/metrics", "/console"):
         headers = requests.get(cluster.url + at, timeout=30).headers
         assert headers["cache-control"] == "no-store" and "strict-transport-security" not in headers, at
     assert all("cache-control" not in answer.headers for answer in answers)

@@ -89,7 +89,10 @@ pub(super) fn moves(
     let all_new = candidates.iter().all(|candidate| !candidate.vetted);
     let can_take = |candidate: &Candidate| {
         let has_room = candidate.free >= stripe.chunk_len;
-        has_room && !candidate.weight_penalty && (candidate.vetted || all_new) && !holding.contains(&operators.of(candidate.node))
+        has_room
+            && !candidate.weight_penalty
+            && (candidate.vetted || all_new)
+            && !holding.contains(&operators.of(candidate.node))
     };
     let others: BTreeSet<Operator> = candidates
         .iter()

@@ -220,7 +220,8 @@ mod tests {
     fn what_was_signed_with_the_secret_before_holds_and_no_more_is() {
         let tokens = |secret: &str, previous: Option<&str>| {
             let (issuer, audience) = ("cyxcloud".to_owned(), "cyxcloud".to_owned());
-            let (secret, previous) = (secret.repeat(32).into(), previous.map(|secret| secret.repeat(32).into()));
+            let (secret, previous) =
+                (secret.repeat(32).into(), previous.map(|secret| secret.repeat(32).into()));
             Tokens::new(JwtConfig { secret, previous, issuer, audience })
         };
         let now = Timestamp::from_unix_millis(1_800_000_000_000);
