@@ -94,13 +94,16 @@ impl Patience {
 /// Tells, once the answer is ready, whether the connection can carry another request.
 #[derive(Debug)]
 pub struct Watch<B> {
+    /// There never was one.
+    empty: bool,
     seen: Arc<Seen<B>>,
     patience: Patience,
 }
 
 /// Begins to watch a body.
 pub fn watch<B: Body>(body: B, patience: Patience) -> (Watched<B>, Watch<B>) {
-    let seen = Arc::new(Seen { ended: AtomicBool::new(body.is_end_stream()), left: Mutex::new(None) });
+    let empty = body.is_end_stream();
+    let seen = Arc::new(Seen { ended: AtomicBool::new(empty), left: Mutex::new(None) });
     let watched = Watched {
         inner: Some(body),
         seen: seen.clone(),
@@ -109,7 +112,7 @@ pub fn watch<B: Body>(body: B, patience: Patience) -> (Watched<B>, Watch<B>) {
         waited: Duration::ZERO,
         received: 0,
     };
-    (watched, Watch { seen, patience })
+    (watched, Watch { empty, seen, patience })
 }
 
 impl<B> Body for Watched<B>
@@ -167,8 +170,13 @@ impl<B> Drop for Watched<B> {
 
 impl<B: Body + Unpin> Watch<B> {
     /// Whether nothing of the body is left, after reading a little where that helps. A client that waits for
-    /// `100 Continue` has sent nothing yet and may never; it is not asked to now.
+    /// `100 Continue` has sent nothing yet and may never; it is not asked to now. Neither is one that has nothing to send,
+    /// and not every client that was answered without is in order for another request: the aws command line (1.46) takes
+    /// the answer to that for the one before, without its headers.
     pub async fn is_over(self, expects_continue: bool) -> bool {
+        if expects_continue && self.empty {
+            return false;
+        }
         if self.seen.ended.load(Ordering::Acquire) {
             return true;
         }
@@ -230,6 +238,14 @@ mod tests {
         let (body, watched) = watch(body(3, 10, true), Patience::default());
         assert_eq!(body.collect().await.expect("complete").to_bytes().len(), 30);
         assert!(watched.is_over(true).await);
+    }
+
+    #[tokio::test]
+    async fn who_was_not_told_to_continue_makes_another_connection() {
+        let (_, watched) = watch(http_body_util::Empty::<Bytes>::new(), Patience::default());
+        assert!(!watched.is_over(true).await);
+        let (_, watched) = watch(http_body_util::Empty::<Bytes>::new(), Patience::default());
+        assert!(watched.is_over(false).await);
     }
 
     #[tokio::test]

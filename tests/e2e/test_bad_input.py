@@ -123,6 +123,17 @@ def test_heads_that_are_no_requests(cluster):
     assert cluster.ready()
 
 
+@pytest.mark.parametrize("expects", [True, False])
+def test_who_expects_to_be_told_to_continue_and_is_not_is_told_that_it_was_the_last(expects, cluster, bucket):
+    """With an empty body there is nothing to continue with. Clients that are answered at once are not all in order for what comes next."""
+    empty = Signed(cluster, "PUT", f"/{bucket}/empty", payload="UNSIGNED-PAYLOAD")
+    with socket.create_connection(("127.0.0.1", cluster.http_port), timeout=PATIENCE) as sock:
+        sock.sendall(head(empty, content_length="0", **({"expect": "100-continue"} if expects else {})))
+        answer = http.client.HTTPResponse(sock)
+        answer.begin()
+        assert (answer.status, answer.getheader("connection")) == (200, "close" if expects else None), answer.headers
+
+
 @pytest.mark.parametrize("size", [1, 5000, 300_000])
 @pytest.mark.parametrize("body_follows", [False, True])
 def test_an_answer_before_the_body_leaves_the_connection_in_order(size, body_follows, cluster, s3, bucket):
