@@ -310,8 +310,10 @@ fn client_address(headers: &http::HeaderMap, peer: IpAddr, trusted: &[IpNet]) ->
     if !is_trusted(peer, trusted) {
         return peer;
     }
-    let forwarded = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-    let hops: Vec<&str> = forwarded.flat_map(|value| value.split(',')).map(str::trim).collect();
+    let forwarded = headers.get_all("x-forwarded-for").iter();
+    // Bytes that are no text may stand beside what our proxy wrote.
+    let lines: Vec<_> = forwarded.map(|line| String::from_utf8_lossy(line.as_bytes())).collect();
+    let hops: Vec<&str> = lines.iter().flat_map(|line| line.split(',')).map(str::trim).collect();
     let mut from = peer;
     for hop in hops.into_iter().rev() {
         // What is no address hides whatever is before it.
@@ -496,7 +498,8 @@ mod tests {
         let from = |peer: &str, forwarded: &[&str]| {
             let mut headers = http::HeaderMap::new();
             for value in forwarded {
-                headers.append("x-forwarded-for", value.parse().expect("a header"));
+                let value = http::HeaderValue::from_bytes(value.as_bytes());
+                headers.append("x-forwarded-for", value.expect("a header"));
             }
             client_address(&headers, address(peer), &trusted)
         };
@@ -505,6 +508,8 @@ mod tests {
         assert_eq!(from("10.0.0.1", &["203.0.113.7, 198.51.100.1, 10.2.3.4"]), address("198.51.100.1"));
         assert_eq!(from("10.0.0.1", &["203.0.113.7", "198.51.100.1"]), address("198.51.100.1"));
         assert_eq!(from("10.0.0.1", &["203.0.113.7, junk, 10.2.3.4"]), address("10.2.3.4"));
+        assert_eq!(from("10.0.0.1", &["203.0.113.7", "\u{fc}, 198.51.100.1"]), address("198.51.100.1"));
+        assert_eq!(from("10.0.0.1", &["203.0.113.7", "\u{fc}", "10.2.3.4"]), address("10.2.3.4"));
         assert_eq!(from("10.0.0.1", &[]), address("10.0.0.1"));
         assert_eq!(from("::ffff:10.0.0.1", &["198.51.100.1"]), address("198.51.100.1"));
     }

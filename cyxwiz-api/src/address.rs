@@ -4,7 +4,16 @@
 
 use std::net::IpAddr;
 
+use http::HeaderMap;
 use ipnet::IpNet;
+
+/// The client's address, as a request with these headers from this peer says.
+pub(crate) fn of_request(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+    let forwarded = headers.get_all("x-forwarded-for").iter();
+    // Bytes that are no text may stand beside what our proxy wrote.
+    let lines: Vec<_> = forwarded.map(|line| String::from_utf8_lossy(line.as_bytes())).collect();
+    client(peer, lines.iter().map(|line| &**line), trusted)
+}
 
 /// The client's address: the last one in the chain that is none of our proxies.
 pub(crate) fn client<'a>(
@@ -55,6 +64,21 @@ mod tests {
         assert_eq!(of("10.0.0.1", &["9.9.9.9", "1.2.3.4 , 10.0.0.2"], &["10.0.0.0/8"]), "1.2.3.4");
         assert_eq!(of("10.0.0.1", &["1.2.3.4, junk"], &["10.0.0.0/8"]), "10.0.0.1");
         assert_eq!(of("::ffff:10.0.0.1", &["::ffff:1.2.3.4"], &["10.0.0.0/8"]), "1.2.3.4");
+    }
+
+    #[test]
+    fn what_is_no_text_ends_the_chain_and_hides_nothing_behind_it() {
+        let trusted: [IpNet; 1] = ["10.0.0.0/8".parse().expect("a network")];
+        let of = |lines: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                let line = http::HeaderValue::from_bytes(line.as_bytes());
+                headers.append("x-forwarded-for", line.expect("a header"));
+            }
+            of_request(&headers, IpAddr::from([10, 0, 0, 1]), &trusted).to_string()
+        };
+        assert_eq!(of(&["1.2.3.4", "\u{fc}, 198.51.100.1"]), "198.51.100.1");
+        assert_eq!(of(&["1.2.3.4", "\u{fc}", "10.0.0.2"]), "10.0.0.2");
     }
 
     #[test]

@@ -105,7 +105,9 @@ fn asks(text: &str) -> bool {
     struct Asking<'a> {
         r#type: &'a str,
     }
+    // A list of the fields is read as well where a struct is.
     text.len() <= ASKING_MAX
+        && text.trim_start().starts_with('{')
         && serde_json::from_str::<Asking<'_>>(text).is_ok_and(|asking| asking.r#type == "ping")
 }
 
@@ -245,6 +247,7 @@ mod tests {
             "{}",
             r#"{"data": 1, "type": "ping"}"#,
             "[]",
+            r#"["ping"]"#,
             r#"{"type":"pong"}"#,
             r#"{"type":1}"#,
             r#"{"type":"p\u0069ng"}"#,

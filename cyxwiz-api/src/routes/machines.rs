@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use cyxcloud_core::ByteCount;
 use http::StatusCode;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tracing::info;
 use uuid::Uuid;
 
-use super::{Caller, Json, rfc3339};
+use super::{Caller, Id, Json, rfc3339};
 use crate::App;
 use crate::error::Problem;
 use crate::store::{Machine, NewMachine};
@@ -92,7 +92,7 @@ pub(super) async fn list(State(app): State<Arc<App>>, Caller(user): Caller) -> R
 pub(super) async fn remove(
     State(app): State<Arc<App>>,
     Caller(user): Caller,
-    Path(id): Path<String>,
+    Id(id): Id,
 ) -> Result<StatusCode, Problem> {
     // Another account's machine is as little there as one that never was.
     let id = id.parse::<Uuid>().map_err(|_| Problem::not_found())?;

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest, FromRequestParts, Request};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest, FromRequestParts, Path, Request};
 use axum::routing::{delete, get, post};
 use chrono::{DateTime, Utc};
 use cyxcloud_core::claims::{Claims, TokenKind};
@@ -82,6 +82,18 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Json<T> {
     }
 }
 
+/// What stands in an address where an id belongs. What is not even text is nobody's id.
+struct Id(String);
+
+impl FromRequestParts<Arc<App>> for Id {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let id = Path::<String>::from_request_parts(parts, app).await;
+        id.map(|Path(id)| Self(id)).map_err(|_| Problem::not_found())
+    }
+}
+
 /// The client's address, as limits count it.
 struct Client(String);
 
@@ -91,9 +103,7 @@ impl FromRequestParts<Arc<App>> for Client {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
         let peer = peer.unwrap_or(IpAddr::from([0, 0, 0, 0]));
-        let forwarded = parts.headers.get_all("x-forwarded-for").iter();
-        let forwarded: Vec<&str> = forwarded.map(|line| line.to_str().unwrap_or_default()).collect();
-        let client = address::client(peer, forwarded.into_iter(), &app.config.trusted_proxies);
+        let client = address::of_request(&parts.headers, peer, &app.config.trusted_proxies);
         Ok(Self(address::counted(client)))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use cyxcloud_core::OwnerId;
 use cyxcloud_core::claims::TokenKind;
@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::info;
 
-use super::{Caller, Json, allow, opened, rfc3339};
+use super::{Caller, Id, Json, allow, opened, rfc3339};
 use crate::App;
 use crate::error::Problem;
 use crate::limit::LOGIN_ACCOUNT;
@@ -119,7 +119,7 @@ async fn check_password(app: &App, user: &User, given: Option<SecretString>) -> 
 pub(super) async fn quota(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
-    Path(id): Path<String>,
+    Id(id): Id,
 ) -> Result<Response, Problem> {
     let claims = opened(&app, &headers, TokenKind::Service)?;
     if claims.sub != id {
