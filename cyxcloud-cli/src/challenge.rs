@@ -9,7 +9,8 @@ use std::net::IpAddr;
 use chrono::DateTime;
 use reqwest::Url;
 
-use crate::config::url_text;
+// By `super`: the fuzz targets include this file, too.
+use super::config::url_text;
 
 /// The first line.
 const TITLE: &str = "CyxCloud Auth";

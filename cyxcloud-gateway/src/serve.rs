@@ -306,7 +306,7 @@ fn is_trusted(address: IpAddr, proxies: &[IpNet]) -> bool {
 
 /// Where a request came from: the peer, or, where the peer is a proxy that we trust, the last address in
 /// `X-Forwarded-For` that is not one of ours.
-fn client_address(headers: &http::HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+pub(crate) fn client_address(headers: &http::HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
     if !is_trusted(peer, trusted) {
         return peer;
     }

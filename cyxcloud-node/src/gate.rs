@@ -18,8 +18,9 @@ use prometheus::IntCounter;
 use tonic::Status;
 use tracing::{info, warn};
 
-use crate::service::now;
-use crate::store::write_file;
+// By `super`: the fuzz targets include this file, too.
+use super::service::now;
+use super::store::write_file;
 
 const FILE: &str = "trust";
 /// Session tokens known at a time; a caller has three, and callers are few.

@@ -93,7 +93,7 @@ fn certified(key: &NodeKey) -> CertifiedKey {
     CertifiedKey::new(vec![certificate], signer.expect("any seed is a key"))
 }
 
-fn self_signed(key: &NodeKey) -> Result<CertificateDer<'static>, rcgen::Error> {
+pub(crate) fn self_signed(key: &NodeKey) -> Result<CertificateDer<'static>, rcgen::Error> {
     let mut params = rcgen::CertificateParams::default();
     let mut name = rcgen::DistinguishedName::new();
     name.push(rcgen::DnType::CommonName, format!("cyxcloud {}", hex::encode(&key.public()[..8])));

@@ -10,6 +10,8 @@ pub mod accept;
 pub mod connect;
 pub mod crowd;
 pub mod files;
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "grpc")]
 pub mod grpc;
 pub mod identity;

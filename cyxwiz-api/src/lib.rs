@@ -24,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub use config::Config;
+#[doc(hidden)]
+pub use routes::fuzzing;
 pub use routes::router;
 pub use store::{Store, StoreError};
 

@@ -3,12 +3,16 @@
 //! The address is the operator's own configuration, so it is not judged; redirects are not followed, because a password
 //! would go elsewhere. Every call ends in time and every answer is small. Not here: when to ask again, and what follows.
 
+#[doc(hidden)]
+pub mod fuzzing;
+
 use std::time::Duration;
 
 use cyxcloud_core::{ByteCount, OwnerId};
-use reqwest::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// A password is hashed on the other side, and other log-ins may be before it.
@@ -182,15 +186,7 @@ impl Client {
     pub async fn account(&self, id: OwnerId, service_token: &SecretString) -> Result<Option<Account>, Error> {
         let path = format!("/api/users/{id}/quota");
         let request = self.request(Method::GET, &path, Some(service_token))?.timeout(QUOTA_TIMEOUT);
-        match read::<Quota>(request).await {
-            Ok(quota) => Ok(Some(Account {
-                storage_quota: quota.storage_quota.map(ByteCount::bytes),
-                // Only one word lets in.
-                suspended: quota.status != "active",
-            })),
-            Err(Error::Refused { status: 404, kind, .. }) if kind == "not-found" => Ok(None),
-            Err(error) => Err(error),
-        }
+        account_of(read(request).await)
     }
 
     fn request(
@@ -227,23 +223,45 @@ fn parse_url(text: &str) -> Result<Url, Error> {
     if plain { Ok(url) } else { Err(wrong("it has more than a host, a port and a path")) }
 }
 
-async fn read<T: serde::de::DeserializeOwned>(request: RequestBuilder) -> Result<T, Error> {
-    let body = send(request).await?;
-    // Its words about what is wrong may quote what is there, and there are tokens.
-    serde_json::from_slice(&body)
-        .map_err(|error| Error::Garbled(format!("JSON, line {} column {}", error.line(), error.column())))
+async fn read<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, Error> {
+    parse(&send(request).await?)
 }
 
 async fn send(request: RequestBuilder) -> Result<Vec<u8>, Error> {
     let response = request.send().await.map_err(unreachable)?;
-    let status = response.status();
+    let (status, after) = (response.status(), retry_after(response.headers()));
+    good(status, after, body(response).await?)
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    // Its words about what is wrong may quote what is there, and there are tokens.
+    serde_json::from_slice(body)
+        .map_err(|error| Error::Garbled(format!("JSON, line {} column {}", error.line(), error.column())))
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
+    text.parse().ok().map(Duration::from_secs)
+}
+
+/// The body of an answer that says yes.
+fn good(status: StatusCode, after: Option<Duration>, body: Vec<u8>) -> Result<Vec<u8>, Error> {
     if status.is_success() {
-        return body(response).await;
+        return Ok(body);
     }
-    let after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-    let after = after.and_then(|text| text.parse().ok()).map(Duration::from_secs);
-    let problem: Problem = serde_json::from_slice(&body(response).await?).unwrap_or_default();
-    Err(refusal(status, problem, after))
+    Err(refusal(status, serde_json::from_slice(&body).unwrap_or_default(), after))
+}
+
+fn account_of(quota: Result<Quota, Error>) -> Result<Option<Account>, Error> {
+    match quota {
+        Ok(quota) => Ok(Some(Account {
+            storage_quota: quota.storage_quota.map(ByteCount::bytes),
+            // Only one word lets in.
+            suspended: quota.status != "active",
+        })),
+        Err(Error::Refused { status: 404, kind, .. }) if kind == "not-found" => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn refusal(status: StatusCode, problem: Problem, after: Option<Duration>) -> Error {

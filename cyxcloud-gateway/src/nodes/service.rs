@@ -497,7 +497,7 @@ fn advertised_host(wanted: &wire::RegisterNodeRequest, peer: Option<IpAddr>) -> 
     })
 }
 
-fn corrupt_chunks(raw: &[bytes::Bytes]) -> Result<Vec<ChunkId>, Status> {
+pub(crate) fn corrupt_chunks(raw: &[bytes::Bytes]) -> Result<Vec<ChunkId>, Status> {
     if raw.len() > CORRUPT_MAX {
         return Err(Status::invalid_argument(format!(
             "at most {CORRUPT_MAX} corrupt chunks in one heartbeat"
@@ -508,11 +508,11 @@ fn corrupt_chunks(raw: &[bytes::Bytes]) -> Result<Vec<ChunkId>, Status> {
         .collect()
 }
 
-fn percent(value: f64) -> f64 {
+pub(crate) fn percent(value: f64) -> f64 {
     if value.is_finite() { value.clamp(0.0, 100.0) } else { 0.0 }
 }
 
-fn node_id(raw: &[u8]) -> Result<NodeId, Status> {
+pub(crate) fn node_id(raw: &[u8]) -> Result<NodeId, Status> {
     NodeId::try_from(raw).map_err(|error| Status::invalid_argument(error.to_string()))
 }
 

@@ -98,8 +98,13 @@ fn fault(error: axum::Error) -> Ending {
     }
 }
 
+/// The code that a peer is told when nothing more is read of it for this reason, if it is there to be told.
+pub(crate) fn code_of(error: tungstenite::Error) -> Option<u16> {
+    fault(axum::Error::new(error)).frame().map(|frame| frame.code)
+}
+
 /// Whether a message is `{"type": "ping"}`, for clients that cannot send the protocol's own.
-fn asks(text: &str) -> bool {
+pub(crate) fn asks(text: &str) -> bool {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Asking<'a> {

@@ -6,10 +6,10 @@
 //! its place among its address's connections and among its owner's sockets until it ends, and ends by what is said in
 //! [`conversation`].
 
-mod conversation;
+pub(crate) mod conversation;
 pub(crate) mod credentials;
 pub mod origin;
-mod view;
+pub(crate) mod view;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,11 +39,11 @@ pub const PATH: &str = "/ws";
 /// Sockets of one owner at one gateway (specification, 15.5).
 const SOCKETS_MAX: usize = 10;
 /// Largest message, and frame, that a client may send.
-const MESSAGE_MAX: usize = 64 << 10;
+pub(crate) const MESSAGE_MAX: usize = 64 << 10;
 /// Read at once; what comes in is small.
-const READ_BUFFER: usize = 4 << 10;
+pub(crate) const READ_BUFFER: usize = 4 << 10;
 /// Most that waits to be written: a message, of which the longest tells of a key, and what the protocol adds.
-const WRITE_BUFFER_MAX: usize = 64 << 10;
+pub(crate) const WRITE_BUFFER_MAX: usize = 64 << 10;
 
 /// What may be set about sockets.
 #[derive(Clone, Debug)]

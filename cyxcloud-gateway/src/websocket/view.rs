@@ -8,7 +8,7 @@ use crate::events::{Event, Topic, UnknownTopic};
 use crate::limits::{Caller, Need};
 
 /// The topics in a comma-separated list; all where there is no list.
-pub(super) fn topics(list: Option<&str>) -> Result<BTreeSet<Topic>, UnknownTopic> {
+pub(crate) fn topics(list: Option<&str>) -> Result<BTreeSet<Topic>, UnknownTopic> {
     match list {
         None => Ok(Topic::ALL.into()),
         Some(list) => list.split(',').map(|topic| topic.trim().parse()).collect(),
@@ -16,7 +16,7 @@ pub(super) fn topics(list: Option<&str>) -> Result<BTreeSet<Topic>, UnknownTopic
 }
 
 /// Whether a caller may know of an event among those told to its owner. A limited key knows of what it may read.
-pub(super) fn may_know(event: &Event, caller: &Caller) -> bool {
+pub(crate) fn may_know(event: &Event, caller: &Caller) -> bool {
     if caller.limits.is_none() {
         return true;
     }

@@ -29,6 +29,29 @@ pub(super) struct Register {
     version: Option<String>,
 }
 
+impl Register {
+    /// The machine, if what is said of it may be kept.
+    pub(super) fn machine(&self) -> Result<NewMachine<'_>, Problem> {
+        check("name", &self.name)?;
+        check("peer_id", &self.peer_id)?;
+        for (name, text) in [("region", &self.region), ("version", &self.version)] {
+            text.as_deref().map_or(Ok(()), |text| check(name, text))?;
+        }
+        let storage = self.storage_bytes.map(|bytes| {
+            i64::try_from(bytes)
+                .map(ByteCount::from_i64)
+                .map_err(|_| Problem::invalid("storage_bytes is too large"))
+        });
+        Ok(NewMachine {
+            name: &self.name,
+            peer_id: &self.peer_id,
+            storage: storage.transpose()?,
+            region: self.region.as_deref(),
+            version: self.version.as_deref(),
+        })
+    }
+}
+
 fn shown(machine: &Machine) -> Value {
     json!({
         "id": machine.id.to_string(),
@@ -56,24 +79,7 @@ pub(super) async fn register(
     Caller(user): Caller,
     Json(body): Json<Register>,
 ) -> Result<Response, Problem> {
-    check("name", &body.name)?;
-    check("peer_id", &body.peer_id)?;
-    for (name, text) in [("region", &body.region), ("version", &body.version)] {
-        text.as_deref().map_or(Ok(()), |text| check(name, text))?;
-    }
-    let storage = body.storage_bytes.map(|bytes| {
-        i64::try_from(bytes)
-            .map(ByteCount::from_i64)
-            .map_err(|_| Problem::invalid("storage_bytes is too large"))
-    });
-    let new = NewMachine {
-        name: &body.name,
-        peer_id: &body.peer_id,
-        storage: storage.transpose()?,
-        region: body.region.as_deref(),
-        version: body.version.as_deref(),
-    };
-    let machine = app.store.register_machine(user.id, &new).await?;
+    let machine = app.store.register_machine(user.id, &body.machine()?).await?;
     let machine = machine.ok_or_else(|| {
         Problem::conflict("too-many-machines", "the account has too many machines; remove some first")
     })?;

@@ -1,6 +1,7 @@
 //! What is answered at which address, and what a request must prove first.
 
 mod auth;
+pub mod fuzzing;
 mod machines;
 mod status;
 mod users;

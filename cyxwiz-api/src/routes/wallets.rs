@@ -23,11 +23,20 @@ use crate::store::{Challenge, User};
 const CHALLENGE_MINUTES: i64 = 5;
 
 /// A wallet's address: an Ed25519 key in Base58, of 32 to 44 characters.
-fn public_key(address: &str) -> Result<[u8; 32], Problem> {
+pub(super) fn public_key(address: &str) -> Result<[u8; 32], Problem> {
     let mut key = [0; 32];
     match bs58::decode(address).onto(&mut key) {
         Ok(32) if (32..=44).contains(&address.len()) => Ok(key),
         _ => Err(Problem::invalid("wallet_address is not a Solana address: 32 bytes in Base58")),
+    }
+}
+
+/// A signature: 64 bytes in Base58.
+pub(super) fn signature(text: &str) -> Result<[u8; 64], Problem> {
+    let mut bytes = [0; 64];
+    match bs58::decode(text).onto(&mut bytes) {
+        Ok(64) => Ok(bytes),
+        _ => Err(Problem::invalid("signature is not 64 bytes in Base58")),
     }
 }
 
@@ -94,10 +103,7 @@ pub(super) async fn verify(
 ) -> Result<Response, Problem> {
     allow(&app, &WALLET, &user.id.to_string()).await?;
     let key = public_key(&body.wallet_address)?;
-    let mut signature = [0; 64];
-    if bs58::decode(&body.signature).onto(&mut signature) != Ok(64) {
-        return Err(Problem::invalid("signature is not 64 bytes in Base58"));
-    }
+    let signature = signature(&body.signature)?;
     let now = Utc::now();
     let challenge = app.store.take_challenge(user.id, &body.nonce).await?;
     let challenge = challenge.filter(|challenge| challenge.expires_at > now).ok_or_else(|| {

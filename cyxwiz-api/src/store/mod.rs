@@ -65,6 +65,13 @@ impl Store {
         Ok(Self { pool })
     }
 
+    /// One that answers nothing, at once.
+    pub(crate) async fn closed() -> Self {
+        let pool = PgPoolOptions::new().connect_lazy_with(PgConnectOptions::new_without_pgpass());
+        pool.close().await;
+        Self { pool }
+    }
+
     /// Whether it answers.
     pub(crate) async fn ping(&self) -> Result<()> {
         let pinged = sqlx::query("SELECT 1").execute(&self.pool).await;
