@@ -1,7 +1,10 @@
-"""Fixtures: one cluster for all tests that only use it, and what prints the servers' logs where a test failed."""
+"""Fixtures: one cluster for all tests that only use it, what prints the servers' logs where a test failed, and what searches all logs
+for secrets."""
 
+import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,8 +13,15 @@ sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 from clients import CLIENTS, new_bucket, s3_client  # noqa: E402
 from cluster import Cluster, Server, Standalone  # noqa: E402
+from data import MIB  # noqa: E402
+from process import logs  # noqa: E402
+from redaction import known, watching  # noqa: E402
 
 running: list[Server] = []
+SEARCHED = pytest.StashKey[str]()
+
+# All that programs can log, so that the search below sees it. Another level is for people who look for something in logs.
+os.environ.setdefault("CYXCLOUD_E2E_LOG", "trace")
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -20,6 +30,27 @@ def pytest_runtest_makereport(item, call):
     if report.failed and report.when in ("setup", "call"):
         for server in running:
             report.sections.append(("servers' logs", server.tails()))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_secret_is_in_any_log(request, tmp_path_factory):
+    """Begins before all others and ends after them: then every log of the session is searched. A finding is an error of its last test."""
+    with watching(tmp_path_factory.mktemp("commands")):
+        yield
+    known.learn_files(tmp_path_factory.getbasetemp())
+    size, started = sum(log.stat().st_size for log in logs), time.monotonic()
+    leaks = known.search(logs)
+    request.config.stash[SEARCHED] = (
+        f"{len(logs)} logs of {size / MIB:.1f} MiB, at {os.environ['CYXCLOUD_E2E_LOG']}, were searched for {len(known)} secrets in "
+        f"{time.monotonic() - started:.1f} s: {len(leaks) or 'none'} found")
+    if leaks:
+        pytest.fail("secrets are in logs:\n" + "\n".join(leaks), pytrace=False)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if said := config.stash.get(SEARCHED, None):
+        terminalreporter.section("secrets in logs")
+        terminalreporter.line(said)
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +68,7 @@ def run_server(server: Server):
     finally:
         running.remove(server)
         server.stop()
+        known.learn_files(server.directory)
         for path in server.directory.iterdir():
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)

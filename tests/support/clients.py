@@ -20,6 +20,7 @@ from botocore.config import Config
 from cluster import REGION, Server
 from data import make_bytes
 from process import binary
+from redaction import known
 
 MOUNTS = {"s3": "/s3", "root": ""}
 
@@ -79,7 +80,9 @@ def bearer(server, *, secret: str | None = None, algorithm: str = "HS256", kid: 
     if algorithm == "none":
         return (signed + b".").decode()
     mac = hmac.new((secret or server.jwt_secret).encode(), signed, hashlib.sha256)
-    return (signed + b"." + part(mac.digest())).decode()
+    token = (signed + b"." + part(mac.digest())).decode()
+    known.add("token", token)
+    return token
 
 
 class CommandFailed(AssertionError):

@@ -11,6 +11,7 @@ from solders.keypair import Keypair
 from clients import bearer, s3_client
 from cluster import Credentials, Server
 from raw import Signed
+from redaction import known
 
 # All of 127.0.0.0/8 is this machine: each test can come from where nobody was counted yet.
 addresses = (f"127.0.{number // 250 + 1}.{number % 250 + 1}" for number in itertools.count())
@@ -83,6 +84,7 @@ class Wallet:
 
     def __init__(self, server: Server, keypair: Keypair | None = None, address: str | None = None):
         self.server, self.keypair = server, keypair or Keypair()
+        known.add("a wallet's key", str(self.keypair), self.keypair.secret().hex())
         self.session = coming_from(address or next_address())
 
     def ask(self, method: str, path: str, **kwargs) -> requests.Response:

@@ -69,6 +69,10 @@ def wait_until(what: str, condition, seconds: float = PATIENCE, interval: float 
         time.sleep(interval)
 
 
+# All that was written by any.
+logs: set[Path] = set()
+
+
 class Process:
     """A program that runs until it is stopped. Its output is in `log`, appended over restarts."""
 
@@ -81,6 +85,7 @@ class Process:
 
     def start(self) -> "Process":
         assert self.child is None or self.child.poll() is not None, f"{self.name} runs already"
+        logs.add(self.log)
         with self.log.open("ab") as log:
             self.child = subprocess.Popen(
                 self.args, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT

@@ -10,6 +10,7 @@ import requests
 
 from cluster import REGION, Server
 from process import PATIENCE
+from redaction import known
 
 UNSIGNED = "UNSIGNED-PAYLOAD"
 
@@ -57,6 +58,8 @@ class Signed:
         ])
         to_sign = "\n".join(["AWS4-HMAC-SHA256", amz_date, scope, hashlib.sha256(canonical.encode()).hexdigest()])
         self.signature = hmac.new(signing_key(self.secret, amz_date[:8]), to_sign.encode(), hashlib.sha256).hexdigest()
+        known.add("secret key", self.secret)
+        known.add("signature", self.signature)
         self.headers["authorization"] = (
             f"AWS4-HMAC-SHA256 Credential={self.access_key}/{scope}, SignedHeaders={';'.join(names)}, "
             f"Signature={self.signature}"
@@ -97,6 +100,7 @@ def signed_chunks(server: Server, path: str, body: bytes, spoil: int | str | Non
         sent = b"X" + piece[1:] if spoil == number and piece else piece
         signature = "0" * 64 if spoil == "last" and not piece else previous
         signed.chunk_signatures.append(signature)
+        known.add("signature of a chunk", signature)
         framed += f"{len(piece):x};chunk-signature={signature}\r\n".encode() + sent + b"\r\n"
     signed.body = framed
     return signed
@@ -122,6 +126,7 @@ def presign(server: Server, method: str, path: str, expires: int = 300, *, when:
     ])
     to_sign = "\n".join(["AWS4-HMAC-SHA256", amz_date, scope, hashlib.sha256(canonical.encode()).hexdigest()])
     mac = hmac.new(signing_key(server.credentials.secret_key, amz_date[:8]), to_sign.encode(), hashlib.sha256)
+    known.add("signature of an address", mac.hexdigest())
     return f"{server.url}{encode(path)}?{text}&X-Amz-Signature={mac.hexdigest()}"
 
 
