@@ -130,8 +130,9 @@ fn machines(mut input: Input<'_>) {
     };
     let plain =
         |text: &String| (1..=128).contains(&text.chars().count()) && !text.chars().any(char::is_control);
-    let mut texts = [&machine.name, &machine.peer_id, &machine.version].into_iter().chain(&machine.region);
-    let fits = texts.all(plain) && i64::try_from(machine.storage_bytes).is_ok();
+    let texts = [&machine.name, &machine.peer_id, &machine.version];
+    let fits =
+        texts.into_iter().chain(&machine.region).all(plain) && i64::try_from(machine.storage_bytes).is_ok();
     let kept = api::machine(&serde_json::to_vec(&machine).expect("is JSON"));
     let told = api::Machine {
         name: machine.name,

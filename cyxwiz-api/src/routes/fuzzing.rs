@@ -103,7 +103,7 @@ pub fn machine(body: &[u8]) -> Option<Machine> {
 }
 
 fn tokens(secret: &str) -> Tokens {
-    Tokens::new(&SecretString::from(secret), NAME, NAME, ACCESS_SECS)
+    Tokens::new(&SecretString::from(secret), None, NAME, NAME, ACCESS_SECS)
 }
 
 /// What a log-in answers with: tokens with these ids.
