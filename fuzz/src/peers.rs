@@ -92,7 +92,7 @@ fn gate(mut input: Input<'_>) {
         if input.is_empty() {
             return;
         }
-        if input.u8() % 4 == 0 {
+        if input.u8().is_multiple_of(4) {
             told = Some(tell(&gate, input.u8()));
             continue;
         }

@@ -30,8 +30,11 @@ pub const NAME: &str = "cyxcloud";
 /// Seconds that access tokens hold.
 pub const ACCESS_SECS: u64 = 3_600;
 
+/// A form's name, and whether a body is of it.
+pub type Form = (&'static str, fn(&[u8]) -> bool);
+
 /// Forms of bodies, each by what it is sent for.
-pub const BODIES: &[(&str, fn(&[u8]) -> bool)] = &[
+pub const BODIES: &[Form] = &[
     ("register", is::<auth::Register>),
     ("login", is::<auth::Login>),
     ("change", is::<users::Changes>),
