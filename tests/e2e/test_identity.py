@@ -350,7 +350,7 @@ def test_the_description_and_the_headers_are_there(house):
 
 
 def test_the_secret_of_tokens_is_changed_and_nobody_logs_in_anew(workspace):
-    for house in run_server(Cluster(workspace / "secrets", nodes=1, gateway_env={"TRUSTED_PROXIES": "127.0.0.0/8", "CYXCLOUD_AUTH_DOMAIN": "test.example"})):
+    for house in run_server(Cluster(workspace / "secrets", nodes=2, gateway_env={"TRUSTED_PROXIES": "127.0.0.0/8", "CYXCLOUD_AUTH_DOMAIN": "test.example"})):
         old, new = house.jwt_secret, secrets.token_hex(32)
 
         def with_secrets(**them):
