@@ -114,7 +114,8 @@ def test_a_log_in_outlives_its_process(house):
     node = house.nodes[1]
     node.kill()
     house.restart_node(1)
-    assert said(node, "registered with the gateway") >= 2
+    # The gateway knows it a moment before it knows so itself.
+    node.wait_for("it is registered again", lambda: said(node, "registered with the gateway") >= 2)
     assert said(node, LOGGED_IN) == 1, node.tail()
 
 
