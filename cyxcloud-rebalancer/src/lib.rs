@@ -107,6 +107,19 @@ fn ticks(every: Duration) -> Interval {
     ticks
 }
 
+/// Renews a claim in good time, until somebody else has it. What else goes wrong is tried again: the claim may outlast it.
+async fn keep_claim<F>(lease: Duration, renew: impl Fn() -> F) -> cyxcloud_metadata::Error
+where
+    F: Future<Output = cyxcloud_metadata::Result<()>>,
+{
+    loop {
+        tokio::time::sleep(lease / 3).await;
+        if let Err(error @ cyxcloud_metadata::Error::Stale { .. }) = renew().await {
+            return error;
+        }
+    }
+}
+
 impl Context {
     fn repair_delay(&self) -> Duration {
         Duration::from_secs(self.tuning.repair_delay_secs)

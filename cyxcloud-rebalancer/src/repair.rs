@@ -19,7 +19,7 @@ use tokio::task::{JoinError, JoinSet};
 use tracing::{debug, info, warn};
 
 use crate::cluster::{Cluster, Load};
-use crate::{Context, audit};
+use crate::{Context, audit, keep_claim};
 
 /// How often the queue is looked at when nothing is due.
 const IDLE: Duration = Duration::from_millis(500);
@@ -87,16 +87,7 @@ pub(crate) fn pass_on(ended: Result<(), JoinError>) {
 /// One job, with its claim kept for as long as it takes.
 async fn work(ctx: Arc<Context>, job: RepairJob) {
     let lease = ctx.tuning.repair_lease();
-    let keep = async {
-        loop {
-            tokio::time::sleep(lease / 3).await;
-            if let Err(error @ MetadataError::Stale { .. }) =
-                ctx.metadata.renew_repair(job.id, job.fence, lease).await
-            {
-                return error;
-            }
-        }
-    };
+    let keep = keep_claim(lease, || ctx.metadata.renew_repair(job.id, job.fence, lease));
     let outcome = tokio::select! {
         outcome = carry_out(&ctx, &job) => outcome,
         overtaken = keep => Err(overtaken.into()),

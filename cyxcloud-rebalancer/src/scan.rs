@@ -21,7 +21,7 @@ use futures::StreamExt;
 use futures::future::join_all;
 use tracing::{debug, info, warn};
 
-use crate::Context;
+use crate::{Context, keep_claim};
 
 /// Locations in one transaction.
 const PAGE: usize = 1_000;
@@ -114,7 +114,7 @@ async fn one(ctx: &Context, scan: &NodeScan) {
     let began = Instant::now();
     let looked = tokio::select! {
         looked = look(ctx, scan) => looked,
-        overtaken = keep(ctx, scan) => Err(overtaken.into()),
+        overtaken = keep_claim(LEASE, || ctx.metadata.renew_scan(scan, LEASE)) => Err(overtaken.into()),
     };
     // As long as it took belongs to others: who breaks off again and again gets no more than who does not.
     let pause = RETRY.max(began.elapsed());
@@ -132,16 +132,6 @@ async fn one(ctx: &Context, scan: &NodeScan) {
         Ok(()) => {}
         Err(MetadataError::Stale { .. }) => debug!(node = %scan.node, "scan was overtaken"),
         Err(error) => ctx.metrics.failed("look through a node", &error),
-    }
-}
-
-/// Keeps the claim, until somebody else has it.
-async fn keep(ctx: &Context, scan: &NodeScan) -> MetadataError {
-    loop {
-        tokio::time::sleep(LEASE / 3).await;
-        if let Err(error @ MetadataError::Stale { .. }) = ctx.metadata.renew_scan(scan, LEASE).await {
-            return error;
-        }
     }
 }
 
