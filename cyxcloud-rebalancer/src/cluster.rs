@@ -172,48 +172,15 @@ impl Watch {
 mod tests {
     use cyxcloud_core::node::NodeStatus;
     use cyxcloud_core::repair::SPREAD_PRIORITY;
-    use cyxcloud_core::{ByteCount, ChunkId, Generation, Geometry, OwnerId, SegmentId};
-    use cyxcloud_metadata::upkeep::model::{LocationState, LocationStatus, StripeRef};
+    use cyxcloud_core::{ByteCount, Generation, Geometry};
+    use cyxcloud_metadata::conformance::samples::{self, node};
+    use cyxcloud_metadata::upkeep::model::{LocationState, LocationStatus};
     use uuid::Uuid;
 
     use super::*;
 
     fn id(number: u8) -> NodeId {
         NodeId::from_random([number; 16])
-    }
-
-    /// Last heard at the beginning of time.
-    fn node(number: u8, status: NodeStatus) -> Node {
-        Node {
-            id: id(number),
-            public_key: [number; 32],
-            peer_id: String::new(),
-            label: String::new(),
-            name: String::new(),
-            grpc_address: String::new(),
-            metrics_address: String::new(),
-            incarnation: Uuid::nil(),
-            storage_total: ByteCount::gib(1),
-            storage_reserved: ByteCount::ZERO,
-            storage_used: ByteCount::ZERO,
-            storage_available: ByteCount::gib(1),
-            status,
-            status_changed_at: Timestamp::default(),
-            last_heartbeat: Timestamp::default(),
-            first_offline_at: None,
-            failure_count: 0,
-            region: String::new(),
-            operator: String::new(),
-            subnet: String::new(),
-            version: String::new(),
-            wire_version: 1,
-            maintenance: false,
-            read_only: false,
-            quarantined: false,
-            vetted: true,
-            cpu_usage: 0,
-            active_connections: 0,
-        }
     }
 
     fn limits() -> Limits {
@@ -231,18 +198,8 @@ mod tests {
             status: LocationStatus::Stored,
             proven_at: None,
         };
-        let state = StripeState {
-            stripe: StripeRef { segment: SegmentId::from_random([1; 16]), index: 0 },
-            owner: OwnerId::from_random([1; 16]),
-            geometry,
-            format: 1,
-            stripe_size: ByteCount::mib(4),
-            plain_hash: [0; 32],
-            plain_len: ByteCount::bytes(9),
-            target_tolerance: 2,
-            shards: vec![(ChunkId::of(b"x"), ByteCount::bytes(9))],
-            locations: (0..3).map(at).collect(),
-        };
+        let locations = (0..3).map(at).collect();
+        let state = StripeState { locations, ..samples::stripe(geometry, ByteCount::bytes(9)) };
         let asked = |operators: [&str; 4]| {
             let run_by = |number: usize| Node {
                 operator: operators[number].to_owned(),

@@ -461,6 +461,7 @@ impl Census {
 mod tests {
     use cyxcloud_core::seal::OwnerSecret;
     use cyxcloud_core::{ByteCount, Generation, Geometry, OwnerId, SegmentId};
+    use cyxcloud_metadata::conformance::samples;
     use cyxcloud_metadata::upkeep::model::LocationState;
 
     use super::*;
@@ -499,21 +500,13 @@ mod tests {
         };
         let chunk = |index: u8| ChunkId::of(&[index]);
         let state = StripeState {
-            stripe: StripeRef { segment: SegmentId::from_random([1; 16]), index: 0 },
-            owner: OwnerId::from_random([1; 16]),
-            geometry,
-            format: 1,
-            stripe_size: ByteCount::mib(4),
-            plain_hash: [0; 32],
-            plain_len: ByteCount::bytes(9),
-            target_tolerance: 1,
-            shards: (0..3).map(|index| (chunk(index), ByteCount::bytes(5))).collect(),
             locations: vec![
                 at(0, 1, LocationStatus::Stored),
                 at(0, 2, LocationStatus::Missing),
                 at(1, 2, LocationStatus::Missing),
                 at(1, 9, LocationStatus::Corrupt),
             ],
+            ..samples::stripe(geometry, ByteCount::bytes(5))
         };
         let nodes = [node(1), node(2), node(3)];
         let asked = lacking(&state, &nodes);

@@ -266,8 +266,8 @@ async fn secret(ctx: &Context, state: &StripeState) -> Result<OwnerSecret, Failu
 #[cfg(test)]
 mod tests {
     use cyxcloud_core::repair::Health;
-    use cyxcloud_core::{ByteCount, ChunkId, Geometry, OwnerId, SegmentId};
-    use cyxcloud_metadata::upkeep::model::StripeRef;
+    use cyxcloud_core::{ByteCount, Geometry};
+    use cyxcloud_metadata::conformance::samples;
 
     use super::*;
 
@@ -276,18 +276,7 @@ mod tests {
         let geometry = Geometry::STANDARD;
         let node = |number: u8| NodeId::from_random([number; 16]);
         let at = |index: usize, number| (geometry.shard(index).expect("exists"), node(number));
-        let state = StripeState {
-            stripe: StripeRef { segment: SegmentId::from_random([1; 16]), index: 0 },
-            owner: OwnerId::from_random([1; 16]),
-            geometry,
-            format: 1,
-            stripe_size: ByteCount::mib(4),
-            plain_hash: [0; 32],
-            plain_len: ByteCount::bytes(1000),
-            target_tolerance: 4,
-            shards: (0..14).map(|index| (ChunkId::of(&[index]), ByteCount::bytes(100))).collect(),
-            locations: Vec::new(),
-        };
+        let state = samples::stripe(geometry, ByteCount::bytes(100));
         let cost = |additions: Vec<Place>| {
             let health = Health { here: vec![at(0, 0)], leaving: vec![at(1, 1)], ..Health::default() };
             estimate(&state, &Plan { health, goal: 4, additions, removals: Vec::new(), spreads: false })

@@ -44,7 +44,8 @@ fn changes(before: &BTreeMap<NodeId, NodeStatus>, nodes: &[Node]) -> Vec<Event> 
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::node;
+    use cyxcloud_metadata::conformance::samples::node;
+
     use super::*;
 
     fn id(seed: u8) -> NodeId {

@@ -11,8 +11,6 @@ pub mod listening;
 pub mod monitor;
 pub mod service;
 pub mod suspensions;
-#[cfg(test)]
-pub(crate) mod testing;
 
 pub use heartbeats::Heartbeats;
 pub use monitor::Monitor;

@@ -15,6 +15,7 @@ pub mod nodes;
 pub mod objects;
 pub mod owners;
 pub mod repairs;
+pub mod samples;
 pub mod scans;
 pub mod segments;
 pub mod stripes;

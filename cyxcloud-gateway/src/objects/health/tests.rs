@@ -2,9 +2,10 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use cyxcloud_core::node::NodeStatus;
-use cyxcloud_core::{ByteCount, ChunkId, Generation, Geometry, NodeId, OwnerId, SegmentId, Timestamp};
+use cyxcloud_core::{ByteCount, Generation, Geometry, NodeId, Timestamp};
+use cyxcloud_metadata::conformance::samples;
 use cyxcloud_metadata::model::Node;
-use cyxcloud_metadata::upkeep::model::{LocationState, LocationStatus, StripeRef, StripeState};
+use cyxcloud_metadata::upkeep::model::{LocationState, LocationStatus, StripeState};
 use uuid::Uuid;
 
 use super::{Condition, judge, summarize, there};
@@ -15,7 +16,7 @@ fn node_id(n: u8) -> NodeId {
 
 /// Fourteen nodes, last heard at the beginning of time.
 fn all(status: impl Fn(u8) -> NodeStatus) -> Vec<Node> {
-    (0..14).map(|n| crate::nodes::testing::node(n, status(n))).collect()
+    (0..14).map(|n| samples::node(n, status(n))).collect()
 }
 
 const OFFLINE: Duration = Duration::from_secs(300);
@@ -49,15 +50,6 @@ fn who_drains_and_is_silent_is_not_there() {
 fn stripe(proven: impl Fn(u8) -> Option<i64>) -> StripeState {
     let geometry = Geometry::coded(10, 4).expect("a geometry");
     StripeState {
-        stripe: StripeRef { segment: SegmentId::from_random([1; 16]), index: 0 },
-        owner: OwnerId::from_random([2; 16]),
-        geometry,
-        format: 1,
-        stripe_size: ByteCount::mib(4),
-        plain_hash: [0; 32],
-        plain_len: ByteCount::mib(4),
-        target_tolerance: 4,
-        shards: geometry.indices().map(|_| (ChunkId::of(b"x"), ByteCount::kib(420))).collect(),
         locations: geometry
             .indices()
             .zip(0u8..)
@@ -69,6 +61,7 @@ fn stripe(proven: impl Fn(u8) -> Option<i64>) -> StripeState {
                 proven_at: proven(n).map(|minutes| Timestamp::from_unix_millis(minutes * 60_000)),
             })
             .collect(),
+        ..samples::stripe(geometry, ByteCount::kib(420))
     }
 }
 
