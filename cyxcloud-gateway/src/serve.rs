@@ -14,7 +14,7 @@ use axum::body::Body;
 use axum::response::IntoResponse as _;
 use cyxcloud_core::name::BucketName;
 use cyxcloud_telemetry::port;
-use cyxcloud_tls::{Acceptor, NetStream};
+use cyxcloud_tls::{Acceptor, NetStream, SECURE_FOR_A_YEAR};
 use http::{Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -55,8 +55,6 @@ const STREAMS_MAX: u32 = 128;
 const RESETS_MAX: usize = 20;
 /// Pause after a failed accept, so that a full descriptor table does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Who has come by TLS comes by TLS for a year.
-const SECURE_FOR_A_YEAR: header::HeaderValue = header::HeaderValue::from_static("max-age=31536000");
 
 /// What the HTTP port knows.
 #[derive(Debug)]
@@ -235,7 +233,8 @@ impl App {
         let headers = response.headers_mut();
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
         if self.tls.is_some() {
-            headers.insert(header::STRICT_TRANSPORT_SECURITY, SECURE_FOR_A_YEAR);
+            let value = header::HeaderValue::from_static(SECURE_FOR_A_YEAR);
+            headers.insert(header::STRICT_TRANSPORT_SECURITY, value);
         }
         // What S3 answers is kept as long as who stored it says.
         if !matches!(door, Door::S3Prefix | Door::S3Root) {

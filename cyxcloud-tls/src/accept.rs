@@ -20,6 +20,8 @@ use crate::files::{ServerCertificate, TlsError};
 use crate::identity::{self, PeerKey};
 use crate::metrics::Metrics;
 
+/// Who has come by TLS comes by TLS for a year: what HTTP says over it in `Strict-Transport-Security` (RFC 6797).
+pub const SECURE_FOR_A_YEAR: &str = "max-age=31536000";
 /// A client has this long for its side of the handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 
-pub use accept::{Acceptor, NetStream, Protocols};
+pub use accept::{Acceptor, NetStream, Protocols, SECURE_FOR_A_YEAR};
 pub use files::{ServerCertificate, TlsArgs, TlsError};
 pub use identity::PeerKey;
 pub use metrics::Metrics;

@@ -12,7 +12,7 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::response::IntoResponse;
 use cyxcloud_tls::crowd::Crowd;
-use cyxcloud_tls::{Acceptor, NetStream};
+use cyxcloud_tls::{Acceptor, NetStream, SECURE_FOR_A_YEAR};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -40,8 +40,6 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const HEAD_BYTES_MAX: usize = 16 << 10;
 /// Requests on one HTTP/2 connection at a time.
 const STREAMS_MAX: u32 = 32;
-/// Who has come by TLS comes by TLS for a year.
-const SECURE_FOR_A_YEAR: HeaderValue = HeaderValue::from_static("max-age=31536000");
 /// Pause after a failed accept, so that a full descriptor table does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -155,7 +153,7 @@ async fn answer(router: Router, request: Request<Incoming>, secure: bool) -> Res
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if secure {
-        headers.insert(header::STRICT_TRANSPORT_SECURITY, SECURE_FOR_A_YEAR);
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(SECURE_FOR_A_YEAR));
     }
     response
 }

@@ -81,35 +81,34 @@ pub const IN_THE_END: &[Invariant] = &[
     ),
 ];
 
+/// Counts who has two places of a stripe, of whom `nodes` names in this column; who is not named is alone.
+macro_rules! apart {
+    ($column:literal) => {
+        concat!(
+            "SELECT count(*) FROM (
+             SELECT 1 FROM chunk_locations l JOIN segments s ON s.id = l.segment_id AND s.state = 'live'
+             JOIN nodes n ON n.id = l.node_id
+             WHERE l.status = 'stored'
+               AND (SELECT count(DISTINCT coalesce(nullif(",
+            $column,
+            ", ''), id::text)) FROM nodes
+                    WHERE status = 'online' AND NOT quarantined)
+                   >= (s.data_shards + s.parity_shards) * s.copies
+             GROUP BY l.segment_id, l.stripe_index, coalesce(nullif(n.",
+            $column,
+            ", ''), n.id::text)
+             HAVING count(*) > 1) d"
+        )
+    };
+}
+
 /// Of as many operators (or networks) as a stripe has places, on nodes that may be given new chunks, none has two. Placement and repair
 /// count nodes first: with more nodes than operators, of whom some do not answer, an operator may be given two places. One of them moves
 /// when nothing else is to be repaired, so that of operators this becomes true some time after all is settled. Nothing moves for networks:
 /// of them it is true where nobody was away, failing or late, or where each node is on one of its own.
 pub const APART: &[Invariant] = &[
-    (
-        "no operator has two places of a stripe where there are operators enough",
-        "SELECT count(*) FROM (
-             SELECT 1 FROM chunk_locations l JOIN segments s ON s.id = l.segment_id AND s.state = 'live'
-             JOIN nodes n ON n.id = l.node_id
-             WHERE l.status = 'stored'
-               AND (SELECT count(DISTINCT coalesce(nullif(operator, ''), id::text)) FROM nodes
-                    WHERE status = 'online' AND NOT quarantined)
-                   >= (s.data_shards + s.parity_shards) * s.copies
-             GROUP BY l.segment_id, l.stripe_index, coalesce(nullif(n.operator, ''), n.id::text)
-             HAVING count(*) > 1) d",
-    ),
-    (
-        "no network has two places of a stripe where there are networks enough",
-        "SELECT count(*) FROM (
-             SELECT 1 FROM chunk_locations l JOIN segments s ON s.id = l.segment_id AND s.state = 'live'
-             JOIN nodes n ON n.id = l.node_id
-             WHERE l.status = 'stored'
-               AND (SELECT count(DISTINCT coalesce(nullif(subnet, ''), id::text)) FROM nodes
-                    WHERE status = 'online' AND NOT quarantined)
-                   >= (s.data_shards + s.parity_shards) * s.copies
-             GROUP BY l.segment_id, l.stripe_index, coalesce(nullif(n.subnet, ''), n.id::text)
-             HAVING count(*) > 1) d",
-    ),
+    ("no operator has two places of a stripe where there are operators enough", apart!("operator")),
+    ("no network has two places of a stripe where there are networks enough", apart!("subnet")),
 ];
 
 /// What must be zero where every node kept what it was given, however slow or unreachable it was.
