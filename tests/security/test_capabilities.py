@@ -1,4 +1,4 @@
-"""Tokens that open nodes: made here by their format, presented by curl to nodes that a gateway of these tests told its keys.
+"""Tokens that open nodes: made here by their format, presented to nodes that a gateway of these tests told its keys.
 
 The gateway speaks gRPC by Google's library and signs with a Solana library's Ed25519: nothing of ours is on this side.
 """

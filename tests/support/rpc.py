@@ -1,9 +1,11 @@
-"""gRPC by hand: messages as numbered fields, sent by curl, so that what is sent can be wrong in every way."""
+"""gRPC by hand: messages as numbered fields, so that what is sent can be wrong in every way."""
 
-import re
-import subprocess
-import tempfile
-from pathlib import Path
+import socket
+import time
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset, TrailersReceived
 
 OK, INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, RESOURCE_EXHAUSTED = 0, 3, 5, 6, 7, 8
 FAILED_PRECONDITION, UNIMPLEMENTED, UNAUTHENTICATED = 9, 12, 16
@@ -65,28 +67,66 @@ def framed(body: bytes) -> bytes:
     return b"\0" + len(body).to_bytes(4, "big") + body
 
 
-# curl's "stream error": a server may refuse before it has read the body, and end the stream; curl then sometimes forgets the answer.
-STREAM_ERROR = 92
-TRIES = 5
-
-
 def call(port: int, method: str, body: bytes = b"", *, raw: bytes | None = None, headers: tuple[str, ...] = ()) -> tuple[int, str, bytes]:
     """The status, its message, and the first message answered. `raw` is sent instead of a framed body."""
-    with tempfile.TemporaryDirectory() as directory:
-        head, answer = Path(directory) / "head", Path(directory) / "answer"
-        named = [arg for header in headers for arg in ("-H", header)]
-        command = [
-            "curl", "-sS", "--noproxy", "*", "--http2-prior-knowledge", "-X", "POST", "-H", "content-type: application/grpc",
-            "-H", "te: trailers", *named, "--data-binary", "@-", "-D", str(head), "-o", str(answer), "--max-time", "60",
-            f"http://127.0.0.1:{port}/{method}",
-        ]
-        for _ in range(TRIES):
-            done = subprocess.run(command, input=framed(body) if raw is None else raw, capture_output=True, timeout=90)
-            if done.returncode != STREAM_ERROR:
-                break
-        text = head.read_text(errors="replace") if head.exists() else ""
-        status = re.search(r"^grpc-status: *(\d+)", text, re.M | re.I)
-        assert status, f"no status: curl ended with {done.returncode}\n{text}\n{done.stderr.decode()}"
-        said = re.search(r"^grpc-message: *(.*)$", text, re.M | re.I)
-        data = answer.read_bytes() if answer.exists() else b""
-        return int(status.group(1)), said.group(1).strip() if said else "", data[5:]
+    exchange = Exchange(port)
+    exchange.run([
+        (":method", "POST"), (":scheme", "http"), (":path", f"/{method}"), (":authority", f"127.0.0.1:{port}"),
+        ("content-type", "application/grpc"), ("te", "trailers"), *(tuple(header.split(": ", 1)) for header in headers),
+    ], framed(body) if raw is None else raw)
+    status = exchange.head.get("grpc-status")
+    assert status is not None, f"{method}: no status; the answer began {exchange.head} and ended {exchange.end}"
+    return int(status), exchange.head.get("grpc-message", ""), bytes(exchange.answer[5:])
+
+
+PATIENCE = 60.0
+STREAM = 1
+
+
+class Exchange:
+    """One request on a connection of its own. A server may answer before it has read the body, and then end the stream by
+    RST_STREAM(NO_ERROR) (RFC 9113, 8.1): what it said stands. Any other end before the answer's own is told in `end`."""
+
+    def __init__(self, port: int):
+        self.sock = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+        self.http = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
+        self.head: dict[str, str] = {}
+        self.answer = bytearray()
+        self.end: str | None = None
+
+    def run(self, head: list[tuple[str, str]], body: bytes):
+        self.http.initiate_connection()
+        self.http.send_headers(STREAM, head)
+        deadline, sent = time.monotonic() + PATIENCE, False
+        with self.sock:
+            while self.end is None:
+                while not sent and (room := min(self.http.local_flow_control_window(STREAM), self.http.max_outbound_frame_size)) > 0:
+                    sent = len(body) <= room
+                    self.http.send_data(STREAM, body[:room], end_stream=sent)
+                    body = body[room:]
+                try:
+                    self.sock.settimeout(max(deadline - time.monotonic(), 0.001))
+                    self.sock.sendall(self.http.data_to_send())
+                except (BrokenPipeError, ConnectionResetError):
+                    sent = True  # nobody reads; what was answered before that may still be there
+                try:
+                    self.take(self.sock.recv(1 << 16))
+                except OSError as error:
+                    self.end = repr(error)
+
+    def take(self, data: bytes):
+        if not data:
+            self.end = "the connection was closed"
+        for event in self.http.receive_data(data):
+            match event:
+                case ResponseReceived() | TrailersReceived():
+                    self.head.update(event.headers)
+                case DataReceived():
+                    self.answer += event.data
+                    self.http.acknowledge_received_data(event.flow_controlled_length, STREAM)
+                case StreamEnded():
+                    self.end = "in order"
+                    return
+                case StreamReset() | ConnectionTerminated():
+                    self.end = repr(event)
+                    return
