@@ -1,8 +1,9 @@
 //! What tokens say: what the gateway and the identity service must agree on.
 //!
-//! Pure: whoever signs or verifies brings the bytes and a `now`. The signature is checked elsewhere and first;
-//! [`Claims::check`] judges what a right signature stands under. Not here: algorithms, headers, revocation, which secrets
-//! may sign (`secret`).
+//! Pure: whoever signs or verifies brings the secret and a `now`. [`Signer`] looks at the signature first, and
+//! [`Claims::check`] judges what a right one stands under. Not here: revocation, which secrets may sign (`secret`).
+
+mod signer;
 
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
 use crate::Timestamp;
+
+pub use signer::{SignError, Signer};
 
 /// Clocks may differ by this many seconds.
 pub const LEEWAY_SECS: u64 = 60;

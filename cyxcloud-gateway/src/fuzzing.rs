@@ -3,24 +3,23 @@
 //! No interface: nothing else may use it, and it may change at any time.
 
 use std::io::{self, Read, Write};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cyxcloud_core::claims::TokenKind;
 use cyxcloud_core::name::BucketName;
 use cyxcloud_core::sigv4::{Scope, SigningKey};
 use cyxcloud_core::{ChunkId, NodeId, Timestamp};
 use cyxcloud_proto::gateway::{HeartbeatRequest, RegisterNodeRequest};
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderValue, Request, Uri};
+use http::{HeaderValue, Request, Uri};
 use hyper_util::rt::TokioExecutor;
 use hyper_util::server::conn::auto;
-use ipnet::IpNet;
 use secrecy::ExposeSecret as _;
 use tungstenite::protocol::{Message, Role, WebSocket, WebSocketConfig};
 
 use crate::auth::jwt::Tokens;
-use crate::auth::{AuthError, JwtConfig, Kind, Mount, Token, query, rewrite};
+use crate::auth::{AuthError, JwtConfig, Mount, Token, query, rewrite};
 use crate::body::{BodyError, ChunkSigner, Chunked, ChunkedDecoder, TrailerChecksums};
 use crate::events::{Event, Topic};
 use crate::limits::Caller;
@@ -88,7 +87,7 @@ pub fn verify_token(
     config: &JwtConfig,
     token: &str,
     now: Timestamp,
-    kinds: &[Kind],
+    kinds: &[TokenKind],
 ) -> Result<Token, AuthError> {
     Tokens::new(config.clone()).verify(token, now, kinds)
 }
@@ -106,11 +105,6 @@ pub fn peer_id(public_key: &[u8; 32]) -> String {
 /// How HTTP is spoken on a connection.
 pub fn protocol() -> auto::Builder<TokioExecutor> {
     serve::protocol()
-}
-
-/// Where a request with these headers came from.
-pub fn client_address(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
-    serve::client_address(headers, peer, trusted)
 }
 
 /// What a heartbeat says: of which node it is, its loads in percent, and the chunks that it reports.

@@ -14,7 +14,7 @@ use axum::body::Body;
 use axum::response::IntoResponse as _;
 use cyxcloud_core::name::BucketName;
 use cyxcloud_telemetry::port;
-use cyxcloud_tls::{Acceptor, NetStream, SECURE_FOR_A_YEAR};
+use cyxcloud_tls::{Acceptor, NetStream, SECURE_FOR_A_YEAR, client};
 use http::{Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -200,7 +200,7 @@ impl Door {
 impl App {
     /// Answers one request.
     pub async fn handle(&self, mut request: Request<Incoming>, peer: IpAddr) -> Response<Body> {
-        let from = client_address(request.headers(), peer, &self.trusted_proxies);
+        let from = client::of_request(request.headers(), peer, &self.trusted_proxies);
         request.extensions_mut().insert(ClientAddress(from));
         let expects_continue = request.headers().contains_key(header::EXPECT);
         let keeps_order = request.version() <= Version::HTTP_11;
@@ -297,32 +297,6 @@ impl App {
         let status = if seen.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         (status, axum::Json(&*seen)).into_response()
     }
-}
-
-fn is_trusted(address: IpAddr, proxies: &[IpNet]) -> bool {
-    proxies.iter().any(|net| net.contains(&address.to_canonical()))
-}
-
-/// Where a request came from: the peer, or, where the peer is a proxy that we trust, the last address in
-/// `X-Forwarded-For` that is not one of ours.
-pub(crate) fn client_address(headers: &http::HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
-    if !is_trusted(peer, trusted) {
-        return peer;
-    }
-    let forwarded = headers.get_all("x-forwarded-for").iter();
-    // Bytes that are no text may stand beside what our proxy wrote.
-    let lines: Vec<_> = forwarded.map(|line| String::from_utf8_lossy(line.as_bytes())).collect();
-    let hops: Vec<&str> = lines.iter().flat_map(|line| line.split(',')).map(str::trim).collect();
-    let mut from = peer;
-    for hop in hops.into_iter().rev() {
-        // What is no address hides whatever is before it.
-        let Ok(address) = hop.parse::<IpAddr>() else { break };
-        from = address;
-        if !is_trusted(address, trusted) {
-            break;
-        }
-    }
-    from
 }
 
 /// Accepts connections until `stop`, then lets those open finish what they are answering, and sockets say goodbye.
@@ -489,29 +463,6 @@ fn method_label(method: &Method) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn adv_19_forwarded_addresses_are_believed_from_trusted_proxies_only() {
-        let address = |text: &str| text.parse::<IpAddr>().expect("an address");
-        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().expect("a network")];
-        let from = |peer: &str, forwarded: &[&str]| {
-            let mut headers = http::HeaderMap::new();
-            for value in forwarded {
-                let value = http::HeaderValue::from_bytes(value.as_bytes());
-                headers.append("x-forwarded-for", value.expect("a header"));
-            }
-            client_address(&headers, address(peer), &trusted)
-        };
-        assert_eq!(from("192.0.2.9", &["198.51.100.1"]), address("192.0.2.9"));
-        assert_eq!(from("10.0.0.1", &["198.51.100.1"]), address("198.51.100.1"));
-        assert_eq!(from("10.0.0.1", &["203.0.113.7, 198.51.100.1, 10.2.3.4"]), address("198.51.100.1"));
-        assert_eq!(from("10.0.0.1", &["203.0.113.7", "198.51.100.1"]), address("198.51.100.1"));
-        assert_eq!(from("10.0.0.1", &["203.0.113.7, junk, 10.2.3.4"]), address("10.2.3.4"));
-        assert_eq!(from("10.0.0.1", &["203.0.113.7", "\u{fc}, 198.51.100.1"]), address("198.51.100.1"));
-        assert_eq!(from("10.0.0.1", &["203.0.113.7", "\u{fc}", "10.2.3.4"]), address("10.2.3.4"));
-        assert_eq!(from("10.0.0.1", &[]), address("10.0.0.1"));
-        assert_eq!(from("::ffff:10.0.0.1", &["198.51.100.1"]), address("198.51.100.1"));
-    }
 
     #[test]
     fn every_path_has_one_door() {

@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cyxcloud_core::ChunkId;
 use cyxcloud_core::token::{LIFETIME_MAX, Operation};
-use cyxcloud_tls::crowd::address_group;
+use cyxcloud_tls::client::address_group;
 use cyxcloud_tls::grpc::PeerInfo;
 use futures::future::BoxFuture;
 use http_body::{Frame, SizeHint};

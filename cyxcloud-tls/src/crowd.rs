@@ -9,16 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::IpNet;
 
-/// Addresses of one household or host share a count.
-pub fn address_group(address: IpAddr) -> String {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
-        }
-    }
-}
+use crate::client::{address_group, is_in};
 
 /// Counts what is open by whose it is. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -48,8 +39,7 @@ impl Crowd {
 
     /// A place for a connection from there; `None` if the address has as many as it may have.
     pub fn enter(&self, from: IpAddr) -> Option<Place> {
-        let exempt = self.exempt.iter().any(|net| net.contains(&from.to_canonical()));
-        self.enter_up_to(if exempt { usize::MAX } else { self.most }, address_group(from))
+        self.enter_up_to(if is_in(from, &self.exempt) { usize::MAX } else { self.most }, address_group(from))
     }
 
     /// A place in this group.

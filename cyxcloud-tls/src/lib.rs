@@ -3,10 +3,12 @@
 //! What people and their clients reach (HTTP, the gateway's gRPC) shows a certificate that an operator brought ([`files`]), reloaded
 //! when it changes. Nodes have no names and need no authority: a node's certificate is made from its Ed25519 identity, and whoever
 //! dials it knows which key to expect ([`identity`]).
-//! How many connections an address may have is counted here too ([`crowd`]), for every port.
+//! Who is behind a connection, as far as limits are concerned, is said here too ([`client`]), and how many an address may have
+//! ([`crowd`]), for every port.
 //! Not here: what a key may do, and the sockets (each server accepts by itself and hands a connection to [`accept`]).
 
 pub mod accept;
+pub mod client;
 pub mod connect;
 pub mod crowd;
 pub mod files;

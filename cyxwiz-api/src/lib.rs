@@ -4,7 +4,6 @@
 //! nodes and the command line talk to it only over HTTP, as `docs/cyxwiz-api.md` says.
 //! Not here: what an account stores (the gateway's), possession of a node's key (proven to the gateway).
 
-mod address;
 mod config;
 mod error;
 mod limit;

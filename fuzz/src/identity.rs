@@ -12,9 +12,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use cyxcloud_core::receipt::is_usable_key;
 use cyxcloud_core::sigv4::uri_encode;
-use cyxcloud_gateway::fuzzing::client_address;
 use cyxcloud_gateway::identity::challenge::Wallet;
-use cyxcloud_tls::crowd::address_group;
+use cyxcloud_tls::client;
 use cyxwiz_api::fuzzing as api;
 use http::{HeaderMap, HeaderValue};
 use ipnet::IpNet;
@@ -48,7 +47,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// Gateway and service find the same client; and what stands before it in the chain, which anybody may have written, changes nothing.
+/// Nobody but a proxy is believed, and what stands before the client in the chain, which anybody may have written, changes nothing.
 fn addresses(mut input: Input<'_>) {
     let trusted: Vec<IpNet> = input.text(100).split(',').filter_map(|net| net.trim().parse().ok()).collect();
     let peer = match input.u8() % 2 {
@@ -62,18 +61,17 @@ fn addresses(mut input: Input<'_>) {
             headers.append(FORWARDED, line);
         }
     }
-    let client = api::client(&headers, peer, &trusted);
-    assert_eq!(client_address(&headers, peer, &trusted).to_canonical(), client, "{headers:?}");
-    assert_eq!(api::counted(client), address_group(client));
+    let found = client::of_request(&headers, peer, &trusted);
     let is_proxy = |address: IpAddr| trusted.iter().any(|net| net.contains(&address));
-    assert!(client == peer.to_canonical() || is_proxy(peer.to_canonical()), "a stranger was believed");
-    let Some(forged) = forged.filter(|_| !is_proxy(client)) else { return };
+    assert!(found == peer.to_canonical() || is_proxy(peer.to_canonical()), "a stranger was believed");
+    assert_eq!(client::address_group(found), client::address_group(found.to_canonical()));
+    let Some(forged) = forged.filter(|_| !is_proxy(found)) else { return };
     let mut longer = HeaderMap::new();
     longer.append(FORWARDED, forged);
     for line in headers.get_all(FORWARDED) {
         longer.append(FORWARDED, line.clone());
     }
-    assert_eq!(api::client(&longer, peer, &trusted), client, "{longer:?}");
+    assert_eq!(client::of_request(&longer, peer, &trusted), found, "{longer:?}");
 }
 
 fn names(data: &[u8]) {

@@ -1,8 +1,8 @@
 //! Tokens: none opens anything that we did not sign, and what we signed is judged as the claims say, read by another reader.
 
 use cyxcloud_core::Timestamp;
-use cyxcloud_core::claims::{LEEWAY_SECS, key_id};
-use cyxcloud_gateway::auth::{JwtConfig, Kind, Token};
+use cyxcloud_core::claims::{LEEWAY_SECS, TokenKind, key_id};
+use cyxcloud_gateway::auth::{JwtConfig, Token};
 use cyxcloud_gateway::fuzzing::verify_token;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use super::input::{Draft, Input, edited};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef-fuzz";
 const NOW_SECS: u64 = 1_703_808_000;
-const KINDS: [Kind; 2] = [Kind::Access, Kind::ApiKey];
+const KINDS: [TokenKind; 2] = [TokenKind::Access, TokenKind::ApiKey];
 
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);

@@ -1,14 +1,12 @@
-//! Tokens: HS256 and nothing else, every claim of the right type, issued for us. Issued and verified here.
+//! Tokens of this gateway and those that it takes, issued and verified.
 //!
-//! The algorithm is pinned here and never taken from the token. Not here: whether a token was revoked and whether its
-//! user may still do anything ([`super::keys`]).
+//! Not here: how they are signed (`core::claims`), whether a token was revoked, and whether its user may still do anything
+//! ([`super::keys`]).
 
-use cyxcloud_core::claims::{Claims, IDENTITY_AUDIENCE, TOKEN_MAX, TokenKind, Wanted, key_id};
+use cyxcloud_core::claims::{Claims, ClaimsError, IDENTITY_AUDIENCE, Signer, TokenKind, Wanted, key_id};
 use cyxcloud_core::{OwnerId, Timestamp};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
-use std::fmt;
 use uuid::Uuid;
 
 use super::AuthError;
@@ -33,48 +31,13 @@ impl JwtConfig {
     }
 }
 
-/// What a token is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// Opens S3 and REST.
-    Access,
-    /// Is exchanged for other tokens and opens nothing else.
-    Refresh,
-    /// Opens what its key opens.
-    ApiKey,
-    /// A storage node's heartbeats; `owner` is then the node's id.
-    Node,
-}
-
-impl Kind {
-    /// As `typ` has it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Access => "access",
-            Self::Refresh => "refresh",
-            Self::ApiKey => "api_key",
-            Self::Node => "node",
-        }
-    }
-
-    fn claimed(self) -> TokenKind {
-        match self {
-            Self::Access => TokenKind::Access,
-            Self::Refresh => TokenKind::Refresh,
-            Self::ApiKey => TokenKind::ApiKey,
-            Self::Node => TokenKind::Node,
-        }
-    }
-}
-
 /// A token that was issued for us and is in its time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
     /// Whose.
     pub owner: OwnerId,
-    /// What it is for.
-    pub kind: Kind,
+    /// What it is for. Of a node's, `owner` is the node's id.
+    pub kind: TokenKind,
     /// Its id.
     pub id: String,
     /// The session that it came from, if we issued it.
@@ -88,19 +51,10 @@ pub struct Token {
 }
 
 /// Issues and verifies tokens.
+#[derive(Debug)]
 pub(crate) struct Tokens {
     config: JwtConfig,
-    key_id: String,
-    /// What tokens may be signed with, by the `kid` that says so.
-    keys: Vec<(String, DecodingKey)>,
-    signing_key: EncodingKey,
-    validation: Validation,
-}
-
-impl fmt::Debug for Tokens {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tokens").field("config", &self.config).finish_non_exhaustive()
-    }
+    signer: Signer,
 }
 
 fn seconds(at: Timestamp) -> u64 {
@@ -109,18 +63,9 @@ fn seconds(at: Timestamp) -> u64 {
 
 impl Tokens {
     pub(crate) fn new(config: JwtConfig) -> Self {
-        let mut validation = Validation::new(Algorithm::HS256);
-        validation.set_audience(&[&config.audience]);
-        validation.set_issuer(&[&config.issuer]);
-        validation.set_required_spec_claims(&["exp", "aud", "iss", "sub"]);
-        // Times are judged below, against the caller's clock and with strict types.
-        validation.validate_exp = false;
-        validation.validate_nbf = false;
-        let known = std::iter::once(&config.secret).chain(&config.previous);
-        let keys = known.map(|secret| secret.expose_secret().as_bytes());
-        let keys = keys.map(|secret| (key_id(secret), DecodingKey::from_secret(secret))).collect();
-        let signing_key = EncodingKey::from_secret(config.secret.expose_secret().as_bytes());
-        Self { key_id: config.key_id(), config, keys, signing_key, validation }
+        let previous = config.previous.as_ref().map(|secret| secret.expose_secret().as_bytes());
+        let signer = Signer::new(config.secret.expose_secret().as_bytes(), previous);
+        Self { config, signer }
     }
 
     /// A token that says this of itself, issued now.
@@ -133,7 +78,7 @@ impl Tokens {
         let claims = Claims {
             sub: token.owner.to_string(),
             wallet: wallet.map(str::to_owned),
-            typ: token.kind.claimed(),
+            typ: token.kind,
             iat: seconds(now),
             exp: seconds(token.expires_at),
             jti: token.id.clone(),
@@ -144,13 +89,13 @@ impl Tokens {
             key: token.key.clone(),
             ver: token.version,
         };
-        self.encode(&claims)
+        self.sign(&claims)
     }
 
     /// What the identity service is asked with about this account, and nothing else.
     pub(crate) fn service_token(&self, account: OwnerId, now: Timestamp) -> Result<SecretString, AuthError> {
         let kind = TokenKind::Service;
-        self.encode(&Claims {
+        self.sign(&Claims {
             sub: account.to_string(),
             wallet: None,
             typ: kind,
@@ -166,20 +111,22 @@ impl Tokens {
         })
     }
 
-    fn encode(&self, claims: &Claims) -> Result<SecretString, AuthError> {
-        let header = Header { kid: Some(self.key_id.clone()), ..Header::new(Algorithm::HS256) };
-        let text = encode(&header, claims, &self.signing_key).map_err(|_| AuthError::internal())?;
-        Ok(text.into())
+    fn sign(&self, claims: &Claims) -> Result<SecretString, AuthError> {
+        self.signer.sign(claims).map(SecretString::from).map_err(|_| AuthError::internal())
     }
 
     /// What a token of one of these kinds says. Whether it still holds is for the caller to find out.
-    pub(crate) fn verify(&self, token: &str, now: Timestamp, kinds: &[Kind]) -> Result<Token, AuthError> {
-        let claimed: Vec<TokenKind> = kinds.iter().map(|kind| kind.claimed()).collect();
-        let claims = self.open(token, &claimed, now)?;
-        let kind = kinds.iter().copied().find(|kind| kind.claimed() == claims.typ).ok_or_else(malformed)?;
+    pub(crate) fn verify(
+        &self,
+        token: &str,
+        now: Timestamp,
+        kinds: &[TokenKind],
+    ) -> Result<Token, AuthError> {
+        let wanted = Wanted { issuer: &self.config.issuer, audience: &self.config.audience, kinds };
+        let claims = self.signer.open(token, &wanted, now).map_err(refused)?;
         Ok(Token {
-            owner: claims.sub.parse().map_err(|_| malformed())?,
-            kind,
+            owner: claims.sub.parse().map_err(|_| refused(ClaimsError::NotOurs))?,
+            kind: claims.typ,
             expires_at: end(&claims),
             id: claims.jti,
             session: claims.sid,
@@ -187,25 +134,10 @@ impl Tokens {
             version: claims.ver,
         })
     }
-
-    /// The claims of a token of one of these kinds, if it is one of ours and in its time.
-    fn open(&self, token: &str, kinds: &[TokenKind], now: Timestamp) -> Result<Claims, AuthError> {
-        if token.is_empty() || token.len() > TOKEN_MAX {
-            return Err(AuthError::bad_token("there is no token, or it is too long; log in again"));
-        }
-        let header = decode_header(token).map_err(|_| malformed())?;
-        let key = self.keys.iter().find(|(id, _)| header.kid.as_ref() == Some(id));
-        let Some((_, key)) = key.filter(|_| header.alg == Algorithm::HS256) else { return Err(malformed()) };
-        let claims = decode::<Claims>(token, key, &self.validation).map_err(|_| malformed())?.claims;
-        // Said again, because the library skips claims that it does not find.
-        let wanted = Wanted { issuer: &self.config.issuer, audience: &self.config.audience, kinds };
-        claims.check(&wanted, now).map_err(|error| AuthError::bad_token(error.to_string()))?;
-        Ok(claims)
-    }
 }
 
-fn malformed() -> AuthError {
-    AuthError::bad_token("the token is not one of ours; log in again")
+fn refused(error: ClaimsError) -> AuthError {
+    AuthError::bad_token(error.to_string())
 }
 
 fn end(claims: &Claims) -> Timestamp {
@@ -217,41 +149,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_signed_with_the_secret_before_holds_and_no_more_is() {
-        let tokens = |secret: &str, previous: Option<&str>| {
-            let (issuer, audience) = ("cyxcloud".to_owned(), "cyxcloud".to_owned());
-            let (secret, previous) =
-                (secret.repeat(32).into(), previous.map(|secret| secret.repeat(32).into()));
-            Tokens::new(JwtConfig { secret, previous, issuer, audience })
-        };
-        let now = Timestamp::from_unix_millis(1_800_000_000_000);
-        let token = Token {
-            owner: OwnerId::from_random([7; 16]),
-            kind: Kind::Access,
-            id: "id".to_owned(),
-            session: None,
-            key: None,
-            version: None,
-            expires_at: now.plus(std::time::Duration::from_secs(60)),
-        };
-        let issued = |by: &Tokens| by.issue(&token, None, now).expect("signs");
-        let holds = |at: &Tokens, issued: &SecretString| {
-            at.verify(issued.expose_secret(), now, &[Kind::Access]).is_ok()
-        };
-        let (old, both, new) = (tokens("o", None), tokens("n", Some("o")), tokens("n", None));
-        assert!(holds(&both, &issued(&old)) && holds(&both, &issued(&both)) && holds(&new, &issued(&both)));
-        assert!(!holds(&old, &issued(&both)) && !holds(&new, &issued(&old)));
-        assert!(holds(&tokens("o", Some("n")), &issued(&both)), "before all have it");
-    }
-
-    #[test]
     fn what_the_identity_service_is_asked_with_opens_nothing_here() {
         let (issuer, audience) = ("cyxcloud".to_owned(), "cyxcloud".to_owned());
         let secret = "0123456789abcdef0123456789abcdef".into();
         let ours = Tokens::new(JwtConfig { secret, previous: None, issuer, audience });
         let now = Timestamp::from_unix_millis(1_800_000_000_000);
         let token = ours.service_token(OwnerId::from_random([7; 16]), now).expect("signs");
-        for kind in [Kind::Access, Kind::ApiKey, Kind::Refresh, Kind::Node] {
+        for kind in [TokenKind::Access, TokenKind::ApiKey, TokenKind::Refresh, TokenKind::Node] {
             assert!(ours.verify(token.expose_secret(), now, &[kind]).is_err(), "{kind:?}");
         }
     }

@@ -36,7 +36,7 @@ use tonic::metadata::MetadataMap;
 use uuid::Uuid;
 
 pub use error::AuthError;
-pub use jwt::{JwtConfig, Kind, Token};
+pub use jwt::{JwtConfig, Token};
 pub use keys::{RootCredentials, access_key_context};
 pub use rewrite::virtual_host_bucket;
 
@@ -248,7 +248,7 @@ impl Authenticator {
     pub async fn operator(&self, token: &str) -> Result<OwnerId, AuthError> {
         let now = now();
         // Keys for programs are limited to what is stored; nodes are not among that.
-        let token = self.tokens()?.verify(token, now, &[Kind::Access])?;
+        let token = self.tokens()?.verify(token, now, &[TokenKind::Access])?;
         if token.session.is_some() || token.version.is_some() {
             return Err(AuthError::denied(
                 "this is a log-in at a gateway, which anybody may have; nodes' operators log in at the CyxWiz API",
@@ -342,7 +342,7 @@ impl Authenticator {
     pub fn issue_node(&self, node: NodeId, now: Timestamp) -> Result<SecretString, AuthError> {
         let token = Token {
             owner: OwnerId::from_uuid(node.as_uuid()),
-            kind: Kind::Node,
+            kind: TokenKind::Node,
             id: Uuid::new_v4().to_string(),
             session: None,
             key: None,
@@ -354,7 +354,7 @@ impl Authenticator {
 
     /// Whether a token is this node's; and whether it is half through, so that another is due.
     pub fn node_token(&self, token: &str, node: NodeId, now: Timestamp) -> Result<bool, AuthError> {
-        let token = self.tokens()?.verify(token, now, &[Kind::Node])?;
+        let token = self.tokens()?.verify(token, now, &[TokenKind::Node])?;
         if token.owner.as_uuid() != node.as_uuid() {
             return Err(AuthError::bad_token("the token is another node's; register again"));
         }
@@ -363,7 +363,7 @@ impl Authenticator {
 
     /// A refresh token whose user may still do something. Whether it was exchanged before is for the store to say.
     pub async fn refresh_token(&self, token: &str, now: Timestamp) -> Result<Token, AuthError> {
-        let token = self.tokens()?.verify(token, now, &[Kind::Refresh])?;
+        let token = self.tokens()?.verify(token, now, &[TokenKind::Refresh])?;
         self.standing(&token).await?;
         Ok(token)
     }
@@ -379,7 +379,7 @@ impl Authenticator {
         let mut standing = self.keys.owner(token.owner).await?;
         // Ours carry a session and a version: without them it is the identity service that vouches for the user.
         let is_the_service_s =
-            token.kind == Kind::Access && token.session.is_none() && token.version.is_none();
+            token.kind == TokenKind::Access && token.session.is_none() && token.version.is_none();
         if standing.is_none() && is_the_service_s {
             standing = self.keys.welcome(token.owner).await?;
         }
@@ -395,7 +395,7 @@ impl Authenticator {
     }
 
     async fn token(&self, token: &str, now: Timestamp) -> Result<Principal, AuthError> {
-        let token = self.tokens()?.verify(token, now, &[Kind::Access, Kind::ApiKey])?;
+        let token = self.tokens()?.verify(token, now, &[TokenKind::Access, TokenKind::ApiKey])?;
         self.holder(token, now).await
     }
 

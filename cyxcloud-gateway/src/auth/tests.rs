@@ -1,3 +1,4 @@
+use cyxcloud_core::claims::TokenKind;
 use cyxcloud_core::name::BucketName;
 use proptest::prelude::*;
 
@@ -127,7 +128,7 @@ async fn what_is_ended_elsewhere_is_refused_at_once_while_nobody_tells_us() {
         assert!(metadata.begin_session(&new).await.expect("begun"));
         let token = Token {
             owner: id,
-            kind: Kind::Access,
+            kind: TokenKind::Access,
             id: Uuid::new_v4().to_string(),
             session: Some(session),
             key: None,

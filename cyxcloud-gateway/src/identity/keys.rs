@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use cyxcloud_core::claims::TokenKind;
 use cyxcloud_core::{OwnerId, Timestamp};
 use cyxcloud_metadata::identity::model::ApiKey;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::{Identity, Refusal};
-use crate::auth::{Kind, Principal, Token, access_key_context, now};
+use crate::auth::{Principal, Token, access_key_context, now};
 use crate::limits::Limits;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -147,7 +148,7 @@ impl Identity {
         let person = self.metadata.person(caller.owner).await?.ok_or(Refusal::Unavailable)?;
         let token = Token {
             owner: caller.owner,
-            kind: Kind::ApiKey,
+            kind: TokenKind::ApiKey,
             id: id.clone(),
             session: None,
             key: Some(id.clone()),

@@ -15,6 +15,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cyxcloud_core::claims::{REFRESH_GRACE, TokenKind};
 use cyxcloud_core::seal::MasterKey;
 use cyxcloud_core::{ByteCount, OwnerId, Timestamp};
 use cyxcloud_metadata::MetadataStore;
@@ -26,12 +27,12 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 use uuid::Uuid;
 
-use crate::auth::{AuthError, Authenticator, Kind, Principal, Scheme, Token, now};
+use crate::auth::{AuthError, Authenticator, Principal, Scheme, Token, now};
 use crate::ephemeral::{Ephemeral, Heard, Topic, over_limit};
 use crate::journal::{self, Denials};
 use crate::objects::OwnerSecrets;
 use challenge::{Binding, Wallet};
-use cyxcloud_tls::crowd::address_group;
+use cyxcloud_tls::client::address_group;
 pub(crate) use keys::actor;
 pub use keys::{MadeKey, WantedKey};
 
@@ -39,10 +40,6 @@ pub use keys::{MadeKey, WantedKey};
 const NONCE_MAX: usize = 64;
 /// A nonce is good for so long.
 const CHALLENGE_LIFE: Duration = Duration::from_secs(300);
-const ACCESS_LIFE: Duration = Duration::from_secs(3600);
-const REFRESH_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
-/// A refresh token that was exchanged gets the same answer again for so long.
-const REFRESH_GRACE: Duration = Duration::from_secs(60);
 const TICKET_LIFE: Duration = Duration::from_secs(30);
 const CHALLENGES_PER_MINUTE: u64 = 10;
 /// Log-ins of one wallet; and tries at one wallet from one address that proved nothing.
@@ -285,21 +282,21 @@ impl Identity {
 
     fn issue(&self, owner: &Owner, session: Uuid, version: i64) -> Result<(Issued, Token), Refusal> {
         let now = now();
-        let token = |kind, life| Token {
+        let token = |kind: TokenKind| Token {
             owner: owner.id,
             kind,
             id: Uuid::new_v4().to_string(),
             session: Some(session),
             key: None,
             version: Some(version),
-            expires_at: now.plus(life),
+            expires_at: now.plus(kind.lifetime()),
         };
-        let (access, refresh) = (token(Kind::Access, ACCESS_LIFE), token(Kind::Refresh, REFRESH_LIFE));
+        let (access, refresh) = (token(TokenKind::Access), token(TokenKind::Refresh));
         let wallet = owner.wallet_address.as_deref();
         let issued = Issued {
             access_token: self.auth.issue(&access, wallet, now)?.expose_secret().to_owned(),
             refresh_token: self.auth.issue(&refresh, wallet, now)?.expose_secret().to_owned(),
-            expires_in: ACCESS_LIFE.as_secs(),
+            expires_in: TokenKind::Access.lifetime().as_secs(),
         };
         Ok((issued, refresh))
     }
@@ -338,7 +335,7 @@ impl Identity {
 
     /// Ends the session of the token that the caller came with.
     pub async fn log_out(&self, caller: &Principal, from: IpAddr) -> Result<(), Refusal> {
-        let token = caller.token.as_ref().filter(|token| token.kind == Kind::Access);
+        let token = caller.token.as_ref().filter(|token| token.kind == TokenKind::Access);
         let token = token.ok_or(Refusal::Invalid(
             "there is no session to end; log out with an access token, or revoke the key",
         ))?;

@@ -15,7 +15,7 @@ use cyxcloud_proto::gateway as wire;
 use cyxcloud_proto::gateway::node_command::Kind;
 use cyxcloud_proto::gateway::node_service_server::NodeService;
 use cyxcloud_proto::{FORMAT_OLDEST, GATEWAY_TIME, WIRE_VERSION, format_newest, signed};
-use cyxcloud_tls::crowd::address_group;
+use cyxcloud_tls::client::{address_group, is_in};
 use cyxcloud_tls::grpc::PeerInfo;
 use cyxcloud_tls::identity::PeerKey;
 use secrecy::ExposeSecret;
@@ -145,7 +145,7 @@ impl NodeApi {
 
     /// Whether an address is in a network of nodes, whose operator knows who is in it.
     fn is_inside(&self, address: IpAddr) -> bool {
-        self.caller.policy.networks.iter().any(|net| net.contains(&address.to_canonical()))
+        is_in(address, &self.caller.policy.networks)
     }
 
     /// Lets an address try so often, and no more. Networks of nodes have no limit.

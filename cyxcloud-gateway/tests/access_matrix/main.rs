@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
+use cyxcloud_core::claims::TokenKind;
 use cyxcloud_core::seal::MasterKey;
 use cyxcloud_core::stripe::INLINE_MAX;
 use cyxcloud_core::{ByteCount, OwnerId, Timestamp};
 use cyxcloud_gateway::api::{self, Access, Api, Route};
-use cyxcloud_gateway::auth::{Authenticator, JwtConfig, Kind, Principal, Scheme, Token};
+use cyxcloud_gateway::auth::{Authenticator, JwtConfig, Principal, Scheme, Token};
 use cyxcloud_gateway::ephemeral::InProcess;
 use cyxcloud_gateway::identity::challenge::{Binding, Wallet};
 use cyxcloud_gateway::identity::routes::ClientAddress;
@@ -107,7 +108,7 @@ impl House {
         (status, serde_json::from_slice(&bytes).unwrap_or_default())
     }
 
-    fn token(&self, owner: OwnerId, kind: Kind, version: i64, life: Duration) -> String {
+    fn token(&self, owner: OwnerId, kind: TokenKind, version: i64, life: Duration) -> String {
         let token = Token {
             owner,
             kind,
@@ -260,18 +261,18 @@ async fn every_route_opens_to_what_was_decided_and_to_nothing_else() {
         ("nothing", None),
         ("junk", Some("a.b.c".to_owned())),
         ("a refresh token", Some(house.log_in(&SigningKey::from_bytes(&[7; 32])).await.refresh_token)),
-        ("an old token", Some(house.token(user, Kind::Access, 0, Duration::ZERO))),
-        ("a token of a former version", Some(house.token(admin, Kind::Access, 0, hour))),
+        ("an old token", Some(house.token(user, TokenKind::Access, 0, Duration::ZERO))),
+        ("a token of a former version", Some(house.token(admin, TokenKind::Access, 0, hour))),
         // One without a version would be the first of a user that the identity service knows.
-        ("a token of nobody", Some(house.token(OwnerId::from_random([77; 16]), Kind::Access, 1, hour))),
+        ("a token of nobody", Some(house.token(OwnerId::from_random([77; 16]), TokenKind::Access, 1, hour))),
         ("a suspended user", Some(suspended.access_token)),
         ("a suspended user's key", Some(suspended_key)),
         ("a session that ended", Some(logged_out.access_token)),
     ];
-    let user_token = house.token(user, Kind::Access, 0, hour);
+    let user_token = house.token(user, TokenKind::Access, 0, hour);
     let user_key = house.key(user, WantedKey { name: "k".to_owned(), ..WantedKey::default() }).await;
     let user_limited = house.key(user, limited()).await;
-    let admin_token = house.token(admin, Kind::Access, 1, hour);
+    let admin_token = house.token(admin, TokenKind::Access, 1, hour);
     let admin_limited = house.key(admin, limited()).await;
     let (_, document) = house.ask(&Method::GET, "/api/v1/openapi.json", None, "").await;
     for Route { method, path, access, .. } in api::table() {
@@ -332,7 +333,7 @@ async fn every_route_opens_to_what_was_decided_and_to_nothing_else() {
 #[tokio::test]
 async fn strangers_do_not_learn_what_there_is() {
     let house = House::open().await;
-    let token = house.token(OwnerId::from_random([1; 16]), Kind::Access, 0, Duration::from_secs(60));
+    let token = house.token(OwnerId::from_random([1; 16]), TokenKind::Access, 0, Duration::from_secs(60));
     for uri in ["/api/v1/nothing", "/api/v1/admin/nothing", "/api/v1/auth/nothing", "/api/v1/buckets/none"] {
         let (status, body) = house.ask(&Method::GET, uri, None, "").await;
         assert_eq!(
@@ -466,7 +467,7 @@ async fn adv_16_a_key_mints_nothing_beyond_itself() {
     let me = async |token: &str| house.ask(&Method::GET, "/api/v1/auth/me", Some(token), "").await.0.as_u16();
     assert_eq!((me(&child).await, me(&grandchild).await), (200, 200));
     let narrow_id = keys.iter().find(|key| key.name == "narrow").expect("is listed").id.clone();
-    let owner = house.token(user, Kind::Access, 0, Duration::from_secs(3600));
+    let owner = house.token(user, TokenKind::Access, 0, Duration::from_secs(3600));
     let uri = format!("/api/v1/auth/api-keys/{narrow_id}");
     assert!(house.ask(&Method::DELETE, &uri, Some(&owner), "").await.0.is_success());
     assert_eq!((me(&narrow).await, me(&child).await, me(&grandchild).await), (401, 401, 401));
@@ -523,7 +524,7 @@ async fn adv_33_a_ticket_is_good_once_and_for_what_it_was_given_for() {
 #[tokio::test]
 async fn adv_33_what_may_open_no_socket() {
     let house = House::open().await;
-    let token = house.token(OwnerId::from_random([1; 16]), Kind::Access, 0, Duration::from_secs(60));
+    let token = house.token(OwnerId::from_random([1; 16]), TokenKind::Access, 0, Duration::from_secs(60));
     let ask = async |uri: &str, headers: &[(&str, &str)]| {
         let mut request = Request::builder().uri(uri).extension(ClientAddress(HOME));
         for (name, value) in headers {

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clap::Parser as _;
+use cyxcloud_core::claims::TokenKind;
 use cyxcloud_core::receipt::NodeKey;
 use cyxcloud_core::token::{
     CHUNK_LIFETIME, Operation, Operations, SESSION_LIFETIME, Token as NodeToken, countersign,
 };
 use cyxcloud_core::{ChunkId, NodeId, OwnerId};
-use cyxcloud_gateway::auth::Kind;
 use cyxcloud_gateway::identity::WantedKey;
 use cyxcloud_gateway::{Listeners, Options, run};
 use cyxcloud_metadata::identity::model::PersonChange;
@@ -190,17 +190,17 @@ async fn tokens(house: &House, node: NodeId) -> [String; 14] {
         String::new(),
         "a.b.c".to_owned(),
         other.refresh_token,
-        house.token(user, Kind::Access, 0, hour),
+        house.token(user, TokenKind::Access, 0, hour),
         house.key(user, WantedKey { name: "k".to_owned(), ..WantedKey::default() }).await,
         house.key(user, limited()).await,
         house.key(user, elsewhere).await,
         other.access_token,
-        house.token(admin, Kind::Access, 1, hour),
+        house.token(admin, TokenKind::Access, 1, hour),
         node_token(node),
         node_token(NodeId::from_random([9; 16])),
         hex::encode(session.sign(&server)),
         hex::encode(countersign(&chunk.sign(&server), &holder)),
-        house.token(user, Kind::Access, 0, Duration::ZERO),
+        house.token(user, TokenKind::Access, 0, Duration::ZERO),
     ]
 }
 

@@ -2,7 +2,7 @@
 //!
 //! No interface: nothing else may use it, and it may change at any time.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -11,9 +11,8 @@ use axum::extract::ConnectInfo;
 use clap::Parser as _;
 use cyxcloud_core::claims::{Claims, TokenKind};
 use cyxcloud_core::{OwnerId, Timestamp};
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 use http_body_util::BodyExt as _;
-use ipnet::IpNet;
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 use tower::ServiceExt as _;
@@ -23,7 +22,7 @@ use super::{auth, machines, router, users, wallets};
 use crate::password::{self, Passwords};
 use crate::store::Store;
 use crate::token::{PairSeed, Tokens};
-use crate::{App, Config, address};
+use crate::{App, Config};
 
 /// `iss` of tokens, and `aud` of those for gateways.
 pub const NAME: &str = "cyxcloud";
@@ -45,16 +44,6 @@ pub const BODIES: &[Form] = &[
 
 fn is<T: DeserializeOwned>(body: &[u8]) -> bool {
     axum::Json::<T>::from_bytes(body).is_ok()
-}
-
-/// The address of whoever sent a request with these headers.
-pub fn client(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
-    address::of_request(headers, peer, trusted)
-}
-
-/// An address as limits count it.
-pub fn counted(address: IpAddr) -> String {
-    address::counted(address)
 }
 
 /// An email address as it is kept.

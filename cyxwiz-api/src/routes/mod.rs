@@ -16,14 +16,15 @@ use axum::routing::{delete, get, post};
 use chrono::{DateTime, Utc};
 use cyxcloud_core::claims::{Claims, TokenKind};
 use cyxcloud_core::{OwnerId, Timestamp};
+use cyxcloud_tls::client;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
 
+use crate::App;
 use crate::error::Problem;
 use crate::limit::Limit;
 use crate::store::{Status, Taken, User};
-use crate::{App, address};
 
 /// Longest body of a request.
 const BODY_MAX: usize = 16 << 10;
@@ -104,8 +105,8 @@ impl FromRequestParts<Arc<App>> for Client {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
         let peer = peer.unwrap_or(IpAddr::from([0, 0, 0, 0]));
-        let client = address::of_request(&parts.headers, peer, &app.config.trusted_proxies);
-        Ok(Self(address::counted(client)))
+        let client = client::of_request(&parts.headers, peer, &app.config.trusted_proxies);
+        Ok(Self(client::address_group(client)))
     }
 }
 

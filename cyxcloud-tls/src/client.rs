@@ -7,24 +7,28 @@ use std::net::IpAddr;
 use http::HeaderMap;
 use ipnet::IpNet;
 
-/// The client's address, as a request with these headers from this peer says.
-pub(crate) fn of_request(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
+/// The client's address, as a request with these headers from this peer says. In canonical form.
+pub fn of_request(headers: &HeaderMap, peer: IpAddr, trusted: &[IpNet]) -> IpAddr {
     let forwarded = headers.get_all("x-forwarded-for").iter();
     // Bytes that are no text may stand beside what our proxy wrote.
     let lines: Vec<_> = forwarded.map(|line| String::from_utf8_lossy(line.as_bytes())).collect();
     client(peer, lines.iter().map(|line| &**line), trusted)
 }
 
+/// Whether an address is in one of these networks. An IPv4 address written as IPv6 is what it is.
+pub fn is_in(address: IpAddr, networks: &[IpNet]) -> bool {
+    networks.iter().any(|net| net.contains(&address.to_canonical()))
+}
+
 /// The client's address: the last one in the chain that is none of our proxies.
-pub(crate) fn client<'a>(
+fn client<'a>(
     peer: IpAddr,
     forwarded: impl DoubleEndedIterator<Item = &'a str>,
     trusted: &[IpNet],
 ) -> IpAddr {
-    let is_ours = |address: &IpAddr| trusted.iter().any(|net| net.contains(address));
     let mut client = peer.to_canonical();
     for entry in forwarded.rev().flat_map(|line| line.rsplit(',')) {
-        if !is_ours(&client) {
+        if !is_in(client, trusted) {
             break;
         }
         // What cannot be read ends the chain: whoever is before it, our own proxy reported it.
@@ -35,11 +39,11 @@ pub(crate) fn client<'a>(
 }
 
 /// The address as limits count it: a household's whole IPv6 network is one.
-pub(crate) fn counted(address: IpAddr) -> String {
-    match address {
-        IpAddr::V4(v4) => v4.to_string(),
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
+pub fn address_group(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
             format!("{a:x}:{b:x}:{c:x}:{d:x}::/64")
         }
     }
@@ -55,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn only_proxies_of_ours_are_believed() {
+    fn adv_19_only_proxies_of_ours_are_believed() {
         assert_eq!(of("203.0.113.5", &["1.2.3.4"], &[]), "203.0.113.5");
         assert_eq!(of("203.0.113.5", &["1.2.3.4"], &["10.0.0.0/8"]), "203.0.113.5");
         assert_eq!(of("10.0.0.1", &["1.2.3.4"], &["10.0.0.0/8"]), "1.2.3.4");
@@ -63,6 +67,9 @@ mod tests {
         assert_eq!(of("10.0.0.1", &["9.9.9.9, 1.2.3.4"], &["10.0.0.0/8"]), "1.2.3.4");
         assert_eq!(of("10.0.0.1", &["9.9.9.9", "1.2.3.4 , 10.0.0.2"], &["10.0.0.0/8"]), "1.2.3.4");
         assert_eq!(of("10.0.0.1", &["1.2.3.4, junk"], &["10.0.0.0/8"]), "10.0.0.1");
+        assert_eq!(of("10.0.0.1", &["9.9.9.9, 1.2.3.4, 10.2.3.4"], &["10.0.0.0/8"]), "1.2.3.4");
+        assert_eq!(of("10.0.0.1", &["9.9.9.9, junk, 10.2.3.4"], &["10.0.0.0/8"]), "10.2.3.4");
+        assert_eq!(of("10.0.0.1", &[], &["10.0.0.0/8"]), "10.0.0.1");
         assert_eq!(of("::ffff:10.0.0.1", &["::ffff:1.2.3.4"], &["10.0.0.0/8"]), "1.2.3.4");
     }
 
@@ -83,9 +90,10 @@ mod tests {
 
     #[test]
     fn an_ipv6_network_counts_once() {
-        let counted = |text: &str| counted(text.parse().expect("an address"));
+        let counted = |text: &str| address_group(text.parse().expect("an address"));
         assert_eq!(counted("2001:db8:1:2:3:4:5:6"), counted("2001:db8:1:2:ffff::1"));
         assert_ne!(counted("2001:db8:1:2::1"), counted("2001:db8:1:3::1"));
         assert_eq!(counted("192.0.2.7"), "192.0.2.7");
+        assert_eq!(counted("::ffff:192.0.2.7"), "192.0.2.7");
     }
 }
