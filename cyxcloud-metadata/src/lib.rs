@@ -92,7 +92,8 @@ pub trait MetadataStore: Upkeep + Identity + std::fmt::Debug {
     /// Ends an upload that failed. Never an error if it is gone already.
     async fn cancel_upload(&self, id: UploadId) -> Result<()>;
     /// Makes an object visible and the one it replaces garbage. Checks bucket, precondition, quota, intent and
-    /// liveness of referenced segments under the key's lock. If the answer to COMMIT is lost, finds out what
+    /// liveness of referenced segments under the key's lock. `Stale` if so much of what was stored is lost by now that the rest
+    /// would not survive what is asked for. If the answer to COMMIT is lost, finds out what
     /// happened and answers accordingly.
     async fn commit_object(&self, commit: &CommitObject) -> Result<Object>;
     /// The current object under the key.
@@ -123,7 +124,7 @@ pub trait MetadataStore: Upkeep + Identity + std::fmt::Debug {
     async fn create_multipart(&self, upload: &Multipart) -> Result<Multipart>;
     /// One open multipart upload.
     async fn multipart(&self, id: UploadId) -> Result<Option<Multipart>>;
-    /// Records a part; the one it replaces becomes garbage. `NoSuchUpload` unless the upload is open.
+    /// Records a part; the one it replaces becomes garbage. `NoSuchUpload` unless the upload is open; `Stale` as of a commit.
     async fn commit_part(&self, part: &CommitPart) -> Result<Part>;
     /// Parts after a number, in order, at most `limit`. `NoSuchUpload` unless the upload is open.
     async fn list_parts(&self, id: UploadId, after: u32, limit: usize) -> Result<Vec<Part>>;

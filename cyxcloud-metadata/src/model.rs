@@ -237,7 +237,9 @@ pub struct NewSegment {
     pub content_hash: [u8; 32],
     /// Where the bytes are.
     pub body: SegmentBody,
-    /// Node losses that every stripe survived when it was acknowledged.
+    /// Node losses that every stripe must survive, or it is not acknowledged.
+    pub ack_tolerance: u8,
+    /// Node losses that every stripe survives as it was stored. Less is recorded where nodes were lost by the commit.
     pub acked_tolerance: u8,
     /// Node losses that the profile wants every stripe to survive.
     pub target_tolerance: u8,

@@ -3,11 +3,13 @@
 //!
 //! Pure. Not here: SQL (`postgres`, `sqlite`), paging (`listing`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use cyxcloud_core::name::ObjectKey;
-use cyxcloud_core::{ByteCount, ChunkId, FileId, Geometry, NodeId, Timestamp};
+use cyxcloud_core::placement::tolerance;
+use cyxcloud_core::{ByteCount, ChunkId, FileId, Geometry, Timestamp};
+use uuid::Uuid;
 
 use crate::model::{
     Attributes, Content, Extent, Multipart, NewLocation, NewSegment, NewStripe, Object, SegmentBody,
@@ -182,11 +184,27 @@ impl FileShape {
 pub(crate) enum Standing {
     /// `online`.
     Online,
-    /// Known, in any other state, or with another life of its data directory than the one it stored in: what it stored may
-    /// be gone.
+    /// Known, in any other state: it may come back with what it stored.
     Elsewhere,
-    /// Removed since: there can be no location on it.
-    Unknown,
+    /// Removed since, or its data directory has begun another life than the one it stored in. No location is recorded on it:
+    /// its inventory may have been compared by now, and nobody else would look whether it still has what it stored.
+    Gone,
+}
+
+impl Standing {
+    /// Of the node of `at`, if it is `known`: whether it is online, and the life of its data directory.
+    pub(crate) fn of(at: &NewLocation, known: Option<(bool, Uuid)>) -> Self {
+        match known {
+            Some((is_online, life)) if life == at.generation.incarnation => {
+                if is_online {
+                    Self::Online
+                } else {
+                    Self::Elsewhere
+                }
+            }
+            Some(_) | None => Self::Gone,
+        }
+    }
 }
 
 /// A repair that a commit owes, in the columns of `repair_jobs`.
@@ -195,34 +213,46 @@ pub(crate) struct Owed {
     /// Node losses still tolerated.
     pub(crate) priority: i32,
     pub(crate) reason: &'static str,
+    /// Node losses survived by what is recorded: all that the commit can promise.
+    pub(crate) promised: u8,
 }
 
-/// Whether a stripe that is being committed needs repair: it is below its target, or a node that holds a part of it
-/// is not online any more. Refuses (`Stale`) if so many left meanwhile that the rest could not be read.
+/// Whether a stripe of the segment that is being committed needs repair: it is below its target, or a node that holds a part of
+/// it is not online any more. Refuses (`Stale`) if so many left meanwhile that the rest could not be read, or would survive less
+/// than is asked for.
 pub(crate) fn owed(
+    segment: &NewSegment,
     stripe: &NewStripe,
-    data: usize,
-    target: u8,
     standing: impl Fn(&NewLocation) -> Standing,
 ) -> Result<Option<Owed>> {
-    let locations = || stripe.shards.iter().flat_map(|shard| &shard.locations);
-    let doubtful: BTreeSet<NodeId> =
-        locations().filter(|at| standing(at) != Standing::Online).map(|at| at.node).collect();
-    if doubtful.is_empty() {
-        let short = stripe.tolerance < target;
-        return Ok(short.then_some(Owed { priority: stripe.tolerance.into(), reason: "below target" }));
+    let standing = &standing;
+    let places = || {
+        stripe
+            .shards
+            .iter()
+            .flat_map(move |shard| shard.locations.iter().map(move |at| (shard.index, at.node, standing(at))))
+    };
+    if places().all(|(.., how)| how == Standing::Online) {
+        let short = stripe.tolerance < segment.target_tolerance;
+        return Ok(short.then_some(Owed {
+            priority: stripe.tolerance.into(),
+            reason: "below target",
+            promised: stripe.tolerance,
+        }));
     }
-    let held = stripe
-        .shards
-        .iter()
-        .filter(|shard| shard.locations.iter().any(|at| standing(at) == Standing::Online))
-        .count();
-    // Nobody is told that bytes are kept which could not be read back now.
-    if held < data {
-        return Err(Error::Stale { what: "set of nodes" });
+    let survives = |counts: fn(Standing) -> bool| {
+        let held = places().filter(|(.., how)| counts(*how)).map(|(shard, node, _)| (shard, node));
+        tolerance(segment.geometry, &held.collect::<Vec<_>>())
+    };
+    // Nobody is told that bytes are kept which could not be read back now, or not as safely as is asked for.
+    let now = survives(|how| how == Standing::Online);
+    let promised = survives(|how| how != Standing::Gone);
+    match (now, promised) {
+        (Some(now), Some(promised)) if promised >= segment.ack_tolerance => {
+            Ok(Some(Owed { priority: now.into(), reason: "node not online", promised }))
+        }
+        _ => Err(Error::Stale { what: "set of nodes" }),
     }
-    let priority = i32::from(stripe.tolerance) - i32::try_from(doubtful.len()).unwrap_or(i32::MAX);
-    Ok(Some(Owed { priority: priority.max(0), reason: "node not online" }))
 }
 
 /// What Complete answered, and to which parts: the column `multipart_uploads.result`.
@@ -298,13 +328,29 @@ pub(crate) fn percent(reported: f64) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use cyxcloud_core::{Generation, SegmentId};
+    use cyxcloud_core::{Generation, NodeId, OwnerId, SegmentId};
 
     use super::*;
     use crate::model::{NewLocation, NewShard};
 
     fn node(n: u8) -> NodeId {
         NodeId::from_random([n; 16])
+    }
+
+    fn segment(geometry: Geometry, ack_tolerance: u8, target_tolerance: u8) -> NewSegment {
+        NewSegment {
+            id: SegmentId::from_random([1; 16]),
+            owner: OwnerId::from_random([2; 16]),
+            length: ByteCount::bytes(9),
+            stripe_size: ByteCount::mib(4),
+            geometry,
+            format: 1,
+            content_hash: [1; 32],
+            body: SegmentBody::Stripes(Vec::new()),
+            ack_tolerance,
+            acked_tolerance: target_tolerance,
+            target_tolerance,
+        }
     }
 
     fn stripe(geometry: Geometry, tolerance: u8) -> NewStripe {
@@ -314,7 +360,7 @@ mod tests {
             size: ByteCount::bytes(64),
             locations: vec![NewLocation {
                 node: node(index.get() as u8),
-                generation: Generation { incarnation: uuid::Uuid::nil(), counter: 1 },
+                generation: Generation { incarnation: Uuid::nil(), counter: 1 },
                 receipt_signature: vec![0; 64],
                 stored_at: Timestamp::default(),
             }],
@@ -327,9 +373,10 @@ mod tests {
     fn a_whole_stripe_on_online_nodes_owes_nothing() {
         let geometry = Geometry::coded(3, 2).expect("valid");
         let online = |_: &NewLocation| Standing::Online;
-        assert_eq!(owed(&stripe(geometry, 2), 3, 2, online).expect("readable"), None);
-        let short = owed(&stripe(geometry, 1), 3, 2, online).expect("readable").expect("owed");
-        assert_eq!(short.priority, 1);
+        let segment = segment(geometry, 1, 2);
+        assert_eq!(owed(&segment, &stripe(geometry, 2), online).expect("readable"), None);
+        let short = owed(&segment, &stripe(geometry, 1), online).expect("readable").expect("owed");
+        assert_eq!((short.priority, short.promised), (1, 1));
     }
 
     #[test]
@@ -339,13 +386,34 @@ mod tests {
             move |at: &NewLocation| if at.node.as_bytes()[0] < n { how } else { Standing::Online }
         };
         // The version bits of a UUID are elsewhere than in its first byte.
-        let two =
-            owed(&stripe(geometry, 2), 3, 2, gone(Standing::Elsewhere, 2)).expect("readable").expect("owed");
-        assert_eq!(two.priority, 0);
-        assert!(owed(&stripe(geometry, 2), 3, 2, gone(Standing::Unknown, 2)).expect("readable").is_some());
-        for how in [Standing::Unknown, Standing::Elsewhere] {
-            let refused = owed(&stripe(geometry, 2), 3, 2, gone(how, 3));
-            assert!(matches!(refused, Err(Error::Stale { .. })), "{how:?}");
+        let owes = |ack, how, n| {
+            let owed = owed(&segment(geometry, ack, 2), &stripe(geometry, 2), gone(how, n));
+            owed.map(|owed| owed.map(|owed| (owed.priority, owed.promised)))
+        };
+        // Who may come back is counted on for what is promised, and not for what is urgent.
+        assert_eq!(owes(2, Standing::Elsewhere, 2).expect("kept"), Some((0, 2)));
+        assert_eq!(owes(1, Standing::Gone, 1).expect("kept"), Some((1, 1)));
+        assert_eq!(owes(0, Standing::Gone, 2).expect("kept"), Some((0, 0)));
+        for (ack, how, n) in [
+            (0, Standing::Gone, 3),
+            (0, Standing::Elsewhere, 3),
+            (2, Standing::Gone, 1),
+            (1, Standing::Gone, 2),
+        ] {
+            let refused = owes(ack, how, n);
+            assert!(matches!(refused, Err(Error::Stale { .. })), "{ack} {how:?} {n}");
+        }
+    }
+
+    #[test]
+    fn who_began_another_life_is_gone() {
+        let geometry = Geometry::copied(1).expect("valid");
+        let at = &stripe(geometry, 0).shards[0].locations[0];
+        let (same, another) = (at.generation.incarnation, Uuid::from_u128(1));
+        assert_eq!(Standing::of(at, Some((true, same))), Standing::Online);
+        assert_eq!(Standing::of(at, Some((false, same))), Standing::Elsewhere);
+        for known in [Some((true, another)), Some((false, another)), None] {
+            assert_eq!(Standing::of(at, known), Standing::Gone);
         }
     }
 

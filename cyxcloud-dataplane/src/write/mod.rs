@@ -100,8 +100,8 @@ async fn small<E: Send>(
         let body = inline(request, &plain.bytes, content_hash);
         TapState::new(tap, false).feed(&plain.bytes);
         // The row survives the loss of any node.
-        let tolerance = request.profile.target_tolerance_of(geometry);
-        return Ok(new_segment(request, segment, len as u64, geometry, content_hash, body, tolerance));
+        let survives = Survives { asked: 0, kept: request.profile.target_tolerance_of(geometry) };
+        return Ok(new_segment(request, segment, len as u64, geometry, content_hash, body, survives));
     }
     let view = plane.fresh_view().await?;
     let consent = plane.config.consent_to_no_redundancy;
@@ -122,9 +122,9 @@ async fn small<E: Send>(
     };
     let (stripe, ()) = futures::future::try_join(stored, tapped).await?;
     plane.metrics.bytes.with_label_values(&["written"]).inc_by(len as u64);
-    let (content_hash, tolerance) = (stripe.plain_hash, stripe.tolerance);
+    let (content_hash, survives) = (stripe.plain_hash, Survives { asked: ack, kept: stripe.tolerance });
     let body = SegmentBody::Stripes(vec![stripe]);
-    Ok(new_segment(request, segment, len as u64, geometry, content_hash, body, tolerance))
+    Ok(new_segment(request, segment, len as u64, geometry, content_hash, body, survives))
 }
 
 /// The body in its row. An empty one has no bytes to seal.
@@ -141,6 +141,14 @@ fn new_segment_id() -> SegmentId {
     SegmentId::from_random(rand::random())
 }
 
+/// Node losses that all of a body survives.
+#[derive(Clone, Copy, Debug)]
+struct Survives {
+    /// At least, or it is not acknowledged.
+    asked: u8,
+    kept: u8,
+}
+
 fn new_segment(
     request: &WriteRequest,
     id: SegmentId,
@@ -148,7 +156,7 @@ fn new_segment(
     geometry: Geometry,
     content_hash: [u8; 32],
     body: SegmentBody,
-    acked_tolerance: u8,
+    survives: Survives,
 ) -> NewSegment {
     NewSegment {
         id,
@@ -159,7 +167,8 @@ fn new_segment(
         format: FORMAT,
         content_hash,
         body,
-        acked_tolerance,
+        ack_tolerance: survives.asked,
+        acked_tolerance: survives.kept,
         target_tolerance: request.profile.target_tolerance_of(geometry),
     }
 }

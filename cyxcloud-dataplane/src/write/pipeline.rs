@@ -14,7 +14,7 @@ use super::code::{Sealing, stripe_cost};
 use super::cut::Cutter;
 use super::pace::Pace;
 use super::tap::TapState;
-use super::{Tap, WriteRequest, least_tolerance, new_segment, new_segment_id, store};
+use super::{Survives, Tap, WriteRequest, least_tolerance, new_segment, new_segment_id, store};
 use crate::Plane;
 use crate::budget::Permit;
 use crate::buffer::Plain;
@@ -69,9 +69,9 @@ where
         (None, _) => unreachable!("a body without a hash of its own has one stripe"),
     };
     plane.metrics.bytes.with_label_values(&["written"]).inc_by(length);
-    let tolerance = least_tolerance(&stripes);
+    let survives = Survives { asked: ack, kept: least_tolerance(&stripes) };
     let body = SegmentBody::Stripes(stripes);
-    Ok(new_segment(request, job.segment, length, geometry, content_hash, body, tolerance))
+    Ok(new_segment(request, job.segment, length, geometry, content_hash, body, survives))
 }
 
 /// Reads the body into buffers, one stripe each, as far as the budget allows.

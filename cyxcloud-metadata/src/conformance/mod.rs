@@ -133,6 +133,7 @@ macro_rules! conformance_suite {
             multipart::complete_and_abort_at_once_have_one_outcome,
             multipart::a_part_can_refer_to_an_object,
             multipart::a_part_whose_intent_is_gone_is_refused,
+            multipart::a_part_promises_what_is_left,
             multipart::complete_keeps_preconditions_and_quota,
             multipart::open_uploads_are_listed_in_pages,
             nodes::a_node_is_known_by_its_public_key,
@@ -187,6 +188,7 @@ macro_rules! conformance_suite {
             repairs::a_failed_job_waits_or_is_given_up,
             repairs::a_finished_repair_is_recorded_whole,
             repairs::a_plan_that_was_overtaken_takes_nothing_away,
+            repairs::what_a_repair_stored_in_a_former_life_is_not_recorded,
             repairs::a_repair_of_a_condemned_segment_records_nothing,
             scans::a_change_of_a_node_asks_for_a_scan,
             scans::maintenance_asks_for_a_scan_once,
@@ -304,6 +306,7 @@ impl Place {
                 plain_hash: *ChunkId::of(body).as_bytes(),
                 sealed: Bytes::copy_from_slice(&[body, &[0; 16]].concat()),
             },
+            ack_tolerance: 0,
             acked_tolerance: 4,
             target_tolerance: 4,
         }

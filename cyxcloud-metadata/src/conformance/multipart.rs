@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cyxcloud_core::{ByteCount, ChunkId, Timestamp, UploadId};
+use cyxcloud_core::{ByteCount, ChunkId, NodeId, Timestamp, UploadId};
 use uuid::Uuid;
 
-use super::{Place, fresh, key, place, place_with_quota};
+use super::stripes::{at, coded, state};
+use super::{Place, fresh, key, new_node, place, place_with_quota};
 use crate::error::PartsRefusal;
 use crate::model::{
-    Assembled, Attributes, CommitPart, CompleteMultipart, Content, ListMultiparts, Multipart, NewUpload,
-    Object, Part, Precondition, StoredChecksum,
+    Assembled, Attributes, CommitPart, CompleteMultipart, Content, ListMultiparts, Multipart, NewSegment,
+    NewUpload, Object, Part, Precondition, RegisterNode, StoredChecksum,
 };
 use crate::{Error, MetadataStore, Result};
 
@@ -337,6 +338,38 @@ pub async fn a_part_can_refer_to_an_object(store: &dyn MetadataStore) {
         store.object_layout(place.bucket, &key("k"), Some(2..6)).await.expect("layout").expect("is there");
     let at: Vec<_> = layout.extents.iter().map(|e| (e.object_offset, e.segment_offset, e.length)).collect();
     assert_eq!(at, [(0, 3, 4), (4, 0, 4)]);
+}
+
+/// As an object's commit does: what a former life of a node stored is left out, and the part refused if it must survive more than
+/// the rest does.
+pub async fn a_part_promises_what_is_left(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes: Vec<RegisterNode> = (0..5).map(|_| new_node()).collect();
+    for node in &nodes {
+        store.register_node(node).await.expect("register");
+    }
+    let ids: Vec<NodeId> = nodes.iter().map(|node| node.id).collect();
+    let anew = RegisterNode { incarnation: Uuid::new_v4(), ..nodes[0].clone() };
+    store.register_node(&anew).await.expect("register again");
+    let upload = open(store, place, "k").await;
+    let part = |number: u32, ack_tolerance: u8| {
+        let segment =
+            NewSegment { ack_tolerance, acked_tolerance: ack_tolerance, ..place.striped(coded(), 1, &ids) };
+        let part = CommitPart {
+            size: segment.length,
+            content: Content::New(segment.clone()),
+            ..new_part(place, upload.id, number, b"")
+        };
+        (part, segment)
+    };
+    let (kept, segment) = part(1, 1);
+    store.commit_part(&kept).await.expect("one may be lost");
+    let held = state(store, at(&segment, 0)).await.expect("live").locations;
+    assert_eq!(held.iter().map(|at| at.node).collect::<Vec<_>>(), ids[1..]);
+    let refused = store.commit_part(&part(2, 2).0).await;
+    assert!(matches!(refused, Err(Error::Stale { .. })), "{refused:?}");
+    let listed = store.list_parts(upload.id, 0, 9).await.expect("list parts");
+    assert_eq!(listed.iter().map(|part| part.number).collect::<Vec<_>>(), [1]);
 }
 
 /// Unless it is gone because that part was recorded: then the answer is the same.

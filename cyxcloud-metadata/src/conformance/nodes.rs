@@ -5,8 +5,11 @@ use cyxcloud_core::{ByteCount, Geometry, NodeId};
 use uuid::Uuid;
 
 use super::segments::{expected, stripes};
-use super::{fresh, new_node, online_nodes, place};
-use crate::model::{BadLocation, Content, Fault, Node, NodeHeartbeat, NodeStep, RegisterNode, SegmentBody};
+use super::stripes::{LONG, at, state};
+use super::{fresh, key, new_node, online_nodes, place};
+use crate::model::{
+    BadLocation, Content, Fault, NewSegment, Node, NodeHeartbeat, NodeStep, RegisterNode, SegmentBody,
+};
 use crate::{Error, MetadataStore};
 
 async fn node(store: &dyn MetadataStore, id: NodeId) -> Option<Node> {
@@ -298,8 +301,9 @@ pub async fn a_planned_pause_is_no_failure(store: &dyn MetadataStore) {
     assert_eq!(node(store, id).await.expect("known").failure_count, 1, "the pause was over");
 }
 
-/// A node whose data directory began anew after it signed a receipt may not hold it any more: a commit counts such a
-/// receipt as it counts one of a node that left.
+/// A node whose data directory began anew after it signed a receipt may not hold it any more, and nobody may look a second time:
+/// a commit counts such a receipt as it counts one of a node that was removed. It promises what the others survive, with those
+/// that are silent and may come back, and is refused where that is less than is asked for.
 pub async fn what_a_former_life_stored_keeps_no_promise(store: &dyn MetadataStore) {
     let place = place(store).await;
     let mut nodes = Vec::new();
@@ -312,15 +316,38 @@ pub async fn what_a_former_life_stored_keeps_no_promise(store: &dyn MetadataStor
         let anew = RegisterNode { incarnation: Uuid::new_v4(), ..node.clone() };
         store.register_node(&anew).await.expect("register");
     };
-    let geometry = Geometry::coded(3, 2).expect("valid");
+    // Answers with what was promised, who is recorded to hold a shard, and what there is to repair by urgency.
+    let commit = async |name: &str, ack_tolerance: u8| {
+        let whole = place.striped(Geometry::coded(3, 2).expect("valid"), 1, &ids);
+        let mut segment = NewSegment { ack_tolerance, acked_tolerance: 2, target_tolerance: 2, ..whole };
+        let SegmentBody::Stripes(stripes) = &mut segment.body else { panic!("made of stripes") };
+        stripes[0].tolerance = 2;
+        store.commit_object(&place.commit(name, Content::New(segment.clone()))).await?;
+        let layout = store.object_layout(place.bucket, &key(name), None).await?.expect("is there");
+        let held = state(store, at(&segment, 0)).await.expect("live").locations;
+        let held: Vec<NodeId> = held.iter().map(|at| at.node).collect();
+        let jobs = store.claim_repairs(10, LONG).await?;
+        let owed: Vec<i32> = jobs.iter().map(|job| job.priority).collect();
+        Ok::<_, Error>((layout.extents[0].segment.acked_tolerance, held, owed))
+    };
+    let is_refused = async |name: &str, ack_tolerance: u8| {
+        let refused = commit(name, ack_tolerance).await;
+        assert!(matches!(refused, Err(Error::Stale { .. })), "{refused:?}");
+        assert_eq!(place.get(store, name).await, None);
+    };
+    assert_eq!(commit("all", 2).await.expect("all are there"), (2, ids.clone(), vec![]));
+    step(store, ids[4], Online, Offline).await;
+    assert_eq!(commit("silent", 2).await.expect("one is silent"), (2, ids.clone(), vec![1]));
+    step(store, ids[4], Offline, Recovering).await;
+    step(store, ids[4], Recovering, Online).await;
     begin_anew(&nodes[0]).await;
+    is_refused("safe", 2).await;
+    assert_eq!(commit("less", 1).await.expect("four are left"), (1, ids[1..].to_vec(), vec![1]));
     begin_anew(&nodes[1]).await;
-    let readable = place.striped(geometry, 1, &ids);
-    store.commit_object(&place.commit("readable", Content::New(readable))).await.expect("three are left");
+    is_refused("less safe", 1).await;
+    assert_eq!(commit("least", 0).await.expect("three are left"), (0, ids[2..].to_vec(), vec![0]));
     begin_anew(&nodes[2]).await;
-    let gone = place.striped(geometry, 1, &ids);
-    let refused = store.commit_object(&place.commit("gone", Content::New(gone))).await;
-    assert!(matches!(refused, Err(Error::Stale { .. })), "{refused:?}");
+    is_refused("gone", 0).await;
 }
 
 /// With it go its locations, and only its.

@@ -7,8 +7,8 @@ use cyxcloud_core::{Generation, NodeId, SegmentId, ShardIndex, Timestamp};
 use uuid::Uuid;
 
 use super::stripes::{LONG, at, coded, committed, condemn, state, stored, tick, until};
-use super::{FIRST_LIFE, fresh, online_nodes, place};
-use crate::model::{BadLocation, Fault, NewLocation, NewSegment, SegmentBody};
+use super::{FIRST_LIFE, fresh, new_node, online_nodes, place};
+use crate::model::{BadLocation, Fault, NewLocation, NewSegment, RegisterNode, SegmentBody};
 use crate::upkeep::model::{LocationStatus, NewRepair, RepairDone, RepairJob, StripeRef};
 use crate::{Error, MetadataStore};
 
@@ -330,6 +330,33 @@ pub async fn a_plan_that_was_overtaken_takes_nothing_away(store: &dyn MetadataSt
     let job = claimed(store, stripe, LONG).await;
     store.finish_repair(job.id, job.fence, &trim).await.expect("finish");
     assert_eq!((on(nodes[0]).await, store.gc_state().await.expect("look").deletes), (0, 1));
+}
+
+/// Nor is anything taken away for it: the node was emptied, perhaps, after it stored what was made.
+pub async fn what_a_repair_stored_in_a_former_life_is_not_recorded(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    let segment = stored(store, place, "k", 1, &nodes).await;
+    let new = new_node();
+    store.register_node(&new).await.expect("register");
+    let job = in_hand(store, &segment).await;
+    let anew = RegisterNode { incarnation: Uuid::new_v4(), ..new.clone() };
+    store.register_node(&anew).await.expect("register again");
+    let moved = |at: NewLocation| RepairDone {
+        added: vec![(shard(0), at)],
+        removed: vec![(shard(0), nodes[0])],
+        ..RepairDone::default()
+    };
+    store.finish_repair(job.id, job.fence, &moved(location(new.id, 7))).await.expect("finish");
+    assert_eq!(state(store, at(&segment, 0)).await, Some(committed(&segment, 0)));
+    assert_eq!(store.gc_state().await.expect("look").deletes, 0);
+    let job = claimed(store, at(&segment, 0), LONG).await;
+    let generation = Generation { incarnation: anew.incarnation, counter: 1 };
+    let made = moved(NewLocation { generation, ..location(new.id, 1) });
+    store.finish_repair(job.id, job.fence, &made).await.expect("finish");
+    let held = state(store, at(&segment, 0)).await.expect("live").locations;
+    let first: Vec<_> = held.iter().filter(|at| at.shard == shard(0)).collect();
+    assert_eq!(first.iter().map(|at| (at.node, at.generation)).collect::<Vec<_>>(), [(new.id, generation)]);
 }
 
 /// The chunks that were made go to deletion, and the job is over.

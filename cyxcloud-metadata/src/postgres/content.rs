@@ -21,14 +21,12 @@ use crate::rows::{self, FileShape, Owed, SegmentShape, Standing};
 /// How the nodes that content names stand.
 #[derive(Default)]
 pub(super) struct Nodes {
-    /// With the life of its data directory.
-    online: BTreeMap<Uuid, Uuid>,
-    elsewhere: BTreeSet<Uuid>,
+    /// Of those that are known: whether it is online, and the life of its data directory.
+    known: BTreeMap<Uuid, (bool, Uuid)>,
 }
 
 impl Nodes {
-    /// The nodes that contents name, each once; to be bound where `online`, `lives` and `elsewhere` are
-    /// selected.
+    /// The nodes that contents name, each once; to be bound where `known`, `online` and `lives` are selected.
     pub(super) fn named<'c>(contents: impl IntoIterator<Item = &'c Content>) -> Vec<Uuid> {
         let segments = contents.into_iter().filter_map(|content| match content {
             Content::New(segment) => Some(segment),
@@ -40,21 +38,15 @@ impl Nodes {
         nodes.into_iter().collect()
     }
 
-    /// From the columns `online`, `lives` and `elsewhere`.
+    /// From the columns `known`, `online` and `lives`.
     pub(super) fn read(row: &PgRow) -> Result<Self, Failure> {
         let ids = |column| row.try_get::<Vec<Uuid>, _>(column);
-        let online = ids("online")?.into_iter().zip(ids("lives")?).collect();
-        Ok(Self { online, elsewhere: ids("elsewhere")?.into_iter().collect() })
+        let states = row.try_get::<Vec<bool>, _>("online")?.into_iter().zip(ids("lives")?);
+        Ok(Self { known: ids("known")?.into_iter().zip(states).collect() })
     }
 
     fn standing(&self, at: &NewLocation) -> Standing {
-        let node = at.node.as_uuid();
-        match self.online.get(&node) {
-            Some(life) if *life == at.generation.incarnation => Standing::Online,
-            Some(_) => Standing::Elsewhere,
-            None if self.elsewhere.contains(&node) => Standing::Elsewhere,
-            None => Standing::Unknown,
-        }
+        Standing::of(at, self.known.get(&at.node.as_uuid()).copied())
     }
 }
 
@@ -151,7 +143,7 @@ fn stripes(segment: &NewSegment) -> &[NewStripe] {
 }
 
 /// Records stripes, chunks, locations and repair jobs of new segments, whose own rows are there already. What was
-/// stored on nodes that are removed by now is left out.
+/// stored on nodes that are removed by now, or in a former life of theirs, is left out.
 pub(super) async fn insert_stripes<'c>(
     conn: &mut PgConnection,
     segments: impl IntoIterator<Item = &'c NewSegment>,
@@ -159,13 +151,19 @@ pub(super) async fn insert_stripes<'c>(
 ) -> Result<(), Failure> {
     const INSERT: &str =
         concat!(include_str!("sql/stripes_insert.sql"), include_str!("sql/queue_conflict.sql"));
+    const PROMISE_LESS: &str = "UPDATE segments s SET acked_tolerance = p.tolerance
+        FROM unnest($1::uuid[], $2::smallint[]) p (id, tolerance) WHERE s.id = p.id";
     let mut rows = StripeRows::default();
     for segment in segments {
         rows.push(segment, nodes)?;
     }
-    let StripeRows { stripes: stripe, chunks: chunk, locations: location, jobs: job } = rows;
+    let StripeRows { stripes: stripe, chunks: chunk, locations: location, jobs: job, promised } = rows;
     if stripe.segment.is_empty() {
         return Ok(());
+    }
+    if !promised.is_empty() {
+        let (segments, tolerances): (Vec<Uuid>, Vec<i16>) = promised.into_iter().unzip();
+        sqlx::query(PROMISE_LESS).bind(segments).bind(tolerances).execute(&mut *conn).await?;
     }
     sqlx::query(INSERT)
         .bind(stripe.segment)
@@ -204,11 +202,14 @@ struct StripeRows<'a> {
     chunks: Chunks<'a>,
     locations: Locations<'a>,
     jobs: Jobs,
+    /// Segments of which less can be promised than was acknowledged, with the tolerance that can.
+    promised: Vec<(Uuid, i16)>,
 }
 
 impl<'a> StripeRows<'a> {
     fn push(&mut self, segment: &'a NewSegment, nodes: &Nodes) -> Result<(), Failure> {
         let id = segment.id.as_uuid();
+        let mut promised = segment.acked_tolerance;
         for (new, index) in stripes(segment).iter().zip(0i32..) {
             self.stripes.push(id, index, new);
             for shard in &new.shards {
@@ -216,10 +217,13 @@ impl<'a> StripeRows<'a> {
                 self.locations.push(id, index, shard, nodes);
             }
             let standing = |at: &NewLocation| nodes.standing(at);
-            if let Some(owed) = rows::owed(new, segment.geometry.data(), segment.target_tolerance, standing)?
-            {
+            if let Some(owed) = rows::owed(segment, new, standing)? {
+                promised = promised.min(owed.promised);
                 self.jobs.push(id, index, &owed);
             }
+        }
+        if promised < segment.acked_tolerance {
+            self.promised.push((id, i16::from(promised)));
         }
         Ok(())
     }
@@ -285,7 +289,7 @@ struct Locations<'a> {
 impl<'a> Locations<'a> {
     fn push(&mut self, segment: Uuid, stripe: i32, shard: &'a NewShard, nodes: &Nodes) {
         for location in &shard.locations {
-            if nodes.standing(location) == Standing::Unknown {
+            if nodes.standing(location) == Standing::Gone {
                 continue;
             }
             self.segment.push(segment);

@@ -203,7 +203,7 @@ async fn finish_in(conn: &mut PgConnection, id: Uuid, fence: i64, done: &RepairD
         if all_there && (done.removed.is_empty() || still_as_planned(conn, id, stripe).await?) {
             remove(conn, stripe, &done.removed, done.grace).await?;
         } else {
-            // Where the plan counted on a node that was removed meanwhile, nobody else has noticed.
+            // Where the plan counted on a node that was removed or emptied meanwhile, nobody else has noticed.
             again_after = Some(Duration::ZERO);
         }
     } else {
@@ -265,7 +265,7 @@ async fn still_as_planned(conn: &mut PgConnection, id: Uuid, stripe: StripeRef) 
     Ok(asked == Some(false))
 }
 
-/// Records new locations; false if one of the nodes is not known any more.
+/// Records new locations; false if one of the nodes is not known any more, or has begun another life.
 async fn add(
     conn: &mut PgConnection,
     stripe: StripeRef,

@@ -94,9 +94,14 @@ fn insert_segment(db: &Connection, segment: &NewSegment) -> Done<()> {
         ],
     )?;
     if let SegmentBody::Stripes(stripes) = &segment.body {
+        const PROMISE_LESS: &str = "UPDATE segments SET acked_tolerance = ?2 WHERE id = ?1";
         let standings = standings(db, stripes)?;
+        let mut promised = segment.acked_tolerance;
         for (stripe, index) in stripes.iter().zip(0u32..) {
-            insert_stripe(db, segment, index, stripe, &standings)?;
+            promised = promised.min(insert_stripe(db, segment, index, stripe, &standings)?);
+        }
+        if promised < segment.acked_tolerance {
+            run(db, PROMISE_LESS, params![segment.id.as_uuid(), promised])?;
         }
     }
     Ok(())
@@ -117,30 +122,27 @@ fn standings(db: &Connection, stripes: &[NewStripe]) -> Done<Standings> {
     Ok(standings)
 }
 
+/// Answers with what can be promised of it, at most what was acknowledged of the segment. What was stored on nodes that are
+/// removed by now, or in a former life of theirs, is left out.
 fn insert_stripe(
     db: &Connection,
     segment: &NewSegment,
     index: u32,
     stripe: &NewStripe,
     standings: &Standings,
-) -> Done<()> {
+) -> Done<u8> {
     const STRIPE: &str =
         "INSERT INTO stripes (segment_id, stripe_index, plain_hash, plain_len) VALUES (?1, ?2, ?3, ?4)";
     let id = segment.id.as_uuid();
     run(db, STRIPE, params![id, index, stripe.plain_hash.as_slice(), stripe.plain_len.as_i64()])?;
-    let standing = |at: &NewLocation| match standings.get(&at.node).copied().flatten() {
-        Some((true, life)) if life == at.generation.incarnation => Standing::Online,
-        Some(_) => Standing::Elsewhere,
-        None => Standing::Unknown,
-    };
+    let standing = |at: &NewLocation| Standing::of(at, standings.get(&at.node).copied().flatten());
     for shard in &stripe.shards {
         insert_shard(db, segment, index, shard, &standing)?;
     }
-    if let Some(owed) = rows::owed(stripe, segment.geometry.data(), segment.target_tolerance, standing)? {
-        let stripe = StripeRef { segment: segment.id, index };
-        repairs::queue(db, stripe, owed.priority, Duration::ZERO, owed.reason)?;
-    }
-    Ok(())
+    let Some(owed) = rows::owed(segment, stripe, standing)? else { return Ok(segment.acked_tolerance) };
+    let stripe = StripeRef { segment: segment.id, index };
+    repairs::queue(db, stripe, owed.priority, Duration::ZERO, owed.reason)?;
+    Ok(owed.promised)
 }
 
 fn insert_shard(
@@ -160,7 +162,7 @@ fn insert_shard(
         (segment.id.as_uuid(), small(shard.index.get()), shard.chunk.as_bytes().as_slice());
     let (parity, copies) = (segment.geometry.is_parity(shard.index), small(segment.geometry.copies()));
     run(db, CHUNK, params![id, stripe, place, chunk, parity, shard.size.as_i64(), copies])?;
-    for at in shard.locations.iter().filter(|at| standing(at) != Standing::Unknown) {
+    for at in shard.locations.iter().filter(|at| standing(at) != Standing::Gone) {
         run(
             db,
             LOCATION,

@@ -223,7 +223,7 @@ pub(super) fn finish(db: &Connection, id: Uuid, fence: i64, done: &RepairDone) -
         let now = row::now();
         ending.again = done.again_after.map(|delay| row::after(now, delay));
         if !as_planned {
-            // Where the plan counted on a node that was removed meanwhile, nobody else has noticed.
+            // Where the plan counted on a node that was removed or emptied meanwhile, nobody else has noticed.
             held.again = Some(held.again.map_or(now.unix_millis(), |again| again.min(now.unix_millis())));
         }
     } else {
@@ -234,13 +234,13 @@ pub(super) fn finish(db: &Connection, id: Uuid, fence: i64, done: &RepairDone) -
     end(db, &held, &ending)
 }
 
-/// Records new locations; false if one of the nodes is not known any more.
+/// Records new locations; false if one of the nodes is not known any more, or has begun another life.
 fn add(db: &Connection, stripe: StripeRef, added: &[(ShardIndex, NewLocation)]) -> Done<bool> {
     const ADD: &str = "INSERT INTO chunk_locations (segment_id, stripe_index, shard_index, node_id, chunk_id,
             incarnation, generation, receipt, receipt_at, last_verified)
         SELECT c.segment_id, c.stripe_index, c.shard_index, n.id, c.chunk_id, ?5, ?6, ?7, ?8, ?9
         FROM chunks c CROSS JOIN nodes n
-        WHERE c.segment_id = ?1 AND c.stripe_index = ?2 AND c.shard_index = ?3 AND n.id = ?4
+        WHERE c.segment_id = ?1 AND c.stripe_index = ?2 AND c.shard_index = ?3 AND n.id = ?4 AND n.incarnation = ?5
         ON CONFLICT (segment_id, stripe_index, shard_index, node_id) DO UPDATE SET
             incarnation = excluded.incarnation, generation = excluded.generation, receipt = excluded.receipt,
             receipt_at = excluded.receipt_at, status = 'stored', last_verified = excluded.last_verified,

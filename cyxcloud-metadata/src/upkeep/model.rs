@@ -146,7 +146,8 @@ pub struct RepairDone {
     pub added: Vec<(ShardIndex, NewLocation)>,
     /// Locations that go: rows deleted, chunks handed to deletion on their nodes after the grace. Only if what remains
     /// keeps the promise; the planner's business. None goes if the stripe was queued once more since it was claimed, or if one
-    /// of `added` is on a node that is not known any more: what the planner saw is old then, and the stripe is looked at again.
+    /// of `added` is on a node that is not known any more, or has begun another life: what the planner saw is old then, and the
+    /// stripe is looked at again.
     pub removed: Vec<(ShardIndex, NodeId)>,
     /// How long the chunks of `removed` stay on their nodes: a restored backup or a reader may still look for them there.
     pub grace: Duration,

@@ -304,7 +304,7 @@ async fn what_a_commit_owes_is_queued_for_repair() {
     let whole = place.striped(Geometry::STANDARD, 2, &nodes);
     let short = NewSegment { target_tolerance: 4, ..place.striped(Geometry::STANDARD, 2, &nodes) };
     let late = place.striped(Geometry::STANDARD, 1, &nodes);
-    let expected = [(whole.id, vec![]), (short.id, vec![(0, 1), (1, 1)]), (late.id, vec![(0, 0)])];
+    let expected = [(whole.id, vec![]), (short.id, vec![(0, 1), (1, 1)]), (late.id, vec![(0, 3)])];
     store.commit_object(&place.commit("whole", whole)).await.expect("commit");
     store.commit_object(&place.commit("short", short)).await.expect("commit");
     store.step_node(&step(Online, Offline)).await.expect("step");

@@ -66,6 +66,7 @@ impl Place {
                 plain_hash: *ChunkId::of(body).as_bytes(),
                 sealed: Bytes::from([body, &[0; 16]].concat()),
             },
+            ack_tolerance: 0,
             acked_tolerance: 1,
             target_tolerance: 1,
         }

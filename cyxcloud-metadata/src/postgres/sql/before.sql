@@ -8,9 +8,9 @@ SELECT
          ELSE u.storage_used + (SELECT coalesce(sum(d.bytes), 0)::bigint FROM usage_deltas d WHERE d.owner_id = q.owner_id)
     END AS storage_used,
     EXISTS (SELECT 1 FROM files r WHERE r.upload_id = q.upload_id OFFSET 0) AS recorded,
-    ARRAY(SELECT n.id FROM nodes n WHERE n.id = ANY((SELECT $5::uuid[])::uuid[]) AND n.status = 'online' ORDER BY n.id) AS online,
-    ARRAY(SELECT n.incarnation FROM nodes n WHERE n.id = ANY((SELECT $5::uuid[])::uuid[]) AND n.status = 'online' ORDER BY n.id) AS lives,
-    ARRAY(SELECT n.id FROM nodes n WHERE n.id = ANY((SELECT $5::uuid[])::uuid[]) AND n.status <> 'online') AS elsewhere
+    ARRAY(SELECT n.id FROM nodes n WHERE n.id = ANY((SELECT $5::uuid[])::uuid[]) ORDER BY n.id) AS known,
+    ARRAY(SELECT n.status = 'online' FROM nodes n WHERE n.id = ANY((SELECT $5::uuid[])::uuid[]) ORDER BY n.id) AS online,
+    ARRAY(SELECT n.incarnation FROM nodes n WHERE n.id = ANY((SELECT $5::uuid[])::uuid[]) ORDER BY n.id) AS lives
 FROM unnest((SELECT $1::uuid[]), $2::bytea[], $3::uuid[], $4::uuid[]) WITH ORDINALITY q (bucket_id, key, owner_id, upload_id, at)
 CROSS JOIN LATERAL (SELECT FROM buckets WHERE id = q.bucket_id OFFSET 0) b
 LEFT JOIN LATERAL (

@@ -20,7 +20,7 @@ WITH upload AS MATERIALIZED (
     RETURNING created_at
 )
 SELECT created_at, (SELECT again FROM known) AS again,
-       ARRAY(SELECT n.id FROM nodes n WHERE n.id = ANY($7) AND n.status = 'online' ORDER BY n.id) AS online,
-       ARRAY(SELECT n.incarnation FROM nodes n WHERE n.id = ANY($7) AND n.status = 'online' ORDER BY n.id) AS lives,
-       ARRAY(SELECT n.id FROM nodes n WHERE n.id = ANY($7) AND n.status <> 'online') AS elsewhere
+       ARRAY(SELECT n.id FROM nodes n WHERE n.id = ANY($7) ORDER BY n.id) AS known,
+       ARRAY(SELECT n.status = 'online' FROM nodes n WHERE n.id = ANY($7) ORDER BY n.id) AS online,
+       ARRAY(SELECT n.incarnation FROM nodes n WHERE n.id = ANY($7) ORDER BY n.id) AS lives
 FROM part
