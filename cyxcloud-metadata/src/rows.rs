@@ -15,7 +15,7 @@ use crate::model::{
     Attributes, Content, Extent, Multipart, NewLocation, NewSegment, NewStripe, Object, SegmentBody,
     SegmentRange, StoredChecksum,
 };
-use crate::upkeep::model::{AuditOutcome, LocationStatus, ScanReason};
+use crate::upkeep::model::{AuditOutcome, LocationStatus, ScanReason, StripeRef};
 use crate::{Error, Result};
 
 /// Stripes that come along with the layout of an object that is one extent: what a reader fetches first, and all that
@@ -73,6 +73,14 @@ pub(crate) fn object_key(bytes: Vec<u8>) -> Result<ObjectKey> {
 pub(crate) fn geometry(data: i64, parity: i64, copies: i64) -> Result<Geometry> {
     let small = |n: i64| u8::try_from(n).map_err(|e| corrupt("geometry", e));
     Geometry::new(small(data)?, small(parity)?, small(copies)?).map_err(|e| corrupt("geometry", e))
+}
+
+/// Refuses a stripe that lacks rows of `chunks`: which of its shards the others are, nobody could tell by their number.
+pub(crate) fn check_shards(stripe: StripeRef, geometry: Geometry, shards: usize) -> Result<()> {
+    if shards == geometry.shards() {
+        return Ok(());
+    }
+    Err(corrupt("stripe", format!("{shards} shards of {geometry} in {stripe:?}")))
 }
 
 /// The column `chunk_locations.status`.

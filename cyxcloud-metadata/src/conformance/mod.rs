@@ -208,6 +208,7 @@ macro_rules! conformance_suite {
             segments::a_reference_to_nothing_is_refused,
             segments::a_node_that_left_holds_nothing,
             stripes::a_stripe_shows_all_its_locations,
+            stripes::a_stripe_that_lacks_a_chunk_is_unreadable,
             stripes::a_sweep_meets_every_stripe_once,
             stripes::an_object_shows_its_stripes,
             token_keys::the_first_key_is_made_once,

@@ -5,9 +5,9 @@ use std::time::Duration;
 use cyxcloud_core::{ByteCount, Geometry, NodeId};
 
 use super::{Place, fresh, online_nodes, place};
-use crate::MetadataStore;
 use crate::model::{BadLocation, Content, Fault, NewSegment, SegmentBody, SegmentRange};
 use crate::upkeep::model::{GcBrake, LocationState, LocationStatus, ObjectStripes, StripeRef, StripeState};
+use crate::{Error, MetadataStore};
 
 /// What a claim lives that nobody is to take over.
 pub(super) const LONG: Duration = Duration::from_secs(3600);
@@ -98,6 +98,23 @@ pub(super) fn committed(segment: &NewSegment, index: u32) -> StripeState {
         shards: stripe.shards.iter().map(|shard| (shard.chunk, shard.size)).collect(),
         locations,
     }
+}
+
+/// Nobody could tell which shards the others are; whoever sweeps learns which stripe it is, and the others are read without it.
+pub async fn a_stripe_that_lacks_a_chunk_is_unreadable(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    let mut segment = place.striped(coded(), 2, &nodes);
+    let SegmentBody::Stripes(stripes) = &mut segment.body else { panic!("made of stripes") };
+    stripes[0].shards.remove(1);
+    let made = store.commit_object(&place.commit("k", Content::New(segment.clone()))).await.expect("commit");
+    let is_corrupt =
+        |answer: Result<(), Error>| assert!(matches!(answer, Err(Error::Corrupt { .. })), "{answer:?}");
+    is_corrupt(store.stripe_states(&[at(&segment, 0), at(&segment, 1)]).await.map(drop));
+    is_corrupt(store.sweep_stripes(None, 10).await.map(drop));
+    is_corrupt(store.object_stripes(made.file, 10).await.map(drop));
+    assert_eq!(state(store, at(&segment, 1)).await, Some(committed(&segment, 1)));
+    assert_eq!(store.list_stripes(None, 10).await.expect("list"), [at(&segment, 0), at(&segment, 1)]);
 }
 
 /// Of live segments; with every location whatever is believed of it.

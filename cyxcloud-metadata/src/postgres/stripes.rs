@@ -186,10 +186,12 @@ fn state(row: &PgRow) -> Result<StripeState, Failure> {
     let shards = chunks.iter().zip(sizes).map(|(chunk, size)| {
         Ok((ChunkId::from_bytes(rows::hash("chunk id", chunk)?), ByteCount::from_i64(size)))
     });
+    let (stripe, geometry) = (read::stripe(row)?, read::geometry(row)?);
+    rows::check_shards(stripe, geometry, chunks.len())?;
     Ok(StripeState {
-        stripe: read::stripe(row)?,
+        stripe,
         owner: read::id(row, "owner_id")?,
-        geometry: read::geometry(row)?,
+        geometry,
         format: read::small(row, "format")?,
         stripe_size: read::bytes(row, "stripe_size")?,
         plain_hash: read::hash(row, "plain_hash")?,

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::engine::Done;
 use super::row::{self, all, int, one};
-use crate::rows::{self, corrupt};
+use crate::rows;
 use crate::upkeep::model::{LocationState, ObjectStripes, StripeRef, StripeState};
 
 pub(super) fn states(db: &Connection, mut stripes: Vec<StripeRef>) -> Done<Vec<StripeState>> {
@@ -49,10 +49,7 @@ fn state(db: &Connection, stripe: StripeRef) -> Done<Option<StripeState>> {
     })?;
     let Some(mut state) = found else { return Ok(None) };
     state.shards = shards(db, stripe)?;
-    if state.shards.len() != state.geometry.shards() {
-        let detail = format!("{} shards of {} in {stripe:?}", state.shards.len(), state.geometry);
-        return Err(corrupt("stripe", detail).into());
-    }
+    rows::check_shards(stripe, state.geometry, state.shards.len())?;
     state.locations = locations(db, stripe)?;
     Ok(Some(state))
 }
