@@ -53,7 +53,7 @@ pub trait Upkeep: Send + Sync {
     /// All nodes as upkeep sees them.
     async fn nodes_upkeep(&self) -> Result<Vec<NodeUpkeep>>;
     /// Asks for a node to be looked through. One that waits already for the same reason begins anew.
-    /// Status changes and new incarnations ask in their own transaction; this is for the rest.
+    /// Status changes, new incarnations and verdicts ask in their own transaction; this is for the rest.
     async fn queue_scan(&self, node: NodeId, reason: ScanReason) -> Result<()>;
     /// Asks for a node's inventory: a comparison that waits or is in hand goes on as it is.
     async fn queue_inventory(&self, node: NodeId) -> Result<()>;
@@ -145,7 +145,8 @@ pub trait Upkeep: Send + Sync {
     /// Keeps events, marks locations proven (`last_verified`), lost or corrupt (repair queued at once), contains the late
     /// ones until `again_after` (what is contained already, only after an `again` event), and ends what an `again` event
     /// answers. Judges each node's new record by `judge`
-    /// (pure; the transaction may run again) and stores it together with its verdict on quarantine.
+    /// (pure; the transaction may run again) and stores it together with its verdict on quarantine. A node that is held back from
+    /// now on is to be looked through (`Draining`).
     async fn record_audits(
         &self,
         events: &[AuditEvent],

@@ -17,7 +17,7 @@ use cyxcloud_core::{ChunkId, NodeId, SegmentId, Timestamp, audit};
 use cyxcloud_dataplane::Audited;
 use cyxcloud_metadata::Result;
 use cyxcloud_metadata::upkeep::model::{
-    AuditEvent, AuditOutcome, AuditRecord, Contained, NodeCursor, NodeLocation, NodeUpkeep, ScanReason,
+    AuditEvent, AuditOutcome, AuditRecord, Contained, NodeCursor, NodeLocation, NodeUpkeep,
 };
 use futures::StreamExt;
 use futures::future::try_join_all;
@@ -248,7 +248,7 @@ async fn round(
         ctx.metrics.rounds_discarded.inc();
         warn!(asked, kept, canary, cut, failures, "part of a round of audits is thrown away");
     }
-    keep(ctx, &events, &roll.held_back, now).await?;
+    keep(ctx, &events, now).await?;
     Ok(left_out(asked, &events))
 }
 
@@ -337,12 +337,7 @@ fn left_out(mut asked: HashSet<NodeId>, kept: &[AuditEvent]) -> HashSet<NodeId> 
     asked
 }
 
-async fn keep(
-    ctx: &Context,
-    events: &[AuditEvent],
-    held_back: &HashSet<NodeId>,
-    now: Timestamp,
-) -> Result<()> {
+async fn keep(ctx: &Context, events: &[AuditEvent], now: Timestamp) -> Result<()> {
     for event in events {
         ctx.metrics.audits.with_label_values(&[event.outcome.as_str()]).inc();
         if is_failure(event.outcome) {
@@ -355,13 +350,7 @@ async fn keep(
     let again_after = Duration::from_secs(ctx.tuning.audit_again_secs);
     let vetting = Duration::from_secs(ctx.tuning.vetting_secs);
     let judge = |record: &AuditRecord, event: &AuditEvent| judge(record, event, vetting, now);
-    ctx.metadata.record_audits(events, again_after, &judge).await?;
-    // What it has is made elsewhere, and it is not asked for it: it may not answer. Once, for a look is begun anew by the next.
-    let failed = events.iter().filter(|event| is_failure(event.outcome)).map(|event| event.node);
-    for node in failed.filter(|node| !held_back.contains(node)).collect::<HashSet<NodeId>>() {
-        ctx.metadata.queue_scan(node, ScanReason::Draining).await?;
-    }
-    Ok(())
+    ctx.metadata.record_audits(events, again_after, &judge).await
 }
 
 /// Of stripes that could not lose much more, what was not proven lately, wherever it is held by nodes that are `heard`.

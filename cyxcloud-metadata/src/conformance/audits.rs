@@ -303,11 +303,37 @@ pub async fn who_is_held_back_is_taken_back_by_an_administrator(store: &dyn Meta
     assert!(is_new_again(store, node, &before).await);
     let after = upkeep(store, node).await.audits;
     assert_eq!((after.alpha, after.beta, after.proven, after.failed), (0.0, 0.0, 1, 1));
-    let asked = async || store.claim_scans(ScanClass::Periodic, 10, LONG).await.expect("claim");
-    let scan = until("what it holds is looked through", async || asked().await.pop()).await;
-    assert_eq!((scan.node, scan.reason), (node, ScanReason::Returned));
+    let asked = async || store.claim_scans(ScanClass::Periodic, 1, LONG).await.expect("claim");
+    for reason in [ScanReason::Draining, ScanReason::Returned] {
+        let scan = until("what it holds is looked through", async || asked().await.pop()).await;
+        assert_eq!((scan.node, scan.reason), (node, reason));
+    }
     store.record_audits(&[failed], LONG, &judge).await.expect("record audits");
     assert!(upkeep(store, node).await.quarantined, "it may fail again");
+}
+
+/// Without being asked for it, as it may not answer; once, for a look is begun anew by the next.
+pub async fn who_is_held_back_is_looked_through(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    let segment = stored(store, place, "k", 4, &nodes).await;
+    let at = |node: usize, stripe: u32, outcome| event(nodes[node], cursor(&segment, stripe, node), outcome);
+    let look = async |events: &[AuditEvent]| {
+        store.record_audits(events, LONG, &judge).await.expect("record audits");
+        tick(store).await;
+        let scans = store.claim_scans(ScanClass::Periodic, 10, LONG).await.expect("claim");
+        for scan in &scans {
+            store.finish_scan(scan, None).await.expect("finish");
+        }
+        scans.iter().map(|scan| (scan.node, scan.reason)).collect::<Vec<_>>()
+    };
+    use AuditOutcome::{Late, Lost, Proven, Wrong};
+    assert_eq!(look(&[at(0, 0, Proven), at(1, 0, Late)]).await, []);
+    assert_eq!(look(&[at(0, 0, Proven), at(2, 0, Lost)]).await, [(nodes[2], ScanReason::Draining)]);
+    assert_eq!(look(&[at(2, 1, Wrong)]).await, [], "it is held back already");
+    assert_eq!(look(&[at(3, 0, Lost), at(3, 1, Proven)]).await, [], "it is not held back in the end");
+    assert_eq!(look(&[at(2, 2, Proven)]).await, []);
+    assert_eq!(look(&[at(2, 3, Lost)]).await, [(nodes[2], ScanReason::Draining)], "held back once more");
 }
 
 /// Nobody is judged by it, and nothing is marked; it is kept.

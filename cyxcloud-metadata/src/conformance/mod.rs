@@ -81,6 +81,7 @@ macro_rules! conformance_suite {
             audits::a_node_is_judged_by_its_audits,
             audits::who_has_nothing_left_to_prove_is_let_back,
             audits::who_is_held_back_is_taken_back_by_an_administrator,
+            audits::who_is_held_back_is_looked_through,
             audits::who_cannot_be_reached_is_not_judged,
             audits::a_sample_is_stored_and_live,
             audits::a_node_that_is_vetted_stays_so,

@@ -3,7 +3,7 @@
 //! Locks: nodes in order of id, locations, contained audits, then jobs, so that two who record at once don't deadlock.
 //! Not here: the judgement of a node (`cyxcloud_core`), given as a function.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cyxcloud_core::{ChunkId, NodeId, SegmentId};
@@ -251,14 +251,16 @@ impl PostgresStore {
     }
 }
 
-/// Carries every event into its node's record, one after another. A node that was removed has none.
+/// Carries every event into its node's record, one after another. A node that was removed has none. Of one that is held back from
+/// now on all it has is made elsewhere.
 async fn judge_nodes(
     conn: &mut PgConnection,
     events: &[&AuditEvent],
     judge: &Judge<'_>,
 ) -> Result<(), Failure> {
     // Not FOR UPDATE: commits that name the node go on.
-    const LOCK: &str = "SELECT id, audit_alpha, audit_beta, audits_proven, audits_failed, last_audit,
+    const LOCK: &str =
+        "SELECT id, quarantined, audit_alpha, audit_beta, audits_proven, audits_failed, last_audit,
             coalesce(vetting_since, created_at) AS vetting_since, vetting_proofs, vetted_at
         FROM nodes WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE";
     const STORE: &str =
@@ -270,8 +272,13 @@ async fn judge_nodes(
         WHERE n.id = j.id";
     let ids: Vec<Uuid> = events.iter().map(|event| event.node.as_uuid()).collect();
     let mut records: BTreeMap<Uuid, (AuditRecord, Option<bool>)> = BTreeMap::new();
+    let mut held_back: BTreeSet<Uuid> = BTreeSet::new();
     for row in &sqlx::query(LOCK).bind(ids).fetch_all(&mut *conn).await? {
-        records.insert(row.try_get("id")?, (record(row)?, None));
+        let id = row.try_get("id")?;
+        records.insert(id, (record(row)?, None));
+        if row.try_get("quarantined")? {
+            held_back.insert(id);
+        }
     }
     for event in events {
         if let Some((record, quarantined)) = records.get_mut(&event.node.as_uuid()) {
@@ -289,8 +296,12 @@ async fn judge_nodes(
         .bind(each().map(|(record, _)| read::int(record.failed)).collect::<Vec<_>>())
         .bind(each().map(|(_, quarantined)| *quarantined).collect::<Vec<_>>())
         .bind(each().map(|(record, _)| record.vetted).collect::<Vec<_>>())
-        .execute(conn)
+        .execute(&mut *conn)
         .await?;
+    let newly = records.iter().filter(|(id, (_, verdict))| *verdict == Some(true) && !held_back.contains(id));
+    for (id, _) in newly {
+        ask(&mut *conn, NodeId::from_uuid(*id), ScanReason::Draining).await?;
+    }
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use rusqlite::{Connection, Row, params};
 
 use super::content::small;
 use super::engine::Done;
-use super::row::{self, AUDIT_RECORD, all, int, one, run};
+use super::row::{self, AUDIT_RECORD, all, exists, int, one, run};
 use super::{repairs, scans};
 use crate::rows::{self, corrupt};
 use crate::upkeep::Judge;
@@ -76,6 +76,7 @@ pub(super) fn record(
         "UPDATE nodes SET audit_alpha = ?2, audit_beta = ?3, audits_proven = ?4, audits_failed = ?5,
         last_audit = ?6, quarantined = coalesce(?7, quarantined),
         vetted_at = coalesce(vetted_at, CASE WHEN ?8 THEN ?6 END) WHERE id = ?1";
+    const TRUSTED: &str = "SELECT 1 FROM nodes WHERE id = ?1 AND NOT quarantined";
     if records(db, events)? != *seen {
         return Ok(false);
     }
@@ -87,6 +88,10 @@ pub(super) fn record(
     for Verdict { node, record, quarantined } in verdicts {
         let (proven, failed) = (int(record.proven), int(record.failed));
         let AuditRecord { alpha, beta, vetted, .. } = *record;
+        // All that it has is made elsewhere from now on.
+        if *quarantined == Some(true) && exists(db, TRUSTED, [node.as_uuid()])? {
+            scans::queue(db, *node, ScanReason::Draining)?;
+        }
         run(db, NODE, params![node.as_uuid(), alpha, beta, proven, failed, now, quarantined, vetted])?;
     }
     Ok(true)
