@@ -539,12 +539,13 @@ async fn a_revoked_key_is_forgotten() {
     let door = Door::open().await;
     let get = draft("GET", "/").sign(&user_signer());
     assert_eq!(door.verdict(get.clone(), Mount::Root).await, "OK");
-    door.put_key(USER_KEY, None, true).await;
+    door.revoke_key(USER_KEY).await;
     door.auth.forget_all();
-    assert_eq!(door.verdict(get.clone(), Mount::Root).await, "InvalidAccessKeyId");
+    assert_eq!(door.verdict(get, Mount::Root).await, "InvalidAccessKeyId");
     // An expiry counts at once, whatever is remembered.
     let later = amazon_time().plus(Duration::from_secs(60));
-    door.put_key(USER_KEY, Some(later), false).await;
+    door.make_key("AKBRIEF", Some(later)).await;
+    let get = draft("GET", "/").sign(&signer("AKBRIEF", USER_SECRET));
     assert_eq!(door.verdict(get.clone(), Mount::Root).await, "OK");
     let error = door.auth.authenticate_at(get, Mount::Root, later).await.expect_err("expired");
     assert_eq!(error.code(), "InvalidAccessKeyId");

@@ -26,9 +26,9 @@ use cyxcloud_core::{BucketId, ByteCount, ChunkId, NodeId, OwnerId, SegmentId, Ti
 pub use error::{Error, Result};
 pub use identity::Identity;
 use model::{
-    AccessKey, Assemble, BadLocation, Bucket, CommitObject, CommitPart, CompleteMultipart, Heard,
-    ListMultiparts, ListObjects, ListPage, Multipart, MultipartPage, NewUpload, Node, NodeHeartbeat,
-    NodeStep, Object, ObjectLayout, Owner, Part, Precondition, RegisterNode, StripeLayout, TokenKey, Usage,
+    Assemble, BadLocation, Bucket, CommitObject, CommitPart, CompleteMultipart, Heard, ListMultiparts,
+    ListObjects, ListPage, Multipart, MultipartPage, NewUpload, Node, NodeHeartbeat, NodeStep, Object,
+    ObjectLayout, Owner, Part, Precondition, RegisterNode, StripeLayout, TokenKey, Usage,
 };
 pub use upkeep::Upkeep;
 
@@ -56,7 +56,7 @@ pub trait MetadataStore: Upkeep + Identity + std::fmt::Debug {
     /// is forgotten. `Stale` if `after` is not the newest any more.
     async fn add_token_key(&self, rotation: &Rotation, wrapped_seed: &[u8]) -> Result<TokenKey>;
 
-    // Owners and keys.
+    // Owners.
 
     /// Makes an owner, or returns the one that has this id already, unchanged.
     async fn ensure_owner(&self, owner: &Owner) -> Result<Owner>;
@@ -64,10 +64,6 @@ pub trait MetadataStore: Upkeep + Identity + std::fmt::Debug {
     async fn owner(&self, id: OwnerId) -> Result<Option<Owner>>;
     /// What the owner stores now.
     async fn owner_usage(&self, id: OwnerId) -> Result<Usage>;
-    /// Makes or replaces an access key of the same owner; `Stale` if the id belongs to another owner.
-    async fn put_access_key(&self, key: &AccessKey) -> Result<()>;
-    /// One access key, also if expired or revoked.
-    async fn access_key(&self, id: &str) -> Result<Option<AccessKey>>;
 
     // Buckets.
 

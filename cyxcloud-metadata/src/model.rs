@@ -35,21 +35,6 @@ pub struct Owner {
     pub created_at: Timestamp,
 }
 
-/// An S3 access key: a row of `access_keys`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AccessKey {
-    /// Public part.
-    pub id: String,
-    /// Whose rights it carries.
-    pub owner: OwnerId,
-    /// Secret part, wrapped under the server's master key.
-    pub wrapped_secret: Vec<u8>,
-    /// Stops working then.
-    pub expires_at: Option<Timestamp>,
-    /// Whether it was revoked.
-    pub revoked: bool,
-}
-
 /// A key that our servers sign tokens for nodes with: a row of `token_keys`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TokenKey {

@@ -12,7 +12,8 @@ use cyxcloud_gateway::auth::{
 };
 use cyxcloud_gateway::body::S3Body;
 use cyxcloud_metadata::MetadataStore;
-use cyxcloud_metadata::model::{AccessKey, Owner};
+use cyxcloud_metadata::identity::model::ApiKey;
+use cyxcloud_metadata::model::Owner;
 use cyxcloud_metadata::sqlite::{SqliteConfig, SqliteStore};
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
@@ -89,16 +90,34 @@ impl Door {
         )
         .with_domains(vec!["s3.amazonaws.com".to_owned(), "localhost".to_owned()]);
         let door = Self { auth, metadata, master, jwt };
-        door.put_key(USER_KEY, None, false).await;
-        door.put_key(REVOKED_KEY, None, true).await;
-        door.put_key(EXPIRED_KEY, Some(Timestamp::from_unix_millis(1_369_353_599_999)), false).await;
+        door.make_key(USER_KEY, None).await;
+        door.make_key(REVOKED_KEY, None).await;
+        door.revoke_key(REVOKED_KEY).await;
+        door.make_key(EXPIRED_KEY, Some(Timestamp::from_unix_millis(1_369_353_599_999))).await;
         door
     }
 
-    pub(crate) async fn put_key(&self, id: &str, expires_at: Option<Timestamp>, revoked: bool) {
-        let wrapped_secret = self.master.wrap(&access_key_context(id), USER_SECRET.as_bytes(), [3; 12]);
-        let key = AccessKey { id: id.to_owned(), owner: user(), wrapped_secret, expires_at, revoked };
-        self.metadata.put_access_key(&key).await.expect("kept");
+    /// The user's, with the user's secret.
+    pub(crate) async fn make_key(&self, id: &str, expires_at: Option<Timestamp>) {
+        let key = ApiKey {
+            id: id.to_owned(),
+            owner: user(),
+            name: String::new(),
+            wrapped_secret: self.master.wrap(&access_key_context(id), USER_SECRET.as_bytes(), [3; 12]),
+            buckets: None,
+            prefixes: None,
+            read_only: false,
+            expires_at,
+            made_by: None,
+            created_at: Timestamp::default(),
+            last_used_at: None,
+            revoked_at: None,
+        };
+        self.metadata.create_api_key(&key).await.expect("made");
+    }
+
+    pub(crate) async fn revoke_key(&self, id: &str) {
+        assert!(self.metadata.revoke_api_key(user(), id).await.expect("revoked"));
     }
 
     /// Knocks at the time of Amazon's examples.

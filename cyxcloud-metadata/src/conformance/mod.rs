@@ -178,7 +178,6 @@ macro_rules! conformance_suite {
             identity::what_has_expired_is_dropped_and_no_other,
             owners::an_owner_is_made_once,
             owners::a_constant_keeps_its_first_value,
-            owners::an_access_key_stays_with_its_owner,
             owners::the_store_answers_and_has_a_clock,
             repairs::a_queued_stripe_is_claimed_once,
             repairs::what_is_only_to_be_spread_comes_last,

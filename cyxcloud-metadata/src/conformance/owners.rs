@@ -1,11 +1,11 @@
-//! Constants, owners, access keys, the store itself.
+//! Constants, owners, the store itself.
 
 use cyxcloud_core::{ByteCount, Timestamp};
 use uuid::Uuid;
 
 use super::{fresh, new_owner};
-use crate::model::{AccessKey, Owner};
-use crate::{Error, MetadataStore};
+use crate::MetadataStore;
+use crate::model::Owner;
 
 /// Asked again with other values, it answers as it was made.
 pub async fn an_owner_is_made_once(store: &dyn MetadataStore) {
@@ -37,32 +37,6 @@ pub async fn a_constant_keeps_its_first_value(store: &dyn MetadataStore) {
         assert_eq!(answer.expect("keep a constant"), first);
     }
     assert_eq!(store.keep_constant(&name, b"later").await.expect("keep a constant"), first);
-}
-
-/// It can be replaced, revoked and revived there, but not taken over.
-pub async fn an_access_key_stays_with_its_owner(store: &dyn MetadataStore) {
-    let owner = store.ensure_owner(&new_owner(None)).await.expect("make an owner").id;
-    let thief = store.ensure_owner(&new_owner(None)).await.expect("make an owner").id;
-    let id = format!("AK{}", Uuid::new_v4().simple());
-    assert_eq!(store.access_key(&id).await.expect("read a key"), None);
-    let mut access = AccessKey {
-        id: id.clone(),
-        owner,
-        wrapped_secret: b"wrapped".to_vec(),
-        expires_at: Some(Timestamp::from_unix_millis(1_900_000_000_001)),
-        revoked: false,
-    };
-    store.put_access_key(&access).await.expect("put a key");
-    assert_eq!(store.access_key(&id).await.expect("read a key"), Some(access.clone()));
-    for revoked in [true, true, false] {
-        access =
-            AccessKey { revoked, expires_at: None, wrapped_secret: vec![u8::from(revoked); 9], ..access };
-        store.put_access_key(&access).await.expect("replace a key");
-        assert_eq!(store.access_key(&id).await.expect("read a key"), Some(access.clone()));
-    }
-    let taken = store.put_access_key(&AccessKey { owner: thief, ..access.clone() }).await;
-    assert!(matches!(taken, Err(Error::Stale { .. })), "{taken:?}");
-    assert_eq!(store.access_key(&id).await.expect("read a key"), Some(access));
 }
 
 /// And unknown owners and buckets use nothing.

@@ -41,9 +41,9 @@ use self::pool::Connections;
 use crate::MetadataStore;
 use crate::error::Result;
 use crate::model::{
-    AccessKey, Assemble, BadLocation, Bucket, CommitObject, CommitPart, CompleteMultipart, Heard,
-    ListMultiparts, ListObjects, ListPage, Multipart, MultipartPage, NewUpload, Node, NodeHeartbeat,
-    NodeStep, Object, ObjectLayout, Owner, Part, Precondition, RegisterNode, StripeLayout, TokenKey, Usage,
+    Assemble, BadLocation, Bucket, CommitObject, CommitPart, CompleteMultipart, Heard, ListMultiparts,
+    ListObjects, ListPage, Multipart, MultipartPage, NewUpload, Node, NodeHeartbeat, NodeStep, Object,
+    ObjectLayout, Owner, Part, Precondition, RegisterNode, StripeLayout, TokenKey, Usage,
 };
 
 /// Where the database is.
@@ -136,14 +136,6 @@ impl MetadataStore for PostgresStore {
 
     async fn owner_usage(&self, id: OwnerId) -> Result<Usage> {
         self.usage_of_owner(id).await
-    }
-
-    async fn put_access_key(&self, key: &AccessKey) -> Result<()> {
-        self.keep_access_key(key).await
-    }
-
-    async fn access_key(&self, id: &str) -> Result<Option<AccessKey>> {
-        self.one_access_key(id).await
     }
 
     async fn create_bucket(&self, bucket: &Bucket) -> Result<Bucket> {

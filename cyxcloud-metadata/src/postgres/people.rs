@@ -1,6 +1,5 @@
-//! Owners, their access keys and buckets, what they use, and the cluster's constants.
+//! Owners, their buckets, what they use, and the cluster's constants.
 
-use chrono::{DateTime, Utc};
 use cyxcloud_core::name::BucketName;
 use cyxcloud_core::{BucketId, ByteCount, OwnerId, Timestamp};
 use sqlx::postgres::{PgArguments, PgRow};
@@ -10,7 +9,7 @@ use super::PostgresStore;
 use super::read;
 use super::transact::{self, BEGIN, Failure};
 use crate::error::{Error, Result};
-use crate::model::{AccessKey, Bucket, Owner, Usage};
+use crate::model::{Bucket, Owner, Usage};
 use crate::rows;
 
 pub(super) fn owner(row: &PgRow) -> Result<Owner, Failure> {
@@ -39,16 +38,6 @@ pub(super) fn with_owner<'q>(
         .bind(if new.admin { "admin" } else { "user" })
         .bind(new.storage_quota.map(|quota| quota.as_i64()))
         .bind(&new.wrapped_secret)
-}
-
-fn access_key(row: &PgRow) -> Result<AccessKey, Failure> {
-    Ok(AccessKey {
-        id: row.try_get("id")?,
-        owner: read::id(row, "owner_id")?,
-        wrapped_secret: row.try_get("secret")?,
-        expires_at: row.try_get::<Option<DateTime<Utc>>, _>("expires_at")?.map(read::timestamp),
-        revoked: row.try_get("revoked")?,
-    })
 }
 
 fn bucket(row: &PgRow) -> Result<Bucket, Failure> {
@@ -137,48 +126,6 @@ impl PostgresStore {
             ) d WHERE u.id = $1";
         transact::single(&self.pool, "read the owner's usage", |conn, _| {
             Box::pin(async move { usage(sqlx::query(USAGE).bind(id.as_uuid()).fetch_optional(conn).await?) })
-        })
-        .await
-    }
-
-    pub(super) async fn keep_access_key(&self, key: &AccessKey) -> Result<()> {
-        const PUT: &str = "INSERT INTO access_keys (id, owner_id, secret, expires_at, revoked_at)
-            VALUES ($1, $2, $3, $4, CASE WHEN $5 THEN now() END)
-            ON CONFLICT (id) DO UPDATE
-                SET secret = EXCLUDED.secret, expires_at = EXCLUDED.expires_at,
-                    revoked_at = CASE WHEN $5 THEN coalesce(access_keys.revoked_at, now()) END
-                WHERE access_keys.owner_id = EXCLUDED.owner_id";
-        transact::single(&self.pool, "keep the access key", |conn, _| {
-            Box::pin(async move {
-                let done = sqlx::query(PUT)
-                    .bind(&key.id)
-                    .bind(key.owner.as_uuid())
-                    .bind(&key.wrapped_secret)
-                    .bind(key.expires_at.map(read::datetime))
-                    .bind(key.revoked)
-                    .execute(conn)
-                    .await?;
-                if done.rows_affected() == 0 {
-                    return Err(Error::Stale { what: "owner of the access key" }.into());
-                }
-                Ok(())
-            })
-        })
-        .await
-    }
-
-    pub(super) async fn one_access_key(&self, id: &str) -> Result<Option<AccessKey>> {
-        const ONE: &str = "SELECT id, owner_id, secret, expires_at, revoked_at IS NOT NULL AS revoked
-            FROM access_keys WHERE id = $1";
-        // No key has U+0000 in it, and PostgreSQL would not be asked.
-        if id.contains('\0') {
-            return Ok(None);
-        }
-        transact::single(&self.pool, "read the access key", |conn, _| {
-            Box::pin(async move {
-                let row = sqlx::query(ONE).bind(id).fetch_optional(conn).await?;
-                row.as_ref().map(access_key).transpose()
-            })
         })
         .await
     }

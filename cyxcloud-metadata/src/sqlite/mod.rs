@@ -40,9 +40,9 @@ pub use self::schema::SqliteConfig;
 use crate::MetadataStore;
 use crate::error::{Error, Result};
 use crate::model::{
-    AccessKey, Assemble, BadLocation, Bucket, CommitObject, CommitPart, CompleteMultipart, Heard,
-    ListMultiparts, ListObjects, ListPage, Multipart, MultipartPage, NewUpload, Node, NodeHeartbeat,
-    NodeStep, Object, ObjectLayout, Owner, Part, Precondition, RegisterNode, StripeLayout, TokenKey, Usage,
+    Assemble, BadLocation, Bucket, CommitObject, CommitPart, CompleteMultipart, Heard, ListMultiparts,
+    ListObjects, ListPage, Multipart, MultipartPage, NewUpload, Node, NodeHeartbeat, NodeStep, Object,
+    ObjectLayout, Owner, Part, Precondition, RegisterNode, StripeLayout, TokenKey, Usage,
 };
 
 /// The embedded metadata store. Dropping it finishes what was begun and closes the file.
@@ -110,16 +110,6 @@ impl MetadataStore for SqliteStore {
 
     async fn owner_usage(&self, id: OwnerId) -> Result<Usage> {
         self.engine.read("read an owner's usage", move |db| owners::usage(db, id)).await
-    }
-
-    async fn put_access_key(&self, key: &AccessKey) -> Result<()> {
-        let key = key.clone();
-        self.engine.write("put an access key", move |db| owners::put_access_key(db, &key)).await
-    }
-
-    async fn access_key(&self, id: &str) -> Result<Option<AccessKey>> {
-        let id = id.to_owned();
-        self.engine.read("read an access key", move |db| owners::access_key(db, &id)).await
     }
 
     async fn create_bucket(&self, bucket: &Bucket) -> Result<Bucket> {
