@@ -16,13 +16,13 @@ use crate::upkeep::model::{
 use crate::{Error, MetadataStore};
 
 /// Where the segment's stripe has a shard: on the node of the same number.
-fn cursor(segment: &NewSegment, stripe: u32, shard: usize) -> NodeCursor {
+pub(super) fn cursor(segment: &NewSegment, stripe: u32, shard: usize) -> NodeCursor {
     let SegmentBody::Stripes(stripes) = &segment.body else { panic!("made of stripes") };
     let shard = &stripes[stripe as usize].shards[shard];
     NodeCursor { chunk: shard.chunk, stripe: at(segment, stripe), shard: shard.index }
 }
 
-fn event(node: NodeId, at: NodeCursor, outcome: AuditOutcome) -> AuditEvent {
+pub(super) fn event(node: NodeId, at: NodeCursor, outcome: AuditOutcome) -> AuditEvent {
     AuditEvent {
         round: Uuid::from_u128(7),
         node,

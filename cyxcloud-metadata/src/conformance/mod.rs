@@ -186,6 +186,7 @@ macro_rules! conformance_suite {
             repairs::a_renewed_job_stays,
             repairs::a_stripe_queued_during_its_repair_comes_back,
             repairs::a_failed_job_waits_or_is_given_up,
+            repairs::what_was_lost_is_queued_with_its_reason,
             repairs::a_finished_repair_is_recorded_whole,
             repairs::a_plan_that_was_overtaken_takes_nothing_away,
             repairs::what_a_repair_stored_in_a_former_life_is_not_recorded,

@@ -6,10 +6,13 @@ use cyxcloud_core::repair::SPREAD_PRIORITY;
 use cyxcloud_core::{Generation, NodeId, SegmentId, ShardIndex, Timestamp};
 use uuid::Uuid;
 
+use super::audits::{cursor, event};
 use super::stripes::{LONG, at, coded, committed, condemn, state, stored, tick, until};
 use super::{FIRST_LIFE, fresh, new_node, online_nodes, place};
 use crate::model::{BadLocation, Fault, NewLocation, NewSegment, RegisterNode, SegmentBody};
-use crate::upkeep::model::{LocationStatus, NewRepair, RepairDone, RepairJob, StripeRef};
+use crate::upkeep::model::{
+    AuditOutcome, LocationStatus, LostBecause, NewRepair, Reconciled, RepairDone, RepairJob, StripeRef,
+};
 use crate::{Error, MetadataStore};
 
 fn repair(stripe: StripeRef, priority: i32, delay: Duration) -> NewRepair {
@@ -224,6 +227,36 @@ pub async fn a_failed_job_waits_or_is_given_up(store: &dyn MetadataStore) {
     assert_eq!((left.due, left.in_progress, left.failed, left.pending.values().sum()), (0, 0, 1, 1));
     assert_eq!(queue(store, &[repair(stripe, 2, Duration::ZERO)]).await, 1);
     assert_eq!(claimed(store, stripe, LONG).await.retry_count, 0);
+}
+
+/// In the same words whatever the engine: operators look for them.
+pub async fn what_was_lost_is_queued_with_its_reason(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    let segment = stored(store, place, "k", 5, &nodes).await;
+    let (node, lost) = (nodes[0], |stripe| cursor(&segment, stripe, 0));
+    let bad = BadLocation { segment: segment.id, stripe: 0, shard: shard(0), node, fault: Fault::Missing };
+    store.report_bad_locations(&[bad]).await.expect("report");
+    assert_eq!(store.report_corrupt_chunks(node, &[lost(1).chunk]).await.expect("report"), 1);
+    let audit = event(node, lost(2), AuditOutcome::Lost);
+    store.record_audits(&[audit], LONG, &|record, _| (*record, None)).await.expect("record audits");
+    let compared = Reconciled {
+        node,
+        missing: vec![lost(3)],
+        found: Vec::new(),
+        renewed: Vec::new(),
+        orphans: Vec::new(),
+    };
+    store.record_inventory(&compared).await.expect("record");
+    assert!(store.drain_node(node, true).await.expect("drain"));
+    store.remove_node(node).await.expect("remove");
+    tick(store).await;
+    let mut jobs = claim(store, 10, LONG).await;
+    jobs.sort_by_key(|job| job.stripe);
+    let found: Vec<(u32, &str)> = jobs.iter().map(|job| (job.stripe.index, job.reason.as_str())).collect();
+    use LostBecause::{Audited, Corrupt, NodeRemoved, NotListed, Reported};
+    let want = [Reported, Corrupt, Audited, NotListed, NodeRemoved];
+    assert_eq!(found, (0u32..).zip(want.map(LostBecause::as_str)).collect::<Vec<_>>());
 }
 
 async fn in_hand(store: &dyn MetadataStore, segment: &NewSegment) -> RepairJob {

@@ -19,7 +19,9 @@ use super::transact::{self, BEGIN, Failure};
 use crate::error::Result;
 use crate::rows;
 use crate::upkeep::Judge;
-use crate::upkeep::model::{AuditEvent, AuditOutcome, AuditRecord, Contained, NodeLocation, ScanReason};
+use crate::upkeep::model::{
+    AuditEvent, AuditOutcome, AuditRecord, Contained, LostBecause, NodeLocation, ScanReason,
+};
 
 fn slice(row: &PgRow) -> Result<std::ops::Range<u64>, Failure> {
     Ok(read::offset(row, "slice_start")?..read::offset(row, "slice_end")?)
@@ -214,7 +216,7 @@ async fn keep_in(
     judge_nodes(conn, &telling, judge).await?;
     let lost = mark(conn, &telling).await?;
     contain(conn, &telling, again_after).await?;
-    queue_lost(conn, lost, "audit failed").await
+    queue_lost(conn, lost, LostBecause::Audited).await
 }
 
 impl PostgresStore {
@@ -244,7 +246,7 @@ impl PostgresStore {
                 if done.rows_affected() == 0 {
                     return Ok(false);
                 }
-                ask(conn, node, ScanReason::Returned).await
+                ask(conn, node, ScanReason::Returned, true).await
             })
         })
         .await
@@ -300,7 +302,7 @@ async fn judge_nodes(
         .await?;
     let newly = records.iter().filter(|(id, (_, verdict))| *verdict == Some(true) && !held_back.contains(id));
     for (id, _) in newly {
-        ask(&mut *conn, NodeId::from_uuid(*id), ScanReason::Draining).await?;
+        ask(&mut *conn, NodeId::from_uuid(*id), ScanReason::Draining, true).await?;
     }
     Ok(())
 }

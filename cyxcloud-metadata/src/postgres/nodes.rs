@@ -17,7 +17,7 @@ use super::transact::{self, BEGIN, Failure};
 use crate::error::{Error, Result};
 use crate::model::{BadLocation, Fault, Heard, Node, NodeHeartbeat, NodeStep, RegisterNode};
 use crate::rows::{self, endpoint};
-use crate::upkeep::model::ScanReason;
+use crate::upkeep::model::{LostBecause, ScanReason};
 
 fn node(row: &PgRow) -> Result<Node, Failure> {
     Ok(Node {
@@ -176,7 +176,7 @@ impl PostgresStore {
                 if done.rows_affected() == 0 {
                     return Err(why_not(conn, step.node).await);
                 }
-                scans::ask(conn, step.node, scan_after(step.to)).await?;
+                scans::ask(conn, step.node, ScanReason::after(step.to), true).await?;
                 Ok(())
             })
         })
@@ -196,7 +196,7 @@ impl PostgresStore {
             Box::pin(async move {
                 let done = sqlx::query(change).bind(node.as_uuid()).execute(&mut *conn).await?;
                 if done.rows_affected() > 0 {
-                    return scans::ask(conn, node, scan_after(status)).await;
+                    return scans::ask(conn, node, ScanReason::after(status), true).await;
                 }
                 match sqlx::query_scalar(KNOWN).bind(node.as_uuid()).fetch_one(conn).await? {
                     true => Ok(false),
@@ -232,7 +232,7 @@ impl PostgresStore {
                 let mut changed = Vec::with_capacity(rows.len());
                 for row in &rows {
                     let node = read::id(row, "id")?;
-                    scans::ask(conn, node, scan_after(status(row)?)).await?;
+                    scans::ask(conn, node, ScanReason::after(status(row)?), true).await?;
                     changed.push(node);
                 }
                 Ok(changed)
@@ -264,7 +264,7 @@ impl PostgresStore {
                 }
                 let freed: Vec<(Uuid, i32)> =
                     sqlx::query_as(FREE).bind(id.as_uuid()).fetch_all(&mut *conn).await?;
-                queue_lost(conn, freed, "node removed").await?;
+                queue_lost(conn, freed, LostBecause::NodeRemoved).await?;
                 sqlx::query("DELETE FROM nodes WHERE id = $1").bind(id.as_uuid()).execute(conn).await?;
                 Ok(())
             })
@@ -286,7 +286,7 @@ impl PostgresStore {
                     .bind(bad.iter().map(|bad| fault(bad.fault)).collect::<Vec<_>>())
                     .fetch_all(&mut *conn)
                     .await?;
-                queue_lost(conn, marked, "bad location").await
+                queue_lost(conn, marked, LostBecause::Reported).await
             })
         })
         .await
@@ -315,7 +315,7 @@ impl PostgresStore {
                     .fetch_all(&mut *conn)
                     .await?;
                 let count = marked.len();
-                queue_lost(conn, marked, "corrupt chunk").await?;
+                queue_lost(conn, marked, LostBecause::Corrupt).await?;
                 Ok(count)
             })
         })
@@ -361,15 +361,6 @@ async fn why_not(conn: &mut PgConnection, id: NodeId) -> Failure {
         Ok(Some(_)) => Error::Stale { what: "status of the node" }.into(),
         Ok(None) => Error::NoSuchNode.into(),
         Err(error) => error.into(),
-    }
-}
-
-/// What a node that got there is looked through for.
-fn scan_after(status: NodeStatus) -> ScanReason {
-    match status {
-        NodeStatus::Offline => ScanReason::Offline,
-        NodeStatus::Draining => ScanReason::Draining,
-        NodeStatus::Recovering | NodeStatus::Online => ScanReason::Returned,
     }
 }
 

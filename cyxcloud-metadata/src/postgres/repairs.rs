@@ -21,7 +21,7 @@ use super::transact::{self, BEGIN, Failure};
 use crate::error::{Error, Result};
 use crate::model::NewLocation;
 use crate::rows;
-use crate::upkeep::model::{NewRepair, RepairDone, RepairJob, RepairQueue, StripeRef};
+use crate::upkeep::model::{LostBecause, NewRepair, RepairDone, RepairJob, RepairQueue, StripeRef};
 
 /// Characters of an error that are kept.
 const ERROR_CHARS_MAX: usize = 500;
@@ -340,7 +340,7 @@ async fn remove(
 pub(super) async fn queue_lost(
     conn: &mut PgConnection,
     stripes: Vec<(Uuid, i32)>,
-    reason: &'static str,
+    because: LostBecause,
 ) -> Result<(), Failure> {
     const QUEUE: &str =
         concat!(include_str!("sql/queue_repairs.sql"), include_str!("sql/queue_conflict.sql"));
@@ -348,6 +348,6 @@ pub(super) async fn queue_lost(
         return Ok(());
     }
     let (segments, indices): (Vec<Uuid>, Vec<i32>) = stripes.into_iter().unzip();
-    sqlx::query(QUEUE).bind(segments).bind(indices).bind(reason).execute(conn).await?;
+    sqlx::query(QUEUE).bind(segments).bind(indices).bind(because.as_str()).execute(conn).await?;
     Ok(())
 }

@@ -17,7 +17,8 @@ use super::transact::{self, BEGIN, Failure};
 use crate::error::{Error, Result};
 use crate::rows;
 use crate::upkeep::model::{
-    AuditRecord, NodeCursor, NodeLocation, NodeScan, NodeUpkeep, Reconciled, ScanClass, ScanReason, StripeRef,
+    AuditRecord, LostBecause, NodeCursor, NodeLocation, NodeScan, NodeUpkeep, Reconciled, ScanClass,
+    ScanReason, StripeRef,
 };
 
 fn scan(row: &PgRow) -> Result<NodeScan, Failure> {
@@ -69,15 +70,21 @@ fn node(row: &PgRow) -> Result<NodeUpkeep, Failure> {
     })
 }
 
-/// Asks for a scan, in the transaction of what makes it necessary. Answers whether there is such a node.
-pub(super) async fn ask(conn: &mut PgConnection, node: NodeId, reason: ScanReason) -> Result<bool, Failure> {
+/// Asks for a scan, in the transaction of what makes it necessary. One that waits or is in hand begins `anew`, or else goes on as
+/// it is. Answers whether anything was asked for: there may be no such node.
+pub(super) async fn ask(
+    conn: &mut PgConnection,
+    node: NodeId,
+    reason: ScanReason,
+    anew: bool,
+) -> Result<bool, Failure> {
     const ASK: &str = concat!(
         "INSERT INTO node_scans AS s (node_id, reason) SELECT id, $2 FROM nodes WHERE id = $1 FOR KEY SHARE ",
-        include_str!("sql/scan_conflict.sql")
+        include_str!("sql/scan_conflict.sql"),
+        "WHERE $3 OR s.done"
     );
-    let done =
-        sqlx::query(ASK).bind(node.as_uuid()).bind(reason.as_str()).execute(conn).await?.rows_affected();
-    Ok(done > 0)
+    let ask = sqlx::query(ASK).bind(node.as_uuid()).bind(reason.as_str()).bind(anew);
+    Ok(ask.execute(conn).await?.rows_affected() > 0)
 }
 
 impl PostgresStore {
@@ -99,7 +106,7 @@ impl PostgresStore {
     pub(super) async fn ask_for_scan(&self, node: NodeId, reason: ScanReason) -> Result<()> {
         transact::single(&self.pool, "ask for a scan", |conn, _| {
             Box::pin(async move {
-                match ask(conn, node, reason).await? {
+                match ask(conn, node, reason, true).await? {
                     true => Ok(()),
                     false => Err(Error::NoSuchNode.into()),
                 }
@@ -109,17 +116,8 @@ impl PostgresStore {
     }
 
     pub(super) async fn ask_for_inventory(&self, node: NodeId) -> Result<()> {
-        const ASK: &str = concat!(
-            "INSERT INTO node_scans AS s (node_id, reason) SELECT id, $2 FROM nodes WHERE id = $1 FOR KEY SHARE ",
-            include_str!("sql/scan_conflict.sql"),
-            "WHERE s.done"
-        );
         transact::single(&self.pool, "ask for an inventory", |conn, _| {
-            Box::pin(async move {
-                let ask = sqlx::query(ASK).bind(node.as_uuid()).bind(ScanReason::Periodic.as_str());
-                ask.execute(conn).await?;
-                Ok(())
-            })
+            Box::pin(async move { ask(conn, node, ScanReason::Periodic, false).await.map(drop) })
         })
         .await
     }
@@ -275,7 +273,7 @@ impl PostgresStore {
             Box::pin(async move {
                 let missing = mark(conn, compared).await?;
                 remember_orphans(conn, compared.node, &compared.orphans).await?;
-                queue_lost(conn, missing, "missing on its node").await
+                queue_lost(conn, missing, LostBecause::NotListed).await
             })
         })
         .await

@@ -15,7 +15,7 @@ use super::row::{self, AUDIT_RECORD, all, exists, int, one, run};
 use super::{repairs, scans};
 use crate::rows::{self, corrupt};
 use crate::upkeep::Judge;
-use crate::upkeep::model::{AuditEvent, AuditOutcome, AuditRecord, Contained, ScanReason};
+use crate::upkeep::model::{AuditEvent, AuditOutcome, AuditRecord, Contained, LostBecause, ScanReason};
 
 fn outcome(row: &Row<'_>, column: usize) -> Done<AuditOutcome> {
     let text = row.get_ref(column)?.as_str().map_err(|e| corrupt("outcome of an audit", e))?;
@@ -150,8 +150,8 @@ fn mark(db: &Connection, event: &AuditEvent, again_after: Duration) -> Done<()> 
         WHERE segment_id = ?1 AND stripe_index = ?2 AND shard_index = ?3 AND node_id = ?4";
     match event.outcome {
         AuditOutcome::Proven => proven(db, event)?,
-        AuditOutcome::Lost => bad(db, event, "missing", "lost in an audit")?,
-        AuditOutcome::Wrong => bad(db, event, "corrupt", "wrong in an audit")?,
+        AuditOutcome::Lost => bad(db, event, "missing")?,
+        AuditOutcome::Wrong => bad(db, event, "corrupt")?,
         AuditOutcome::Late => return contain(db, event, again_after),
         AuditOutcome::Unreachable => return Ok(()),
     }
@@ -176,7 +176,7 @@ fn proven(db: &Connection, event: &AuditEvent) -> Done<()> {
     Ok(())
 }
 
-fn bad(db: &Connection, event: &AuditEvent, status: &str, reason: &str) -> Done<()> {
+fn bad(db: &Connection, event: &AuditEvent, status: &str) -> Done<()> {
     let bad = format!(
         "UPDATE chunk_locations SET status = ?6, verification_failures = verification_failures + 1
          WHERE {PLACE} AND status IN ('stored', 'leaving')"
@@ -185,7 +185,7 @@ fn bad(db: &Connection, event: &AuditEvent, status: &str, reason: &str) -> Done<
     let (chunk, segment) = (at.chunk.as_bytes().as_slice(), at.stripe.segment.as_uuid());
     let place = params![node, chunk, segment, at.stripe.index, small(at.shard.get()), status];
     if run(db, &bad, place)? > 0 {
-        repairs::queue_lost(db, at.stripe, reason)?;
+        repairs::queue_lost(db, at.stripe, LostBecause::Audited)?;
     }
     Ok(())
 }

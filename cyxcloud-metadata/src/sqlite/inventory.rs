@@ -15,7 +15,9 @@ use super::engine::Done;
 use super::garbage;
 use super::repairs;
 use super::row::{self, all, exists, int, one, run};
-use crate::upkeep::model::{GcBrake, GcHalt, NodeCursor, NodeLocation, Orphan, OrphanStep, Reconciled};
+use crate::upkeep::model::{
+    GcBrake, GcHalt, LostBecause, NodeCursor, NodeLocation, Orphan, OrphanStep, Reconciled,
+};
 
 /// What [`location`] reads of a location `l` and its chunk `c`.
 const LOCATION: &str = "l.chunk_id, l.segment_id, l.stripe_index, l.shard_index, c.size_bytes, l.incarnation,
@@ -143,7 +145,7 @@ fn missing(db: &Connection, node: NodeId, at: &NodeCursor) -> Done<()> {
     let (chunk, segment) = (at.chunk.as_bytes().as_slice(), at.stripe.segment.as_uuid());
     let place = params![node.as_uuid(), chunk, segment, at.stripe.index, small(at.shard.get())];
     if run(db, &missing, place)? > 0 {
-        repairs::queue_lost(db, at.stripe, "missing on its node")?;
+        repairs::queue_lost(db, at.stripe, LostBecause::NotListed)?;
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ use super::{repairs, scans};
 use crate::error::Error;
 use crate::model::{BadLocation, Fault, Heard, Node, NodeHeartbeat, NodeStep, RegisterNode};
 use crate::rows::{corrupt, endpoint, percent};
-use crate::upkeep::model::{NodeUpkeep, ScanReason, StripeRef};
+use crate::upkeep::model::{LostBecause, NodeUpkeep, ScanReason, StripeRef};
 
 const NODE: &str = "id, public_key, peer_id, label, name, grpc_address, metrics_address, incarnation, storage_total,
     storage_reserved, storage_used, storage_available, status, status_changed_at, last_heartbeat, first_offline_at,
@@ -220,7 +220,7 @@ pub(super) fn step(db: &Connection, step: &NodeStep) -> Done<()> {
     let now = row::now().unix_millis();
     match run(db, STEP, params![step.node.as_uuid(), step.from.as_str(), step.to.as_str(), now])? {
         0 => refused(db, step.node),
-        _ => scans::queue(db, step.node, scans::because_of(step.to)),
+        _ => scans::queue(db, step.node, ScanReason::after(step.to)),
     }
 }
 
@@ -235,7 +235,7 @@ pub(super) fn drain(db: &Connection, node: NodeId, wanted: bool) -> Done<bool> {
         WHERE id = ?1 AND status = 'draining' AND first_offline_at IS NULL AND suspended_at IS NULL";
     let (change, status) = if wanted { (DRAIN, NodeStatus::Draining) } else { (END, NodeStatus::Recovering) };
     if run(db, change, params![node.as_uuid(), row::now().unix_millis()])? > 0 {
-        scans::queue(db, node, scans::because_of(status))?;
+        scans::queue(db, node, ScanReason::after(status))?;
         return Ok(true);
     }
     match exists(db, KNOWN, [node.as_uuid()])? {
@@ -262,7 +262,7 @@ pub(super) fn suspend(db: &Connection, operators: &[String], suspended: bool) ->
         })?;
         for (node, status) in rows {
             let status = status.parse().map_err(|error| corrupt("node status", error))?;
-            scans::queue(db, node, scans::because_of(status))?;
+            scans::queue(db, node, ScanReason::after(status))?;
             changed.push(node);
         }
     }
@@ -287,7 +287,7 @@ pub(super) fn remove(db: &Connection, id: NodeId) -> Done<()> {
     })?;
     let left: BTreeSet<StripeRef> = left.into_iter().flatten().collect();
     for stripe in left {
-        repairs::queue_lost(db, stripe, "node removed")?;
+        repairs::queue_lost(db, stripe, LostBecause::NodeRemoved)?;
     }
     run(db, "DELETE FROM nodes WHERE id = ?1", [id.as_uuid()])?;
     Ok(())
@@ -315,13 +315,12 @@ pub(super) fn report_bad(db: &Connection, bad: &[BadLocation]) -> Done<()> {
             slice_start = excluded.slice_start, slice_end = excluded.slice_end, not_before = excluded.not_before";
     for at in bad {
         let (segment, shard, node) = (at.segment.as_uuid(), small(at.shard.get()), at.node.as_uuid());
-        let status = status(at.fault);
-        if run(db, MARK, params![segment, at.stripe, shard, node, status])? > 0 {
+        if run(db, MARK, params![segment, at.stripe, shard, node, status(at.fault)])? > 0 {
             if at.fault == Fault::Corrupt {
                 run(db, AUDIT, params![segment, at.stripe, shard, node, row::now().unix_millis()])?;
             }
             let stripe = StripeRef { segment: at.segment, index: at.stripe };
-            repairs::queue_lost(db, stripe, status)?;
+            repairs::queue_lost(db, stripe, LostBecause::Reported)?;
         }
     }
     Ok(())
@@ -335,7 +334,7 @@ pub(super) fn report_corrupt(db: &Connection, node: NodeId, chunks: &[ChunkId]) 
         let found =
             all(db, MARK, params![node.as_uuid(), chunk.as_bytes().as_slice()], |row| row::stripe(row, 0))?;
         for stripe in &found {
-            repairs::queue_lost(db, *stripe, "corrupt")?;
+            repairs::queue_lost(db, *stripe, LostBecause::Corrupt)?;
         }
         marked += found.len();
     }

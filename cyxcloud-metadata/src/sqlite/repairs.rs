@@ -16,7 +16,7 @@ use super::row::{self, all, exists, int, number, one, run};
 use crate::error::Error;
 use crate::model::NewLocation;
 use crate::rows::shown;
-use crate::upkeep::model::{NewRepair, RepairDone, RepairJob, RepairQueue, StripeRef};
+use crate::upkeep::model::{LostBecause, NewRepair, RepairDone, RepairJob, RepairQueue, StripeRef};
 
 /// Characters of an error that a job's row keeps.
 const ERROR_MAX: usize = 500;
@@ -53,7 +53,7 @@ pub(super) fn queue(
 }
 
 /// Queues the repair of a stripe that lost a location, at once, by what it can still lose. Not if nobody needs it.
-pub(super) fn queue_lost(db: &Connection, stripe: StripeRef, reason: &str) -> Done<()> {
+pub(super) fn queue_lost(db: &Connection, stripe: StripeRef, because: LostBecause) -> Done<()> {
     // Coded: distinct shards beyond those needed. Copied: copies beyond one.
     const LEFT: &str = "SELECT CASE WHEN s.parity_shards = 0 AND s.data_shards = 1 THEN count(l.node_id)
             ELSE count(DISTINCT l.shard_index) END - s.data_shards
@@ -64,7 +64,7 @@ pub(super) fn queue_lost(db: &Connection, stripe: StripeRef, reason: &str) -> Do
         one(db, LEFT, params![stripe.segment.as_uuid(), stripe.index], |row| Ok(row.get::<_, i64>(0)?))?;
     if let Some(left) = left {
         let priority = i32::try_from(left.max(0)).unwrap_or(i32::MAX);
-        queue(db, stripe, priority, Duration::ZERO, reason)?;
+        queue(db, stripe, priority, Duration::ZERO, because.as_str())?;
     }
     Ok(())
 }

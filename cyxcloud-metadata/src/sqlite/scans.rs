@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use cyxcloud_core::NodeId;
-use cyxcloud_core::node::NodeStatus;
 use rusqlite::{Connection, Row, params};
 
 use super::content::small;
@@ -19,15 +18,6 @@ use crate::upkeep::model::{NodeCursor, NodeScan, ScanClass, ScanReason};
 fn reason(row: &Row<'_>, column: usize) -> Done<ScanReason> {
     let text = row.get_ref(column)?.as_str().map_err(|e| corrupt("reason of a scan", e))?;
     Ok(rows::scan_reason(text)?)
-}
-
-/// What a node is looked through for when it takes a status.
-pub(super) fn because_of(status: NodeStatus) -> ScanReason {
-    match status {
-        NodeStatus::Offline => ScanReason::Offline,
-        NodeStatus::Draining => ScanReason::Draining,
-        NodeStatus::Recovering | NodeStatus::Online => ScanReason::Returned,
-    }
 }
 
 const QUEUE: &str = "INSERT INTO node_scans (node_id, reason, since, not_before)

@@ -118,8 +118,37 @@ pub struct NewRepair {
     pub priority: i32,
     /// How long to wait from now, in database time.
     pub delay: Duration,
-    /// Why, for operators: `short commit`, `node drains`, `corrupt shard`...
+    /// Why, for operators: what a scan, the sweep or a reader met. Commits and what marks locations lost ([`LostBecause`]) queue
+    /// by themselves.
     pub reason: String,
+}
+
+/// Why a location is not counted on any more: the reason of the repair that is queued with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LostBecause {
+    /// A reader was told that it is not there, or was sent other bytes.
+    Reported,
+    /// The node itself found that it rotted.
+    Corrupt,
+    /// It was not proven.
+    Audited,
+    /// The node's inventory lacks it.
+    NotListed,
+    /// The node was removed.
+    NodeRemoved,
+}
+
+impl LostBecause {
+    /// As the column `reason` has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Reported => "bad location",
+            Self::Corrupt => "corrupt chunk",
+            Self::Audited => "audit failed",
+            Self::NotListed => "missing on its node",
+            Self::NodeRemoved => "node removed",
+        }
+    }
 }
 
 /// A stripe claimed for repair.
@@ -231,6 +260,15 @@ impl ScanReason {
             Self::Returned => "returned",
             Self::NewIncarnation => "new_incarnation",
             Self::Periodic => "periodic",
+        }
+    }
+
+    /// What a node is looked through for when it takes a status.
+    pub const fn after(status: NodeStatus) -> Self {
+        match status {
+            NodeStatus::Offline => Self::Offline,
+            NodeStatus::Draining => Self::Draining,
+            NodeStatus::Recovering | NodeStatus::Online => Self::Returned,
         }
     }
 
