@@ -1,7 +1,7 @@
 //! The pool of node connections and the calls that are made on them.
 //!
-//! What comes back was checked: a chunk hashes to its id, slices lead to it, a receipt is signed by the node's own key. Every
-//! outcome is remembered with the node. Not here: which node is asked for what (`write`, `read`).
+//! What comes back was checked: a chunk hashes to its id, slices lead to it, a receipt is signed by the node's own key, for the life
+//! that it registered. Every outcome is remembered with the node. Not here: which node is asked for what (`write`, `read`).
 
 use std::ops::Range;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -159,6 +159,7 @@ impl NodePool {
             Err(error) => Err(error),
         };
         let receipt = answer.and_then(|answer| receipt_of(answer, &client.public_key, &chunk, length));
+        let receipt = receipt.and_then(|receipt| self.of_this_life(node, receipt));
         self.note(&client, "store", &receipt);
         if receipt.is_ok() {
             self.metrics.stores.inc();
@@ -258,6 +259,7 @@ impl NodePool {
         let mut service = DataServiceClient::new(self.channel(&source)?);
         let answer = with_timeout(self.config.read_timeout, service.replicate_chunk(request)).await;
         let receipt = answer.and_then(|answer| believe(answer.receipt, &target.public_key, &chunk, length));
+        let receipt = receipt.and_then(|receipt| self.of_this_life(to, receipt));
         match &receipt {
             Ok(_) => {
                 self.metrics.pushes.inc();
@@ -428,6 +430,14 @@ impl NodePool {
         let check = move || data.is_chunk(&chunk).then_some(data).ok_or(NodeError::Corrupt);
         // A shard of usual size takes 70 µs, less than it takes to hand it over and to wait for it.
         if length <= 1 << 20 { check() } else { self.cpu.run(length, check).await }
+    }
+
+    /// The node's receipt, if it is of the life that it is known by now. One that began another takes nothing until it said so.
+    fn of_this_life(&self, node: NodeId, receipt: Receipt) -> Result<Receipt, NodeError> {
+        match self.view().lives(node, receipt.generation.incarnation) {
+            true => Ok(receipt),
+            false => Err(NodeError::BadReceipt("it is of a life that the node did not register")),
+        }
     }
 
     /// Remembers how a call went.

@@ -9,6 +9,7 @@ use cyxcloud_core::repair::Presence;
 use cyxcloud_core::{ByteCount, NodeId, Timestamp};
 use cyxcloud_metadata::model::Node;
 use tonic::transport::Channel;
+use uuid::Uuid;
 
 use super::health::Health;
 use crate::config::Config;
@@ -27,6 +28,8 @@ pub(crate) struct NodeClient {
 #[derive(Clone, Debug)]
 pub(crate) struct KnownNode {
     pub(crate) client: Arc<NodeClient>,
+    /// Which life of its data directory it registered.
+    life: Uuid,
     /// Whether it is heard, and whether it is to stay.
     pub(crate) presence: Presence,
     /// Whether reads may ask it before others.
@@ -79,7 +82,7 @@ impl View {
         });
         let presence = node.facts(now, config.offline).presence();
         let serves_reads = presence.is_there() && !node.maintenance;
-        KnownNode { client, presence, serves_reads, candidate }
+        KnownNode { client, life: node.incarnation, presence, serves_reads, candidate }
     }
 
     /// How many nodes take new chunks.
@@ -108,6 +111,11 @@ impl View {
     /// How much what the node holds is to be counted on: whoever is to stay comes before whoever is to be emptied.
     pub(crate) fn presence(&self, node: NodeId) -> Presence {
         self.nodes.get(&node).map_or(Presence::Lost, |node| node.presence)
+    }
+
+    /// Whether what the node stored in this life counts: no commit takes it as long as another one is registered.
+    pub(crate) fn lives(&self, node: NodeId, life: Uuid) -> bool {
+        self.nodes.get(&node).is_some_and(|node| node.life == life)
     }
 
     /// Whether an answer can be expected of the node: it is there, and did not fail when it was asked last.

@@ -51,6 +51,8 @@ pub(crate) enum Fault {
     OtherKey,
     /// Receipts are for another length.
     OtherLength,
+    /// Receipts are of a life that it did not register.
+    OtherLife,
     /// Stores are refused for lack of space.
     Full,
     /// Refuses everything after so many stores.
@@ -237,7 +239,11 @@ impl ChunkService for Service {
             return Err(Status::invalid_argument("the bytes do not hash to the id"));
         }
         let generation = Generation {
-            incarnation: self.0.incarnation,
+            incarnation: if fault == Fault::OtherLife {
+                Uuid::from_bytes([99; 16])
+            } else {
+                self.0.incarnation
+            },
             counter: self.0.counter.fetch_add(1, Ordering::SeqCst) + 1,
         };
         self.0.counts.stores.fetch_add(1, Ordering::SeqCst);

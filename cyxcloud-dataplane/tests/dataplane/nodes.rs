@@ -84,7 +84,7 @@ async fn lies_are_found_out() {
     let (pool, node) = (cluster.plane.nodes(), cluster.nodes[0].id);
     let data = random(500_000, 1);
     let (chunk, length) = (ChunkId::of(&data), ByteCount::bytes(500_000));
-    for fault in [Fault::OtherKey, Fault::OtherLength] {
+    for fault in [Fault::OtherKey, Fault::OtherLength, Fault::OtherLife] {
         cluster.nodes[0].fault(fault);
         let stored = pool.store_chunk(node, chunk, data.clone(), Default::default()).await;
         assert!(matches!(stored, Err(NodeError::BadReceipt(_))), "{fault:?}: {stored:?}");

@@ -130,6 +130,7 @@ async fn faults_during_a_write_are_planned_around() {
         Fault::Full,
         Fault::OtherKey,
         Fault::OtherLength,
+        Fault::OtherLife,
         Fault::DieAfter(4),
         Fault::Slow(Duration::from_millis(700)),
     ] {
@@ -140,8 +141,9 @@ async fn faults_during_a_write_are_planned_around() {
             let segment =
                 cluster.write(body, true).await.unwrap_or_else(|error| panic!("{fault:?}: {error}"));
             check_tolerance(&segment, 1);
+            use Fault::{Full, Hang, OtherKey, OtherLength, OtherLife};
             if let SegmentBody::Stripes(stripes) = &segment.body
-                && matches!(fault, Fault::OtherKey | Fault::OtherLength | Fault::Full | Fault::Hang)
+                && matches!(fault, OtherKey | OtherLength | OtherLife | Full | Hang)
             {
                 let mut locations = stripes.iter().flat_map(|s| &s.shards).flat_map(|s| &s.locations);
                 assert!(locations.all(|location| location.node != cluster.nodes[2].id), "{fault:?}");
