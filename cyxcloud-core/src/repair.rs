@@ -32,6 +32,13 @@ const BRAKE_SHARE: usize = 10;
 
 /// The priority of stripes that are whole and only to be spread over more operators: less urgent than any that can lose so much.
 pub const SPREAD_PRIORITY: i32 = 1 + u8::MAX as i32;
+/// The least urgent priority that waits for nothing, neither a budget nor a free worker: no further loss is survived.
+pub const URGENT_MAX: i32 = 0;
+
+/// Whether work of this priority gives way to others: a further loss is survived.
+pub const fn can_wait(priority: i32) -> bool {
+    priority > URGENT_MAX
+}
 
 /// A shard on a node.
 pub type Place = (ShardIndex, NodeId);
@@ -241,13 +248,13 @@ pub fn urgency(
             .any(|(shard, _)| !holds(&health.here, *shard) && !holds(&health.leaving, *shard));
     let to_trim = surplus && health.away.is_empty();
     if short_for_good || !health.leaving.is_empty() || to_trim {
-        return if policy.braked && priority > 0 { Urgency::Waits } else { Urgency::Now { priority } };
+        return if policy.braked && can_wait(priority) { Urgency::Waits } else { Urgency::Now { priority } };
     }
     match (short_while_away, surplus) {
         (false, false) => Urgency::Whole,
         // What is surplus now may be needed if those away don't return.
         (false, true) => Urgency::Waits,
-        (true, _) if priority > 0 => Urgency::Waits,
+        (true, _) if can_wait(priority) => Urgency::Waits,
         (true, _) if away_for >= policy.delay => Urgency::Now { priority },
         (true, _) => Urgency::After { priority, delay: policy.delay.saturating_sub(away_for) },
     }

@@ -34,8 +34,9 @@ pub trait Upkeep: Send + Sync {
     /// Queues stripes. One that waits already keeps the more urgent priority and the earlier time. Answers how many
     /// are new.
     async fn queue_repairs(&self, repairs: &[NewRepair]) -> Result<usize>;
-    /// Claims at most `limit` due jobs, most urgent first, and those whose lease ran out; each with a new fence.
-    async fn claim_repairs(&self, limit: usize, lease: Duration) -> Result<Vec<RepairJob>>;
+    /// Claims at most `limit` due jobs of no later priority than `up_to`, most urgent first, and those whose lease ran out; each
+    /// with a new fence.
+    async fn claim_repairs(&self, up_to: i32, limit: usize, lease: Duration) -> Result<Vec<RepairJob>>;
     /// Extends the lease from now. `Stale` if somebody else has it.
     async fn renew_repair(&self, id: Uuid, fence: i64, lease: Duration) -> Result<()>;
     /// Records what a repair did and ends the job (or puts it back, see `again_after`). `Stale` if the fence moved on;
@@ -43,6 +44,8 @@ pub trait Upkeep: Send + Sync {
     async fn finish_repair(&self, id: Uuid, fence: i64, done: &RepairDone) -> Result<()>;
     /// Puts a job back for another try after `delay`, or gives it up (`None`).
     async fn fail_repair(&self, id: Uuid, fence: i64, error: &str, delay: Option<Duration>) -> Result<()>;
+    /// Makes at most `limit` of the jobs due that were tried in vain and are to be tried again later; answers how many.
+    async fn hurry_repairs(&self, limit: usize) -> Result<usize>;
     /// What there is to repair, and what was lately. Reads no job that ended earlier: it is asked for often.
     async fn repair_queue(&self) -> Result<RepairQueue>;
     /// Drops ended jobs older than this.

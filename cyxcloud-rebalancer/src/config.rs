@@ -95,7 +95,7 @@ pub struct Tuning {
     /// How often everything that waits for its time is looked at
     #[arg(long, env = "SCAN_INTERVAL_SECS", value_name = "SECONDS", default_value_t = 300, value_parser = value_parser!(u64).range(1..))]
     pub scan_interval_secs: u64,
-    /// Repairs at the same time
+    /// Repairs at the same time; where there are two or more, one of eight is kept for what survives no further loss
     #[arg(long, env = "REPAIR_PARALLELISM", value_name = "N", default_value_t = 4, value_parser = value_parser!(u32).range(1..=1024))]
     pub repair_parallelism: u32,
     /// Copies of a small object at least, where there are nodes for them; more if its bucket's profile says so

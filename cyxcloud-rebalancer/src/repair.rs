@@ -2,13 +2,15 @@
 //!
 //! What was asked for may be old: the stripe is judged again when its turn comes, and removals once more by what was
 //! really added. A worker that is overtaken records nothing; what it stored becomes an orphan.
+//! What survives no further loss waits for nobody: a worker is kept for it, and it is not held to the budgets. What is held to them
+//! does not keep a worker waiting for long, but goes back to the queue.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cyxcloud_core::placement::tolerance;
-use cyxcloud_core::repair::{self, Place, Plan, Urgency};
+use cyxcloud_core::repair::{self, Place, Plan, URGENT_MAX, Urgency, can_wait};
 use cyxcloud_core::seal::OwnerSecret;
 use cyxcloud_core::{NodeId, crash_point};
 use cyxcloud_dataplane::{RepairError, Repaired};
@@ -25,8 +27,12 @@ use crate::{Context, audit, keep_claim};
 const IDLE: Duration = Duration::from_millis(500);
 /// Pause before a failed repair is tried again; doubled each time up to the longest.
 const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3600));
-/// Pause before a stripe is looked at again for which nothing could be done.
-const IN_VAIN: Duration = Duration::from_secs(60);
+/// The same where nothing could be done. It is tried at once when somebody else has room (`upkeep`).
+const IN_VAIN: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
+/// The longest wait for a budget that holds a worker.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// One of so many workers, and of fewer, is kept for what may not wait, unless it is the only one.
+const KEPT_SHARE: usize = 8;
 /// Tries after which an operator should look; the sweep asks again.
 const RETRIES_MAX: u32 = 20;
 
@@ -39,40 +45,68 @@ enum Failure {
     Repair(#[from] RepairError),
     #[error("the secret of owner {0} cannot be had")]
     Secret(cyxcloud_core::OwnerId),
+    /// That may change without anybody asking again.
+    #[error("nothing could be done: no node has room or takes it, or nothing can be read")]
+    InVain,
+}
+
+/// Repairs under way.
+#[derive(Default)]
+struct Hands {
+    /// Asked for as what may not wait.
+    urgent: JoinSet<()>,
+    others: JoinSet<()>,
 }
 
 /// Repairs until it is dropped.
 pub(crate) async fn run(ctx: Arc<Context>) {
     let most = ctx.tuning.repair_parallelism as usize;
-    let mut under_way = JoinSet::new();
+    let mut hands = Hands::default();
     loop {
-        let free = most - under_way.len();
-        let claimed = if free == 0 {
-            Ok(Vec::new())
-        } else {
-            ctx.metadata.claim_repairs(free, ctx.tuning.repair_lease()).await
-        };
-        let idle = match claimed {
-            Ok(jobs) => {
-                let idle = jobs.len() < free;
-                for job in jobs {
-                    under_way.spawn(work(ctx.clone(), job));
-                }
-                idle
-            }
-            Err(error) => {
-                ctx.metrics.failed("claim repairs", &error);
-                true
-            }
-        };
+        if let Err(error) = take_on(&ctx, &mut hands, most).await {
+            ctx.metrics.failed("claim repairs", &error);
+        }
+        let idle = hands.urgent.len() + hands.others.len() < most;
         tokio::select! {
-            Some(ended) = under_way.join_next() => pass_on(ended),
+            Some(ended) = hands.urgent.join_next() => pass_on(ended),
+            Some(ended) = hands.others.join_next() => pass_on(ended),
             () = tokio::time::sleep(IDLE), if idle => {}
         }
-        while let Some(ended) = under_way.try_join_next() {
+        while let Some(ended) = hands.urgent.try_join_next().or_else(|| hands.others.try_join_next()) {
             pass_on(ended);
         }
     }
+}
+
+/// Claims what there are workers for: first whatever is due, then with those that are left what may not wait.
+async fn take_on(ctx: &Arc<Context>, hands: &mut Hands, most: usize) -> Result<(), MetadataError> {
+    let (mut free, others) = room(most, hands.urgent.len(), hands.others.len(), ctx.repair_budget.due_in());
+    for (up_to, limit) in [(i32::MAX, others), (URGENT_MAX, most)] {
+        let limit = limit.min(free);
+        if limit == 0 {
+            continue;
+        }
+        let jobs = ctx.metadata.claim_repairs(up_to, limit, ctx.tuning.repair_lease()).await?;
+        let all = jobs.len() < limit;
+        free -= jobs.len();
+        for job in jobs {
+            let hands = if can_wait(job.priority) { &mut hands.others } else { &mut hands.urgent };
+            hands.spawn(work(ctx.clone(), job));
+        }
+        if all {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// How many of so many workers are free, and how many of these for work that can wait, while so many do the one kind and so many the
+/// other. None for that where the budget is spent for longer than a worker waits: it would only be put back.
+fn room(most: usize, urgent: usize, others: usize, budget_due_in: Duration) -> (usize, usize) {
+    let free = most.saturating_sub(urgent + others);
+    let kept = most.div_ceil(KEPT_SHARE).min(most.saturating_sub(1));
+    let for_others = (most - kept).saturating_sub(others).min(free);
+    (free, if budget_due_in > PATIENCE { 0 } else { for_others })
 }
 
 /// A panic of a worker is one of the rebalancer.
@@ -100,6 +134,12 @@ async fn work(ctx: Arc<Context>, job: RepairJob) {
             recorded.map(|()| if done.again_after.is_some() { "again" } else { "done" })
         }
         Err(Failure::Metadata(error @ MetadataError::Stale { .. })) => Err(error),
+        Err(failure @ Failure::InVain) => {
+            let delay = backoff(IN_VAIN, job.retry_count);
+            debug!(segment = %job.stripe.segment, stripe = job.stripe.index, tries = job.retry_count + 1, "repair was in vain");
+            let why = failure.to_string();
+            ctx.metadata.fail_repair(job.id, job.fence, &why, Some(delay)).await.map(|()| "in_vain")
+        }
         Err(failure) => put_back(&ctx, &job, &failure).await.map(|()| "failed"),
     };
     match ended {
@@ -112,9 +152,13 @@ async fn work(ctx: Arc<Context>, job: RepairJob) {
     }
 }
 
+/// The pause after so many that came before.
+fn backoff((first, longest): (Duration, Duration), tries: u32) -> Duration {
+    (first * (1 << tries.min(16))).min(longest)
+}
+
 async fn put_back(ctx: &Context, job: &RepairJob, failure: &Failure) -> Result<(), MetadataError> {
-    let delay = (RETRY.0 * (1 << job.retry_count.min(16))).min(RETRY.1);
-    let delay = (job.retry_count < RETRIES_MAX).then_some(delay);
+    let delay = (job.retry_count < RETRIES_MAX).then(|| backoff(RETRY, job.retry_count));
     let mut text = failure.to_string();
     if let Some(source) = std::error::Error::source(failure) {
         text = format!("{text}: {source}");
@@ -131,18 +175,28 @@ async fn carry_out(ctx: &Context, job: &RepairJob) -> Result<RepairDone, Failure
     let cluster = ctx.watch.cluster().await?;
     let (plan, urgency) = cluster.judge(&state, ctx.repair_delay());
     match urgency {
-        Urgency::Now { priority } => make(ctx, &cluster, &state, &plan, priority > 0).await,
+        // It was worse when it was asked for. A worker that is kept for what may not wait does not wait for a budget.
+        Urgency::Now { priority } if can_wait(priority) && !can_wait(job.priority) => {
+            Ok(put_off(&plan, priority, Duration::ZERO))
+        }
+        Urgency::Now { priority } => make(ctx, &cluster, &state, &plan, priority).await,
         Urgency::Whole => Ok(RepairDone { tolerance: plan.health.lasting, ..RepairDone::default() }),
-        Urgency::After { delay, .. } => Ok(RepairDone {
-            again_after: Some(delay),
-            tolerance: plan.health.lasting,
-            ..RepairDone::default()
-        }),
+        Urgency::After { priority, delay } => Ok(put_off(&plan, priority, delay)),
         // Under the brake nobody's return need change a status that matters to this stripe.
         Urgency::Waits => {
             let again_after = cluster.braked.then(|| ctx.tuning.scan_interval());
             Ok(RepairDone { again_after, tolerance: plan.health.lasting, ..RepairDone::default() })
         }
+    }
+}
+
+/// Nothing was done yet, and it is as urgent as this.
+fn put_off(plan: &Plan, priority: i32, again_after: Duration) -> RepairDone {
+    RepairDone {
+        again_after: Some(again_after),
+        priority: Some(priority),
+        tolerance: plan.health.lasting,
+        ..RepairDone::default()
     }
 }
 
@@ -152,18 +206,35 @@ fn part_of(cluster: &Cluster, node: NodeId) -> f64 {
 }
 
 /// Waits until what this repair moves fits into the budgets, of which busy nodes leave less. Which of the holders are read from shows
-/// only while it goes on: what they gave is owed, and their next repair waits for it here.
-async fn yield_to_others(ctx: &Context, cluster: &Cluster, state: &StripeState, plan: &Plan, cost: u64) {
+/// only while it goes on: what they gave is owed, and their next repair waits for it here. Where it would be long, nothing is
+/// taken, and it answers how much later the repair should come again. The worker rests all the same: with one such stripe after the
+/// other it would go through all the queue.
+async fn yield_to_others(
+    ctx: &Context,
+    cluster: &Cluster,
+    state: &StripeState,
+    plan: &Plan,
+    cost: u64,
+) -> Option<Duration> {
     let began = Instant::now();
     let chunk = state.chunk_len().get();
+    let involved =
+        plan.additions.iter().chain(&plan.health.here).map(|(_, node)| ctx.node_budgets.of(*node).due_in());
+    let longest = involved.max().unwrap_or_default().max(ctx.repair_budget.due_in());
+    if longest > PATIENCE {
+        tokio::time::sleep(PATIENCE).await;
+        ctx.metrics.repair_waited.inc_by(began.elapsed().as_secs_f64());
+        return Some(longest - PATIENCE);
+    }
     let nodes = plan.additions.iter().map(|(_, node)| async {
         ctx.node_budgets.of(*node).take_of(part_of(cluster, *node), chunk).await;
     });
     let holders: BTreeSet<NodeId> = plan.health.here.iter().map(|(_, node)| *node).collect();
-    let sources = holders.into_iter().map(|node| async move { ctx.node_budgets.of(node).wait().await });
+    let sources = holders.into_iter().map(|node| tokio::time::sleep(ctx.node_budgets.of(node).due_in()));
     let all = ctx.repair_budget.take_of(cluster.load.leaves(), cost);
     tokio::join!(join_all(nodes), join_all(sources), all);
     ctx.metrics.repair_waited.inc_by(began.elapsed().as_secs_f64());
+    None
 }
 
 /// Bytes that a plan moves if all goes well: a shard that somebody here holds goes from node to node, others are rebuilt.
@@ -207,7 +278,7 @@ async fn make(
     cluster: &Cluster,
     state: &StripeState,
     plan: &Plan,
-    can_wait: bool,
+    priority: i32,
 ) -> Result<RepairDone, Failure> {
     // The row of a wrong shard goes with its repair. Whoever is to be audited for it is so all the same.
     if state.locations.iter().any(|at| at.status == LocationStatus::Corrupt) {
@@ -216,9 +287,11 @@ async fn make(
     let mut made = Repaired::default();
     if !plan.additions.is_empty() {
         let secret = secret(ctx, state).await?;
-        let cost = can_wait.then(|| estimate(state, plan));
-        if let Some(cost) = cost {
-            yield_to_others(ctx, cluster, state, plan, cost).await;
+        let cost = can_wait(priority).then(|| estimate(state, plan));
+        if let Some(cost) = cost
+            && let Some(later) = yield_to_others(ctx, cluster, state, plan, cost).await
+        {
+            return Ok(put_off(plan, priority, later));
         }
         let outcome = ctx.plane.repair(state, &secret, &plan.additions).await;
         charge(ctx, cluster, state, plan, cost, &outcome);
@@ -239,11 +312,11 @@ async fn make(
         state.locations.iter().map(|at| (at.shard, at.node, at.status.belief())).collect();
     let removed = repair::all_removals(&cluster.stripe(state, &locations), &plan.health, &held, plan.goal);
     let kept: Vec<Place> = held.into_iter().filter(|place| !removed.contains(place)).collect();
-    // No node has room, or nothing can be read: that may change without anybody asking again.
-    let in_vain = made.added.is_empty() && removed.is_empty();
-    let again_after = if in_vain { Some(IN_VAIN) } else { (!made.failed.is_empty()).then_some(RETRY.0) };
     for (shard, node, error) in &made.failed {
         debug!(%node, shard = shard.get(), %error, "a shard could not be stored there");
+    }
+    if made.added.is_empty() && removed.is_empty() {
+        return Err(Failure::InVain);
     }
     info!(
         segment = %state.stripe.segment, stripe = state.stripe.index, added = made.added.len(), removed = removed.len(),
@@ -254,7 +327,8 @@ async fn make(
         added: made.added,
         removed,
         grace: ctx.tuning.gc_grace(),
-        again_after,
+        again_after: (!made.failed.is_empty()).then_some(RETRY.0),
+        priority: None,
     })
 }
 
@@ -270,6 +344,7 @@ mod tests {
     use cyxcloud_metadata::conformance::samples;
 
     use super::*;
+    use crate::throttle::Throttle;
 
     #[test]
     fn what_goes_from_node_to_node_costs_little() {
@@ -285,5 +360,35 @@ mod tests {
         assert_eq!(cost(vec![at(0, 20), at(1, 21)]), 200);
         assert_eq!(cost(vec![at(2, 20)]), 1100);
         assert_eq!(cost(vec![at(1, 20), at(2, 21), at(3, 22)]), 1300);
+    }
+
+    #[test]
+    fn a_worker_is_kept_for_what_may_not_wait() {
+        let calm = Duration::ZERO;
+        assert_eq!(room(4, 0, 0, calm), (4, 3));
+        assert_eq!(room(4, 0, 3, calm), (1, 0));
+        assert_eq!(room(4, 1, 2, calm), (1, 1));
+        assert_eq!(room(4, 4, 0, calm), (0, 0));
+        assert_eq!(room(4, 2, 3, calm), (0, 0));
+        assert_eq!((room(17, 0, 0, calm), room(2, 0, 0, calm)), ((17, 14), (2, 1)));
+        // Of one none can be kept; it does not sleep for long.
+        assert_eq!(room(1, 0, 0, calm), (1, 1));
+    }
+
+    #[test]
+    fn what_is_owed_keeps_no_worker_from_what_may_not_wait() {
+        let budget = Throttle::new(1_000);
+        for _ in 0..3_600 {
+            budget.owe(1.0, 1_000);
+        }
+        assert!(budget.due_in() > PATIENCE);
+        assert_eq!(room(4, 0, 0, budget.due_in()), (4, 0));
+    }
+
+    #[test]
+    fn what_is_in_vain_is_tried_ever_less_often() {
+        let pauses = [0, 1, 2, 5, 6, 40].map(|tries| backoff(IN_VAIN, tries).as_secs());
+        assert_eq!(pauses, [60, 120, 240, 1920, 3600, 3600]);
+        assert_eq!([0, 1, 10].map(|tries| backoff(RETRY, tries).as_secs()), [5, 10, 3600]);
     }
 }

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// Beyond this what went through already is not waited for.
+const DEBT_MAX: Duration = Duration::from_secs(30);
+
 /// Lets so many pass per second; who asks for more waits its turn. 0 is no limit.
 #[derive(Debug)]
 pub(crate) struct Throttle {
@@ -31,19 +34,29 @@ impl Throttle {
         }
     }
 
-    /// Waits until what was let through before is paid for, and takes nothing.
-    pub(crate) async fn wait(&self) {
+    /// How long it takes until what was let through before is paid for.
+    pub(crate) fn due_in(&self) -> Duration {
+        self.due_after(Instant::now())
+    }
+
+    fn due_after(&self, now: Instant) -> Duration {
         let free_at = *self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = free_at {
-            tokio::time::sleep_until(at).await;
+        free_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
+    }
+
+    /// Takes note of so many that went through already, while only a part of the rate was to be used: those who come later wait for
+    /// them, but not for all that many may have brought together.
+    pub(crate) fn owe(&self, part: f64, count: u64) {
+        if self.per_sec > 0 {
+            self.owe_at(part, count, Instant::now());
         }
     }
 
-    /// Takes note of so many that went through already, while only a part of the rate was to be used: those who come later wait for them.
-    pub(crate) fn owe(&self, part: f64, count: u64) {
-        if self.per_sec > 0 {
-            self.turn(part, count, Instant::now());
-        }
+    fn owe_at(&self, part: f64, count: u64, now: Instant) {
+        let mut free_at = self.free_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = free_at.map_or(now, |at| at.max(now));
+        let paid = turn.min(now + DEBT_MAX) + self.time(part, count);
+        *free_at = Some(turn.max(paid));
     }
 
     /// So many went through, while only a part of the rate was to be used, where so many were taken for them: what is more is
@@ -120,15 +133,35 @@ mod tests {
         let throttle = Throttle::new(100);
         let began = Instant::now();
         throttle.owe(0.5, 5);
-        throttle.wait().await;
+        tokio::time::sleep(throttle.due_in()).await;
         assert!(began.elapsed() >= Duration::from_millis(100));
         // Nothing is owed any more, nor was anything taken by waiting.
         let now = Instant::now();
+        assert_eq!(throttle.due_after(now), Duration::ZERO);
         assert_eq!(throttle.turn(1.0, 1, now), now);
         let unlimited = Throttle::new(0);
         unlimited.owe(1.0, u64::MAX);
-        unlimited.wait().await;
+        assert_eq!(unlimited.due_in(), Duration::ZERO);
         assert_eq!(*unlimited.free_at.lock().expect("nobody panicked"), None);
+    }
+
+    #[test]
+    fn what_could_not_wait_holds_others_up_for_a_while_only() {
+        let (throttle, now) = (Throttle::new(100), Instant::now());
+        let due = || throttle.due_after(now).as_secs_f64().round() as u64;
+        // An hour's worth, in ten thousand pieces.
+        for _ in 0..10_000 {
+            throttle.owe_at(0.1, 4, now);
+        }
+        assert_eq!(due(), 30);
+        // The last one is waited for whatever it costs; a small one after it forgives nothing.
+        throttle.owe_at(0.1, 1_000, now);
+        assert_eq!(due(), 130);
+        throttle.owe_at(1.0, 1, now);
+        assert_eq!(due(), 130);
+        // Who takes its turn pays in full.
+        throttle.turn(1.0, 1_000, now);
+        assert_eq!(due(), 140);
     }
 
     #[test]

@@ -1,8 +1,14 @@
-//! Small duties: uploads that were given up end, usage is folded into totals, history is dropped in time.
+//! Small duties: uploads that were given up end, usage is folded into totals, history is dropped in time, and what no node had room
+//! for is tried again once one has.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cyxcloud_core::NodeId;
+use cyxcloud_core::placement::Candidate;
+use cyxcloud_core::repair::URGENT_MAX;
+use cyxcloud_core::stripe::STRIPE_DEFAULT;
 use cyxcloud_metadata::Result;
 use tracing::{debug, info};
 
@@ -16,9 +22,10 @@ const ENDED_MULTIPARTS: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Keeps up until it is dropped.
 pub(crate) async fn run(ctx: Arc<Context>) {
     let mut tick = ctx.ticks();
+    let mut roomy = HashSet::new();
     loop {
         tick.tick().await;
-        match round(&ctx).await {
+        match round(&ctx, &mut roomy).await {
             Ok(()) => ctx.metrics.healthy.set(1),
             Err(error) => {
                 ctx.metrics.healthy.set(0);
@@ -28,8 +35,8 @@ pub(crate) async fn run(ctx: Arc<Context>) {
     }
 }
 
-/// One round: goes on while there are full batches.
-async fn round(ctx: &Context) -> Result<()> {
+/// One round: goes on while there are full batches. `roomy` had room in the last one.
+async fn round(ctx: &Context, roomy: &mut HashSet<NodeId>) -> Result<()> {
     let metadata = &ctx.metadata;
     loop {
         let expired = metadata.expire_uploads(BATCH).await?;
@@ -50,14 +57,30 @@ async fn round(ctx: &Context) -> Result<()> {
     while metadata.purge_repairs(history, BATCH).await? >= BATCH {}
     while metadata.purge_audits(history, BATCH).await? >= BATCH {}
     while metadata.purge_multiparts(ENDED_MULTIPARTS, open_for, BATCH).await? >= BATCH {}
+    hurry(ctx, roomy).await?;
     show_queue(ctx).await
+}
+
+/// Has repairs that were in vain be tried again where somebody joined, returned or got space since.
+async fn hurry(ctx: &Context, roomy: &mut HashSet<NodeId>) -> Result<()> {
+    let now = with_room(&ctx.watch.cluster().await?.candidates);
+    if !now.is_subset(roomy) {
+        while ctx.metadata.hurry_repairs(BATCH).await? >= BATCH {}
+    }
+    *roomy = now;
+    Ok(())
+}
+
+/// Those that have room for a chunk of whatever stripe.
+fn with_room(candidates: &[Candidate]) -> HashSet<NodeId> {
+    candidates.iter().filter(|node| node.free >= STRIPE_DEFAULT).map(|node| node.node).collect()
 }
 
 async fn show_queue(ctx: &Context) -> Result<()> {
     let queue = ctx.metadata.repair_queue().await?;
     let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let waiting: u64 = queue.pending.values().sum();
-    let at_edge: u64 = queue.pending.range(..=0).map(|(_, count)| count).sum();
+    let at_edge: u64 = queue.pending.range(..=URGENT_MAX).map(|(_, count)| count).sum();
     let gauges = [
         ("pending", waiting),
         ("pending_tolerating_no_loss", at_edge),
@@ -72,4 +95,28 @@ async fn show_queue(ctx: &Context) -> Result<()> {
     ctx.metrics.oldest_due_secs.set(count(queue.oldest_due.unwrap_or_default().as_secs()));
     ctx.metrics.braked.set(i64::from(ctx.watch.cluster().await?.braked));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use cyxcloud_core::ByteCount;
+
+    use super::*;
+
+    #[test]
+    fn who_gets_space_has_room_again() {
+        let node = |number: u8, free| Candidate {
+            node: NodeId::from_random([number; 16]),
+            free,
+            operator: String::new(),
+            subnet: String::new(),
+            region: String::new(),
+            weight_penalty: false,
+            vetted: true,
+        };
+        let full = with_room(&[node(1, ByteCount::gib(1)), node(2, ByteCount::kib(1))]);
+        let freed = with_room(&[node(1, ByteCount::gib(1)), node(2, ByteCount::mib(4))]);
+        assert_eq!((full.len(), freed.len()), (1, 2));
+        assert!(full.is_subset(&freed) && !freed.is_subset(&full));
+    }
 }

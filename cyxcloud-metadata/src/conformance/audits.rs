@@ -82,9 +82,10 @@ pub async fn an_audit_is_kept_and_marks_its_location(store: &dyn MetadataStore) 
     assert!(locations[0].proven_at.is_some_and(|proven| proven >= before));
     let queue = store.repair_queue().await.expect("look");
     assert_eq!((queue.due, queue.pending.into_iter().collect::<Vec<_>>()), (1, vec![(0, 1)]));
-    let job =
-        until("its repair can be claimed", async || store.claim_repairs(1, LONG).await.expect("claim").pop())
-            .await;
+    let job = until("its repair can be claimed", async || {
+        store.claim_repairs(i32::MAX, 1, LONG).await.expect("claim").pop()
+    })
+    .await;
     assert_eq!(job.stripe, at(&segment, 1));
 }
 

@@ -487,7 +487,7 @@ pub async fn a_compared_inventory_is_recorded(store: &dyn MetadataStore) {
     }
     let missed: std::collections::BTreeSet<u32> = ours[..2].iter().map(|at| at.at.stripe.index).collect();
     let jobs = until("repairs can be claimed", async || {
-        let jobs = store.claim_repairs(10, LONG).await.expect("claim");
+        let jobs = store.claim_repairs(i32::MAX, 10, LONG).await.expect("claim");
         (jobs.len() >= missed.len()).then_some(jobs)
     })
     .await;

@@ -123,7 +123,7 @@ pub async fn work_in_hand_is_what_leases_hold(store: &dyn MetadataStore) {
     store.commit_object(&place.commit("k", content)).await.expect("commit");
     let look = async || store.work_in_hand().await.expect("look");
     // What the commit itself queued for short stripes is not counted on here.
-    let jobs = store.claim_repairs(10, LONG).await.expect("claim");
+    let jobs = store.claim_repairs(i32::MAX, 10, LONG).await.expect("claim");
     for job in &jobs {
         store.finish_repair(job.id, job.fence, &Default::default()).await.expect("finish");
     }
@@ -137,9 +137,10 @@ pub async fn work_in_hand_is_what_leases_hold(store: &dyn MetadataStore) {
     store.queue_repairs(&[repair(0), repair(1)]).await.expect("queue");
     store.queue_scan(nodes[0], ScanReason::Periodic).await.expect("queue");
     assert_eq!(look().await, WorkInHand::default());
-    let job =
-        until("a job can be claimed", async || store.claim_repairs(1, LONG).await.expect("claim").pop())
-            .await;
+    let job = until("a job can be claimed", async || {
+        store.claim_repairs(i32::MAX, 1, LONG).await.expect("claim").pop()
+    })
+    .await;
     let scan = until("a scan can be claimed", async || {
         store.claim_scans(ScanClass::Periodic, 1, LONG).await.expect("claim").pop()
     })
@@ -149,6 +150,9 @@ pub async fn work_in_hand_is_what_leases_hold(store: &dyn MetadataStore) {
     store.finish_scan(&scan, None).await.expect("finish");
     assert_eq!(look().await, WorkInHand::default());
     let short = std::time::Duration::from_millis(1);
-    until("a job can be claimed", async || store.claim_repairs(1, short).await.expect("claim").pop()).await;
+    until("a job can be claimed", async || {
+        store.claim_repairs(i32::MAX, 1, short).await.expect("claim").pop()
+    })
+    .await;
     until("its lease runs out", async || (look().await == WorkInHand::default()).then_some(())).await;
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cyxcloud_core::repair::SPREAD_PRIORITY;
+use cyxcloud_core::repair::{SPREAD_PRIORITY, URGENT_MAX};
 use cyxcloud_core::{Generation, NodeId, SegmentId, ShardIndex, Timestamp};
 use uuid::Uuid;
 
@@ -24,7 +24,7 @@ async fn queue(store: &dyn MetadataStore, repairs: &[NewRepair]) -> usize {
 }
 
 async fn claim(store: &dyn MetadataStore, limit: usize, lease: Duration) -> Vec<RepairJob> {
-    store.claim_repairs(limit, lease).await.expect("claim repairs")
+    store.claim_repairs(i32::MAX, limit, lease).await.expect("claim repairs")
 }
 
 /// One job on a stripe, as soon as it can be claimed.
@@ -85,6 +85,77 @@ pub async fn a_queued_stripe_is_claimed_once(store: &dyn MetadataStore) {
     queue(store, &[repair(at(&segment, 4), 3, Duration::ZERO)]).await;
     queue(store, &[repair(at(&segment, 4), 1, LONG)]).await;
     assert_eq!(claimed(store, at(&segment, 4), LONG).await.priority, 1);
+}
+
+/// Whoever asks for what may not wait is given nothing else, neither what is due nor what others let go.
+pub async fn what_can_wait_is_left_to_who_asks_for_it(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    let segment = stored(store, place, "k", 4, &nodes).await;
+    queue(store, &[repair(at(&segment, 0), 2, Duration::ZERO), repair(at(&segment, 1), -1, Duration::ZERO)])
+        .await;
+    assert_eq!(claim(store, 10, Duration::ZERO).await.len(), 2);
+    queue(store, &[repair(at(&segment, 2), 1, Duration::ZERO), repair(at(&segment, 3), 0, Duration::ZERO)])
+        .await;
+    tick(store).await;
+    let stripes = |jobs: Vec<RepairJob>| jobs.into_iter().map(|job| job.stripe.index).collect::<Vec<_>>();
+    let urgent = async || store.claim_repairs(URGENT_MAX, 10, LONG).await.expect("claim repairs");
+    assert_eq!(stripes(urgent().await), [1, 3]);
+    assert_eq!(stripes(urgent().await), [0u32; 0]);
+    assert_eq!(stripes(claim(store, 10, LONG).await), [2, 0]);
+}
+
+/// And not as it was when it was asked for, unless that was since.
+pub async fn what_is_put_back_is_as_urgent_as_it_was_found(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    let segment = stored(store, place, "k", 1, &nodes).await;
+    let stripe = at(&segment, 0);
+    let found = |priority| RepairDone {
+        again_after: Some(Duration::ZERO),
+        priority: Some(priority),
+        ..RepairDone::default()
+    };
+    queue(store, &[repair(stripe, 0, Duration::ZERO)]).await;
+    let job = claimed(store, stripe, LONG).await;
+    store.finish_repair(job.id, job.fence, &found(3)).await.expect("put back");
+    let job = claimed(store, stripe, LONG).await;
+    assert_eq!(job.priority, 3);
+    queue(store, &[repair(stripe, 1, Duration::ZERO)]).await;
+    store.finish_repair(job.id, job.fence, &found(2)).await.expect("put back");
+    let job = claimed(store, stripe, LONG).await;
+    assert_eq!(job.priority, 1);
+    let again = RepairDone { again_after: Some(Duration::ZERO), ..RepairDone::default() };
+    store.finish_repair(job.id, job.fence, &again).await.expect("put back");
+    assert_eq!(claimed(store, stripe, LONG).await.priority, 1);
+}
+
+/// And nothing else that waits for its time. Once something came of a job, what was in vain before is forgotten.
+pub async fn what_was_in_vain_can_be_hurried(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 6).await;
+    let segment = stored(store, place, "k", 2, &nodes[..5]).await;
+    let stripe = at(&segment, 0);
+    queue(store, &[repair(stripe, 0, Duration::ZERO), repair(at(&segment, 1), 1, Duration::ZERO)]).await;
+    let job = claimed(store, stripe, LONG).await;
+    store.fail_repair(job.id, job.fence, "no node has room", Some(LONG)).await.expect("fail");
+    let other = claimed(store, at(&segment, 1), LONG).await;
+    let later = RepairDone { again_after: Some(LONG), ..RepairDone::default() };
+    store.finish_repair(other.id, other.fence, &later).await.expect("put back");
+    tick(store).await;
+    assert!(claim(store, 10, LONG).await.is_empty());
+    assert_eq!(store.hurry_repairs(10).await.expect("hurry"), 1);
+    assert_eq!(store.hurry_repairs(10).await.expect("hurry"), 0, "it is due");
+    let job = claimed(store, stripe, LONG).await;
+    assert_eq!(job.retry_count, 1);
+    assert!(claim(store, 10, LONG).await.is_empty());
+    let again = RepairDone { again_after: Some(Duration::ZERO), ..RepairDone::default() };
+    store.finish_repair(job.id, job.fence, &again).await.expect("put back");
+    let job = claimed(store, stripe, LONG).await;
+    assert_eq!(job.retry_count, 1, "nothing came of it");
+    let added = RepairDone { added: vec![(shard(0), location(nodes[5], 7))], ..again };
+    store.finish_repair(job.id, job.fence, &added).await.expect("put back");
+    assert_eq!(claimed(store, stripe, LONG).await.retry_count, 0);
 }
 
 /// Nothing of it is short: it comes last, is counted apart, and is at no risk.
@@ -290,6 +361,7 @@ pub async fn a_finished_repair_is_recorded_whole(store: &dyn MetadataStore) {
         removed: vec![(shard(0), nodes[0])],
         grace: Duration::ZERO,
         again_after: Some(Duration::ZERO),
+        priority: None,
         tolerance: Some(2),
     };
     store.finish_repair(job.id, job.fence, &done).await.expect("finish");

@@ -35,8 +35,8 @@ impl Upkeep for PostgresStore {
         self.queue(repairs).await
     }
 
-    async fn claim_repairs(&self, limit: usize, lease: Duration) -> Result<Vec<RepairJob>> {
-        self.claim_jobs(limit, lease).await
+    async fn claim_repairs(&self, up_to: i32, limit: usize, lease: Duration) -> Result<Vec<RepairJob>> {
+        self.claim_jobs(up_to, limit, lease).await
     }
 
     async fn renew_repair(&self, id: Uuid, fence: i64, lease: Duration) -> Result<()> {
@@ -49,6 +49,10 @@ impl Upkeep for PostgresStore {
 
     async fn fail_repair(&self, id: Uuid, fence: i64, error: &str, delay: Option<Duration>) -> Result<()> {
         self.fail_job(id, fence, error, delay).await
+    }
+
+    async fn hurry_repairs(&self, limit: usize) -> Result<usize> {
+        self.hurry_jobs(limit).await
     }
 
     async fn repair_queue(&self) -> Result<RepairQueue> {

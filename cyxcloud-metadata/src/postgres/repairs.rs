@@ -68,12 +68,18 @@ impl PostgresStore {
         .await
     }
 
-    pub(super) async fn claim_jobs(&self, limit: usize, lease: Duration) -> Result<Vec<RepairJob>> {
+    pub(super) async fn claim_jobs(
+        &self,
+        up_to: i32,
+        limit: usize,
+        lease: Duration,
+    ) -> Result<Vec<RepairJob>> {
         transact::single(&self.pool, "claim repairs", |conn, _| {
             Box::pin(async move {
                 let rows = sqlx::query(include_str!("sql/claim_repairs.sql"))
                     .bind(read::limit(limit))
                     .bind(read::millis(lease))
+                    .bind(up_to)
                     .fetch_all(conn)
                     .await?;
                 rows.iter().map(job).collect()
@@ -127,6 +133,20 @@ impl PostgresStore {
                     return Err(stale());
                 }
                 Ok(())
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn hurry_jobs(&self, limit: usize) -> Result<usize> {
+        const HURRY: &str = "UPDATE repair_jobs SET not_before = now() WHERE id IN (
+                SELECT id FROM repair_jobs WHERE status = 'pending' AND retry_count > 0 AND not_before > now()
+                LIMIT $1 FOR UPDATE SKIP LOCKED
+            )";
+        transact::single(&self.pool, "hurry repairs", |conn, _| {
+            Box::pin(async move {
+                let done = sqlx::query(HURRY).bind(read::limit(limit)).execute(conn).await?;
+                Ok(read::touched(done.rows_affected()))
             })
         })
         .await
@@ -215,6 +235,8 @@ async fn finish_in(conn: &mut PgConnection, id: Uuid, fence: i64, done: &RepairD
         .bind(!live)
         .bind(again_after.map(read::millis))
         .bind(done.tolerance.map(i16::from))
+        .bind(done.priority)
+        .bind(!done.added.is_empty())
         .execute(conn)
         .await?;
     // Somebody has it by now: what was done above is rolled back.

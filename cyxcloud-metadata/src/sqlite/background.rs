@@ -42,8 +42,8 @@ impl Upkeep for SqliteStore {
         self.engine.write("queue repairs", move |db| repairs::queue_all(db, &repairs)).await
     }
 
-    async fn claim_repairs(&self, limit: usize, lease: Duration) -> Result<Vec<RepairJob>> {
-        self.engine.write("claim repairs", move |db| repairs::claim(db, limit, lease)).await
+    async fn claim_repairs(&self, up_to: i32, limit: usize, lease: Duration) -> Result<Vec<RepairJob>> {
+        self.engine.write("claim repairs", move |db| repairs::claim(db, up_to, limit, lease)).await
     }
 
     async fn renew_repair(&self, id: Uuid, fence: i64, lease: Duration) -> Result<()> {
@@ -60,6 +60,10 @@ impl Upkeep for SqliteStore {
         self.engine
             .write("record a failed repair", move |db| repairs::fail(db, id, fence, &error, delay))
             .await
+    }
+
+    async fn hurry_repairs(&self, limit: usize) -> Result<usize> {
+        self.engine.write("hurry repairs", move |db| repairs::hurry(db, limit)).await
     }
 
     async fn repair_queue(&self) -> Result<RepairQueue> {

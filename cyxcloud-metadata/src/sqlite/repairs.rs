@@ -84,14 +84,14 @@ pub(super) fn queue_all(db: &Connection, repairs: &[NewRepair]) -> Done<usize> {
     Ok(new)
 }
 
-pub(super) fn claim(db: &Connection, limit: usize, lease: Duration) -> Done<Vec<RepairJob>> {
+pub(super) fn claim(db: &Connection, up_to: i32, limit: usize, lease: Duration) -> Done<Vec<RepairJob>> {
     const CLAIM: &str = "UPDATE repair_jobs
         SET status = 'in_progress', fence = fence + 1, lease_until = ?2, claimed_at = ?3 WHERE id = ?1
         RETURNING id, segment_id, stripe_index, priority, reason, fence, retry_count";
     let now = row::now();
     let (until, now) = (row::after(now, lease), now.unix_millis());
     let mut jobs = Vec::new();
-    for id in due(db, limit, now)? {
+    for id in due(db, up_to, limit, now)? {
         jobs.extend(one(db, CLAIM, params![id, until, now], job)?);
     }
     Ok(jobs)
@@ -108,19 +108,21 @@ fn job(row: &Row<'_>) -> Done<RepairJob> {
     })
 }
 
-/// What can be claimed, in order.
-fn due(db: &Connection, limit: usize, now: i64) -> Done<Vec<Uuid>> {
+/// What can be claimed of no later priority than `up_to`, in order.
+fn due(db: &Connection, up_to: i32, limit: usize, now: i64) -> Done<Vec<Uuid>> {
     const ABANDONED: &str = "SELECT priority, not_before, id FROM repair_jobs
-        WHERE status = 'in_progress' AND lease_until <= ?1 ORDER BY priority, not_before LIMIT ?2";
-    const PRIORITY: &str = "SELECT min(priority) FROM repair_jobs WHERE status = 'pending' AND priority > ?1";
+        WHERE status = 'in_progress' AND priority <= ?3 AND lease_until <= ?1 ORDER BY priority, not_before LIMIT ?2";
+    const PRIORITY: &str =
+        "SELECT min(priority) FROM repair_jobs WHERE status = 'pending' AND priority > ?1 AND priority <= ?2";
     const WAITING: &str = "SELECT priority, not_before, id FROM repair_jobs
         WHERE status = 'pending' AND priority = ?3 AND not_before <= ?1 ORDER BY not_before LIMIT ?2";
     let place = |row: &Row<'_>| -> Done<(i64, i64, Uuid)> { Ok((row.get(0)?, row.get(1)?, row.get(2)?)) };
-    let mut due = all(db, ABANDONED, params![now, int(limit as u64)], place)?;
+    let mut due = all(db, ABANDONED, params![now, int(limit as u64), up_to], place)?;
     // Priority by priority: so the index leads past those of each that still wait for their time.
     let (mut waiting, mut above) = (0, i64::MIN);
     while waiting < limit
-        && let Some(priority) = one(db, PRIORITY, [above], |row| Ok(row.get::<_, Option<i64>>(0)?))?.flatten()
+        && let Some(priority) =
+            one(db, PRIORITY, params![above, up_to], |row| Ok(row.get::<_, Option<i64>>(0)?))?.flatten()
     {
         let more = all(db, WAITING, params![now, int((limit - waiting) as u64), priority], place)?;
         waiting += more.len();
@@ -172,13 +174,15 @@ struct Ending<'a> {
     retries: i64,
     error: Option<&'a str>,
     tolerance: Option<u8>,
+    /// Of what is left, if nobody asked for it meanwhile.
+    priority: Option<i32>,
 }
 
 /// Ends a claim. Whatever is asked for, a stripe queued meanwhile is looked at once more.
 fn end(db: &Connection, held: &Held, ending: &Ending<'_>) -> Done<()> {
     const END: &str =
         "UPDATE repair_jobs SET status = ?2, not_before = coalesce(?3, not_before), retry_count = ?4,
-            last_error = coalesce(?5, last_error), tolerance = ?6, done_at = ?7,
+            last_error = coalesce(?5, last_error), tolerance = ?6, done_at = ?7, priority = coalesce(?8, priority),
             again = 0, lease_until = NULL, claimed_at = NULL
         WHERE id = ?1";
     let back = match (held.again, ending.again) {
@@ -187,7 +191,8 @@ fn end(db: &Connection, held: &Held, ending: &Ending<'_>) -> Done<()> {
     };
     let status = if back.is_some() { "pending" } else { ending.status };
     let done_at = back.is_none().then(|| row::now().unix_millis());
-    run(db, END, params![held.id, status, back, ending.retries, ending.error, ending.tolerance, done_at])?;
+    let Ending { retries, error, tolerance, priority, .. } = ending;
+    run(db, END, params![held.id, status, back, retries, error, tolerance, done_at, priority])?;
     Ok(())
 }
 
@@ -200,7 +205,15 @@ pub(super) fn fail(db: &Connection, id: Uuid, fence: i64, error: &str, delay: Op
         (None, Some(_)) => 0, // given up, and queued anew
         (None, None) => held.retries,
     };
-    end(db, &held, &Ending { status: "failed", again, retries, error: Some(&error), tolerance: None })
+    let ending =
+        Ending { status: "failed", again, retries, error: Some(&error), tolerance: None, priority: None };
+    end(db, &held, &ending)
+}
+
+pub(super) fn hurry(db: &Connection, limit: usize) -> Done<usize> {
+    const HURRY: &str = "UPDATE repair_jobs SET not_before = ?1 WHERE rowid IN (SELECT rowid FROM repair_jobs
+        WHERE status = 'pending' AND retry_count > 0 AND not_before > ?1 LIMIT ?2)";
+    Ok(run(db, HURRY, params![row::now().unix_millis(), int(limit as u64)])?)
 }
 
 pub(super) fn finish(db: &Connection, id: Uuid, fence: i64, done: &RepairDone) -> Done<()> {
@@ -209,9 +222,10 @@ pub(super) fn finish(db: &Connection, id: Uuid, fence: i64, done: &RepairDone) -
     let mut ending = Ending {
         status: "completed",
         again: None,
-        retries: held.retries,
+        retries: if done.added.is_empty() { held.retries } else { 0 },
         error: None,
         tolerance: done.tolerance,
+        priority: done.priority.filter(|_| held.again.is_none()),
     };
     if exists(db, LIVE, [held.stripe.segment.as_uuid()])? {
         let all_there = add(db, held.stripe, &done.added)?;

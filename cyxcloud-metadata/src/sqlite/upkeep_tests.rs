@@ -197,7 +197,7 @@ async fn a_chunk_waits_for_what_began_before_and_for_who_names_it() {
     let repair = |stripe| NewRepair { stripe, priority: 0, delay: NOW, reason: "test".to_owned() };
     let stripe = cursor(&third, 0, 0).stripe;
     store.queue_repairs(&[repair(stripe)]).await.expect("queue");
-    let job = store.claim_repairs(1, LONG).await.expect("claim").pop().expect("due");
+    let job = store.claim_repairs(i32::MAX, 1, LONG).await.expect("claim").pop().expect("due");
     discard(&store, place, "b").await;
     let later = begin(&store, place).await;
     assert_eq!((store.gc_state().await.expect("look").deletes_due, claim().await), (5, 0));
@@ -343,7 +343,7 @@ async fn a_repair_that_counted_on_a_removed_node_is_looked_at_again() {
     let stripe = cursor(&segment, 0, 0).stripe;
     let repair = NewRepair { stripe, priority: 1, delay: NOW, reason: "test".to_owned() };
     store.queue_repairs(std::slice::from_ref(&repair)).await.expect("queue");
-    let job = store.claim_repairs(1, LONG).await.expect("claim").pop().expect("due");
+    let job = store.claim_repairs(i32::MAX, 1, LONG).await.expect("claim").pop().expect("due");
     store.record_inventory(&missing_nothing(extra)).await.expect("record");
     store.step_node(&NodeStep { node: extra, from: Online, to: Draining }).await.expect("step");
     assert_eq!(
@@ -362,7 +362,7 @@ async fn a_repair_that_counted_on_a_removed_node_is_looked_at_again() {
     };
     let done = RepairDone { added: vec![(shard(0), at)], ..RepairDone::default() };
     store.finish_repair(job.id, job.fence, &done).await.expect("finish");
-    let again = store.claim_repairs(1, LONG).await.expect("claim").pop().expect("due again");
+    let again = store.claim_repairs(i32::MAX, 1, LONG).await.expect("claim").pop().expect("due again");
     assert_eq!((again.id, again.stripe), (job.id, stripe));
     let unknown = [
         NewRepair { stripe: StripeRef { segment: fresh(), index: 0 }, ..repair.clone() },
@@ -416,7 +416,7 @@ async fn repairs_that_ended_long_ago_are_kept_and_not_counted() {
         NewRepair { stripe, priority: 0, delay: NOW, reason: "test".to_owned() }
     };
     store.queue_repairs(&[repair(0), repair(1)]).await.expect("queue");
-    let jobs = store.claim_repairs(2, LONG).await.expect("claim");
+    let jobs = store.claim_repairs(i32::MAX, 2, LONG).await.expect("claim");
     store.finish_repair(jobs[0].id, jobs[0].fence, &RepairDone::default()).await.expect("finish");
     store.fail_repair(jobs[1].id, jobs[1].fence, "in vain", None).await.expect("give up");
     let counted = async || {

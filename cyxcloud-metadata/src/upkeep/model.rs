@@ -164,7 +164,7 @@ pub struct RepairJob {
     pub reason: String,
     /// What commits of this claim must carry.
     pub fence: i64,
-    /// How often it failed before.
+    /// How often it was tried in vain since it last added anything.
     pub retry_count: u32,
 }
 
@@ -182,6 +182,8 @@ pub struct RepairDone {
     pub grace: Duration,
     /// Work that this job could not do yet: it stays `pending` and is looked at again after this long.
     pub again_after: Option<Duration>,
+    /// How urgent that work is, where it is known better than when it was asked for. Not if the stripe was queued once more since.
+    pub priority: Option<i32>,
     /// Tolerance of the stripe's trustworthy locations now, for metrics and the job's row.
     pub tolerance: Option<u8>,
 }
