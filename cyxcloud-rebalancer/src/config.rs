@@ -119,7 +119,7 @@ pub struct Tuning {
     #[arg(long, env = "REPAIR_LEASE_SECS", value_name = "SECONDS", default_value_t = 60, value_parser = value_parser!(u64).range(1..))]
     pub repair_lease_secs: u64,
     /// More than a tenth of the nodes (and more than two) going away within this time is not believed
-    #[arg(long, env = "REPAIR_BRAKE_WINDOW_SECS", value_name = "SECONDS", default_value_t = 600)]
+    #[arg(long, env = "REPAIR_BRAKE_WINDOW_SECS", value_name = "SECONDS", default_value_t = 600, value_parser = value_parser!(u64).range(1..))]
     pub brake_window_secs: u64,
     /// Silence after which a node is offline, as the gateways have it: one that is to be emptied is not waited for from then on
     #[arg(long, env = "NODE_OFFLINE_THRESHOLD_MINS", value_name = "MINUTES", default_value_t = 5)]
@@ -164,7 +164,7 @@ pub struct Tuning {
     #[arg(long, env = "VETTING_SECS", value_name = "SECONDS", default_value_t = 604_800)]
     pub vetting_secs: u64,
     /// When an audit that was answered too late is asked again: three times, then it counts as failed
-    #[arg(long, env = "AUDIT_AGAIN_SECS", value_name = "SECONDS", default_value_t = 21_600)]
+    #[arg(long, env = "AUDIT_AGAIN_SECS", value_name = "SECONDS", default_value_t = 21_600, value_parser = value_parser!(u64).range(1..))]
     pub audit_again_secs: u64,
     /// Nodes of our own: a round of audits in which one of them fails is thrown away
     #[arg(long, env = "AUDIT_CANARIES", value_name = "NODE_ID,...", value_delimiter = ',')]
@@ -216,6 +216,17 @@ pub enum TuningError {
         /// AUDIT_TIMEOUT_SECS
         timeout: u64,
     },
+    /// One pause of a node would be four late answers.
+    #[error(
+        "AUDIT_AGAIN_SECS ({again}) must not be shorter than AUDIT_TIMEOUT_SECS ({timeout}): a node that pauses once would be late \
+         four times over, and what it holds would count as lost"
+    )]
+    AuditAgain {
+        /// AUDIT_AGAIN_SECS
+        again: u64,
+        /// AUDIT_TIMEOUT_SECS
+        timeout: u64,
+    },
     /// What is at risk could not be proven so often.
     #[error(
         "AUDIT_RISK_SECS ({risk}) must not be shorter than the time between two rounds of audits, a {}th of \
@@ -261,6 +272,10 @@ impl Tuning {
         }
         if let Some(first_byte) = self.audit_first_byte_secs.filter(|first_byte| *first_byte > timeout) {
             return Err(TuningError::AuditFirstByte { first_byte, timeout });
+        }
+        let again = self.audit_again_secs;
+        if interval > 0 && again < timeout {
+            return Err(TuningError::AuditAgain { again, timeout });
         }
         let (risk, tick) = (self.audit_risk_secs, audit::tick(self.audit_interval()));
         if interval > 0 && risk > 0 && Duration::from_secs(risk) < tick {
@@ -431,6 +446,7 @@ mod tests {
                 ["AUDIT_FIRST_BYTE_SECS (16)", "AUDIT_TIMEOUT_SECS (15)"],
                 wrong(|t| t.audit_first_byte_secs = Some(16)),
             ),
+            (["AUDIT_AGAIN_SECS (14)", "AUDIT_TIMEOUT_SECS (15)"], wrong(|t| t.audit_again_secs = 14)),
             (["AUDIT_RISK_SECS (35)", "AUDIT_INTERVAL_SECS (900)"], wrong(|t| t.audit_risk_secs = 35)),
             (
                 ["REPAIR_NODE_BYTES_PER_SEC (50000001)", "REPAIR_BYTES_PER_SEC (50000000)"],
@@ -457,5 +473,17 @@ mod tests {
         assert_eq!(with(|t| t.repair_node_bytes_per_sec = Some(ByteCount::ZERO)), (5, 0));
         assert_eq!(with(|t| (t.audit_risk_secs, t.audit_interval_secs) = (35, 0)), (5, 10_000_000));
         assert_eq!(with(|t| t.audit_risk_secs = 36), (5, 10_000_000));
+        assert_eq!(with(|t| t.audit_again_secs = 15), (5, 10_000_000));
+        assert_eq!(with(|t| (t.audit_again_secs, t.audit_interval_secs) = (1, 0)), (5, 10_000_000));
+    }
+
+    /// Without a window no brake would hold; without a pause a node that is slow for a minute has lost what it holds.
+    #[test]
+    fn what_must_take_some_time_is_not_0() {
+        use clap::Parser;
+        let parsed = |flag, value| Config::try_parse_from(["cyxcloud-rebalancer", flag, value]).is_ok();
+        for flag in ["--brake-window-secs", "--audit-again-secs"] {
+            assert!(parsed(flag, "1") && !parsed(flag, "0"), "{flag}");
+        }
     }
 }
