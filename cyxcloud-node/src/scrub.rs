@@ -1,4 +1,4 @@
-//! Reads all chunks again, one after the other: what has rotted is found, held back and reported. Once in every
+//! Reads all chunks again, one after the other: what has rotted is found, held back and reported. Once in about every
 //! interval, and whenever the gateway asks.
 //!
 //! Slowly, by a rate of bytes, so that readers come first. How far it came is kept in the file `scrub` of the data
@@ -81,7 +81,7 @@ impl Scrubber {
                 Ok(corrupt) => {
                     info!(corrupt, "scrub ended");
                     self.metrics.scrubs.inc();
-                    plan = self.next(progress.begins, now());
+                    plan = self.next(progress.begins, now(), rand::random());
                 }
                 Err(error) => {
                     warn!(%error, "scrub stopped");
@@ -98,7 +98,7 @@ impl Scrubber {
     fn plan(&self, found: Option<Progress>, now: Timestamp, chance: f64) -> Option<Progress> {
         match (found, self.interval) {
             // An interval that was shortened, or a clock that was set back, must not put it off for long.
-            (Some(found), Some(interval)) if found.begins <= now.plus(interval) => Some(found),
+            (Some(found), Some(interval)) if found.begins <= now.plus(jittered(interval, 1.0)) => Some(found),
             (Some(found), _) if found.after.is_some() => Some(found),
             (_, Some(interval)) => {
                 Some(Progress { begins: now.plus(interval.mul_f64(chance.clamp(0.0, 1.0))), after: None })
@@ -108,9 +108,9 @@ impl Scrubber {
     }
 
     /// The scrub after one that began at `begins`. One that took longer than the interval is followed at once.
-    fn next(&self, begins: Timestamp, now: Timestamp) -> Option<Progress> {
+    fn next(&self, begins: Timestamp, now: Timestamp, chance: f64) -> Option<Progress> {
         // A clock that was set back meanwhile must not put the next one off.
-        let due = |interval| begins.min(now).plus(interval).max(now);
+        let due = |interval| begins.min(now).plus(jittered(interval, chance)).max(now);
         self.interval.map(|interval| Progress { begins: due(interval), after: None })
     }
 
@@ -178,6 +178,12 @@ impl Scrubber {
             warn!(%error, "could not write down how far the scrub came");
         }
     }
+}
+
+/// The time from one scrub to the next, by a `chance` from 0 to 1: an interval, or up to a sixth of it less or more. Nodes that began
+/// one together, all being asked or overdue, would go on together.
+fn jittered(interval: Duration, chance: f64) -> Duration {
+    interval.mul_f64((5.0 + 2.0 * chance.clamp(0.0, 1.0)) / 6.0)
 }
 
 /// Waits until a scrub is due; for ever if none is planned.
