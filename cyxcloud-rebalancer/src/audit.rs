@@ -34,8 +34,11 @@ use crate::{Context, ticks};
 const AT_ONCE: usize = 32;
 /// How often it is looked for audits that are owed an answer.
 const OWED: Duration = Duration::from_secs(1);
-/// Locations of stripes at risk that a round asks for.
+/// Locations of stripes at risk that a round asks for: bounded, for each is read and hashed whole by its node. 38,400 in six hours,
+/// if a round comes every 36 s; what is left shows (`audits_at_risk_overdue`).
 const AT_RISK_MAX: usize = 64;
+/// Stripes, and locations, among which those are counted that were not reached in time.
+const OVERDUE_MAX: usize = 1_000;
 /// A stripe that waits for repair is at risk when it tolerates no more than so many losses: 12 shards of 10+4.
 const AT_RISK_LOSSES: i32 = 2;
 /// Proofs after which a failure is forgiven.
@@ -125,8 +128,15 @@ async fn ask_at_risk(ctx: &Context) -> Result<()> {
         return Ok(());
     }
     let (nodes, now) = nodes_now(ctx).await?;
-    let questions = at_risk(ctx, &heard(&nodes, now)).await?;
-    each_alone(ctx, &nodes, now, questions).await
+    let heard = heard(&nodes, now);
+    let questions = at_risk(ctx, &heard).await?;
+    each_alone(ctx, &nodes, now, questions).await?;
+    let first = SegmentId::from_uuid(Uuid::nil());
+    let within = Duration::from_secs(ctx.tuning.audit_risk_secs);
+    let overdue = ctx.metadata.at_risk(first, AT_RISK_LOSSES, within, OVERDUE_MAX).await?;
+    let overdue = overdue.iter().filter(|(node, _)| heard.contains(node)).count();
+    ctx.metrics.at_risk_overdue.set(i64::try_from(overdue).unwrap_or(i64::MAX));
+    Ok(())
 }
 
 /// Asks each node in a round of its own: those who fail together would never be judged, for together they come again.

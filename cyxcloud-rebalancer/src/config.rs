@@ -156,7 +156,7 @@ pub struct Tuning {
     #[arg(long, env = "AUDIT_FIRST_BYTE_SECS", value_name = "SECONDS", value_parser = value_parser!(u64).range(1..))]
     pub audit_first_byte_secs: Option<u64>,
     /// Within what time every location is proven of a stripe that waits for repair and tolerates no more than two losses; 0 asks
-    /// for these like for others
+    /// for these like for others. A round asks for up to 64: where more are at risk it takes longer
     #[arg(long, env = "AUDIT_RISK_SECS", value_name = "SECONDS", default_value_t = 21_600)]
     pub audit_risk_secs: u64,
     /// How long a node is new: audited four times as often, and given little of what is written. After it, and 100 proofs, it

@@ -26,6 +26,7 @@ pub(crate) struct Metrics {
     /// Audits by outcome.
     pub(crate) audits: IntCounterVec,
     pub(crate) rounds_discarded: IntCounter,
+    pub(crate) at_risk_overdue: IntGauge,
     /// Segments and chunks that collection went on with, by `step`.
     pub(crate) collected: IntCounterVec,
     pub(crate) garbage: IntGaugeVec,
@@ -75,6 +76,10 @@ impl Metrics {
             rounds_discarded: make.counter(
                 "audit_rounds_discarded_total",
                 "Rounds thrown away, but for what was proven, because we suspected ourselves",
+            )?,
+            at_risk_overdue: make.gauge(
+                "audits_at_risk_overdue",
+                "Locations at risk, of nodes that are heard, not proven within AUDIT_RISK_SECS; 1,000 are looked at",
             )?,
             collected: make.counters("collected_total", "Steps of garbage collection", "step")?,
             garbage: make.gauges("garbage", "What waits to be collected", "kind")?,
