@@ -27,8 +27,8 @@ pub enum Error {
     /// Unknown, aborted, or completed with other parts.
     #[error("there is no such multipart upload; it may have been aborted or completed")]
     NoSuchUpload,
-    /// A part named in Complete is missing or has another ETag.
-    #[error("part {number} was not uploaded, or its ETag differs")]
+    /// A part named in Complete is missing, was lost since, or has another ETag.
+    #[error("part {number} was not uploaded, was lost since, or its ETag differs")]
     InvalidPart {
         /// its number
         number: u32,

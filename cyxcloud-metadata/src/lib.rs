@@ -125,7 +125,8 @@ pub trait MetadataStore: Upkeep + Identity + std::fmt::Debug {
     /// Parts after a number, in order, at most `limit`. `NoSuchUpload` unless the upload is open.
     async fn list_parts(&self, id: UploadId, after: u32, limit: usize) -> Result<Vec<Part>>;
     /// Makes an object of the parts named; the others become garbage. O(parts). Called again with the same parts
-    /// after success, it answers as it did then.
+    /// after success, it answers as it did then. `InvalidPart` for one that is not there as named, or of which so much is known to
+    /// be lost that nobody could read it.
     async fn complete_multipart(
         &self,
         complete: &CompleteMultipart,

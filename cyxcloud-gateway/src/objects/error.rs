@@ -116,8 +116,8 @@ pub enum Error {
     /// Unknown, aborted or completed.
     #[error("there is no such multipart upload; it may have been aborted or completed")]
     NoSuchUpload,
-    /// A part named in Complete is missing or differs.
-    #[error("part {number} was not uploaded, or its ETag or checksum differs")]
+    /// A part named in Complete is missing, was lost since, or differs.
+    #[error("part {number} was not uploaded, was lost since, or its ETag or checksum differs")]
     InvalidPart {
         /// its number
         number: u32,

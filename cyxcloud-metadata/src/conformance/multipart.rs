@@ -6,13 +6,15 @@ use std::time::Duration;
 use cyxcloud_core::{ByteCount, ChunkId, NodeId, Timestamp, UploadId};
 use uuid::Uuid;
 
-use super::stripes::{at, coded, state};
-use super::{Place, fresh, key, new_node, place, place_with_quota};
+use super::repairs::{claimed, location};
+use super::stripes::{LONG, at, coded, state};
+use super::{Place, fresh, key, new_node, online_nodes, place, place_with_quota};
 use crate::error::PartsRefusal;
 use crate::model::{
-    Assembled, Attributes, CommitPart, CompleteMultipart, Content, ListMultiparts, Multipart, NewSegment,
-    NewUpload, Object, Part, Precondition, RegisterNode, StoredChecksum,
+    Assembled, Attributes, BadLocation, CommitPart, CompleteMultipart, Content, Fault, ListMultiparts,
+    Multipart, NewSegment, NewUpload, Object, Part, Precondition, RegisterNode, StoredChecksum,
 };
+use crate::upkeep::model::RepairDone;
 use crate::{Error, MetadataStore, Result};
 
 /// Opens a multipart upload.
@@ -203,6 +205,43 @@ pub async fn parts_that_are_not_there_are_refused(store: &dyn MetadataStore) {
     }
     assert_eq!(place.get(store, "k").await, None);
     complete(store, &request(&upload, &[&one, &three])).await.expect("still open");
+}
+
+/// It would make an object that nobody can read. Once it can be read again it is as good as any, whatever is still to be repaired.
+pub async fn a_part_that_was_lost_is_refused(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    let upload = open(store, place, "k").await;
+    let one = upload_part(store, place, upload.id, 1, b"one").await;
+    let segment = place.striped(coded(), 1, &nodes);
+    let two = CommitPart {
+        size: segment.length,
+        content: Content::New(segment.clone()),
+        ..new_part(place, upload.id, 2, b"")
+    };
+    let two = store.commit_part(&two).await.expect("commit a part");
+    let shard = |index| segment.geometry.shard(index).expect("exists");
+    // Of five shards three are needed.
+    let lost = [0, 1, 4].map(|index| BadLocation {
+        segment: segment.id,
+        stripe: 0,
+        shard: shard(index),
+        node: nodes[index],
+        fault: Fault::Missing,
+    });
+    store.report_bad_locations(&lost).await.expect("report");
+    let both = request(&upload, &[&one, &two]);
+    let refused = complete(store, &both).await;
+    assert!(matches!(refused, Err(Error::InvalidPart { number: 2 })), "{refused:?}");
+    assert_eq!(place.get(store, "k").await, None);
+    let job = claimed(store, at(&segment, 0), LONG).await;
+    let found = RepairDone {
+        added: vec![(shard(4), location(nodes[4], 7))],
+        again_after: Some(Duration::ZERO),
+        ..RepairDone::default()
+    };
+    store.finish_repair(job.id, job.fence, &found).await.expect("finish");
+    complete(store, &both).await.expect("still open, and three are there");
 }
 
 /// It is told the upload and the parts named, in order, and may refuse them.

@@ -305,6 +305,9 @@ async fn complete_in(
     let parts = named_parts(conn, complete).await?;
     let Assembled { etag, content_hash, checksums } =
         assemble(&upload, &parts).map_err(|reason| Error::PartsRefused { reason })?;
+    if let Some(number) = lost_part(conn, complete).await? {
+        return Err(Error::InvalidPart { number }.into());
+    }
     let size: ByteCount = parts.iter().map(|part| part.size).sum();
     let ask =
         Ask { bucket: complete.bucket, key: &complete.key, owner: upload.owner, upload: complete.multipart };
@@ -384,6 +387,16 @@ async fn named_parts(conn: &mut PgConnection, complete: &CompleteMultipart) -> R
         }
     }
     Ok(parts)
+}
+
+/// The first of the parts named that nobody could read.
+async fn lost_part(conn: &mut PgConnection, complete: &CompleteMultipart) -> Result<Option<u32>, Failure> {
+    let lost: Option<i32> = sqlx::query_scalar(include_str!("sql/lost_part.sql"))
+        .bind(complete.multipart.as_uuid())
+        .bind(numbers(complete))
+        .fetch_optional(conn)
+        .await?;
+    Ok(lost.map(|number| u32::try_from(number).unwrap_or(0)))
 }
 
 /// What the parts named consist of, in order.

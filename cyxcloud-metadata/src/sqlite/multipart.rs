@@ -249,12 +249,33 @@ pub(super) fn finish(
     };
     let size: ByteCount = version.size;
     let numbers = to_json(&parts.iter().map(|part| part.number).collect::<Vec<_>>());
+    if let Some(number) = lost_part(db, request.multipart, &numbers)? {
+        return Err(Error::InvalidPart { number }.into());
+    }
     let object = commit::insert(db, version, |db| body(db, request.multipart, &numbers, size))?;
     // Those that became the object keep their segments; the others leave them to the collector.
     let unnamed = "number NOT IN (SELECT value FROM json_each(?2))";
     drop_parts(db, request.multipart, unnamed, &numbers, "part not named")?;
     end(db, request.multipart, "completed", Some(to_json(&Completed::new(&object, &request.parts))))?;
     Ok(Some(object))
+}
+
+/// The first part of which a stripe is lost: too few shards are left, whoever returns that is not given up. Whatever may be lost is
+/// queued, so nothing is read of others.
+fn lost_part(db: &Connection, id: UploadId, numbers: &str) -> Done<Option<u32>> {
+    const LOST: &str = "SELECT p.number
+        FROM part_segments p CROSS JOIN segments s CROSS JOIN repair_jobs j
+        WHERE p.multipart_id = ?1 AND p.number IN (SELECT value FROM json_each(?2)) AND s.id = p.segment_id
+            AND j.segment_id = p.segment_id AND j.status IN ('pending', 'in_progress') AND j.priority <= 0
+            AND j.stripe_index BETWEEN p.segment_offset / s.stripe_size
+                AND (p.segment_offset + p.length - 1) / s.stripe_size
+            AND s.data_shards > (
+                SELECT count(DISTINCT l.shard_index) FROM chunk_locations l JOIN nodes n ON n.id = l.node_id
+                WHERE l.segment_id = j.segment_id AND l.stripe_index = j.stripe_index
+                    AND l.status IN ('stored', 'leaving')
+                    AND NOT (n.status = 'draining' AND n.first_offline_at IS NOT NULL))
+        ORDER BY p.number LIMIT 1";
+    one(db, LOST, params![id.as_uuid(), numbers], |row| row::count(row, 0))
 }
 
 /// What the parts consist of, in order.
