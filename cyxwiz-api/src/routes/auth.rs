@@ -118,11 +118,14 @@ pub(super) async fn login(
     Ok(axum::Json(begin(&app, &user).await?).into_response())
 }
 
-/// Begins a session.
+/// Begins a session, if the account still is as the caller was found to know it.
 async fn begin(app: &App, user: &User) -> Result<LoggedIn, Problem> {
     let (ids, now) = (fresh_ids(), Utc::now());
     let pair = sign(app, user, ids, now)?;
-    app.store.begin_session(user.id, ids.refresh, now).await?;
+    if !app.store.begin_session(user, ids.refresh, now).await? {
+        info!(user = %user.id, "refused a log-in: the account was changed meanwhile");
+        return Err(Problem::wrong_password());
+    }
     Ok(LoggedIn { pair, user: users::shown(user) })
 }
 

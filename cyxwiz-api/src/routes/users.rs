@@ -17,7 +17,7 @@ use crate::App;
 use crate::error::Problem;
 use crate::limit::LOGIN_ACCOUNT;
 use crate::password;
-use crate::store::{Change, NameTaken, User};
+use crate::store::{Change, NameTaken, Unchanged, User};
 
 /// Longest email address (RFC 5321, 4.5.3.1.3, without its brackets).
 const EMAIL_MAX: usize = 254;
@@ -92,15 +92,24 @@ pub(super) async fn change(
     if let Some(new) = &body.password {
         password::check(new).map_err(Problem::invalid)?;
     }
-    if email.is_some() || body.password.is_some() {
+    let needs_password = email.is_some() || body.password.is_some();
+    if needs_password {
         check_password(&app, &user, body.current_password).await?;
     }
     let password_hash = match body.password {
         Some(new) => Some(app.passwords.hash(new).await?),
         None => None,
     };
-    let change = Change { email: email.as_deref(), username, password_hash: password_hash.as_deref() };
-    let user = app.store.change_user(user.id, &change).await?.map_err(taken)?;
+    let change = Change {
+        email: email.as_deref(),
+        username,
+        password_hash: password_hash.as_deref(),
+        checked: needs_password.then_some(user.password_hash.as_str()),
+    };
+    let user = app.store.change_user(user.id, &change).await?.map_err(|why| match why {
+        Unchanged::Taken(what) => taken(what),
+        Unchanged::OtherPassword => Problem::wrong_password(),
+    })?;
     info!(user = %user.id, password = password_hash.is_some(), "changed an account");
     Ok(axum::Json(shown(&user)).into_response())
 }

@@ -17,7 +17,7 @@ use sqlx::{ConnectOptions, PgPool};
 pub(crate) use limits::Taken;
 pub(crate) use machines::{Machine, NewMachine};
 pub(crate) use sessions::{NextIds, Refreshed};
-pub(crate) use users::{Change, NewUser, Status, Taken as NameTaken, User};
+pub(crate) use users::{Change, NewUser, Status, Taken as NameTaken, Unchanged, User};
 pub(crate) use wallets::Challenge;
 
 /// Where all tables are, so that the database may be shared with others.

@@ -9,7 +9,7 @@ use cyxcloud_core::claims::{REFRESH_GRACE, TokenKind};
 use sqlx::Row;
 use uuid::Uuid;
 
-use super::{Result, Store, failed};
+use super::{Result, Store, User, failed};
 
 /// The ids of the tokens that the next answer is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,10 @@ pub(crate) enum Refreshed {
     Over,
 }
 
-const BEGIN: &str = "INSERT INTO sessions (id, user_id, created_at) VALUES ($1, $2, $3)";
+/// Waits for a change of the password that is under way, and keeps the next one waiting: either this is not there to be ended,
+/// or it is ended.
+const BEGIN: &str = "INSERT INTO sessions (id, user_id, created_at)
+    SELECT $1, id, $3 FROM users WHERE id = $2 AND password_hash = $4 AND status = 'active' FOR SHARE";
 const ADD: &str = "INSERT INTO refresh_tokens (id, session_id, expires_at) VALUES ($1, $2, $3)";
 const LOOK: &str = "SELECT t.session_id, t.used_at, t.next_access, t.next_refresh, s.revoked_at
     FROM refresh_tokens t JOIN sessions s ON s.id = t.session_id
@@ -38,16 +41,21 @@ const USE: &str = "UPDATE refresh_tokens SET used_at = $2, next_access = $3, nex
 const END: &str = "UPDATE sessions SET revoked_at = now() WHERE id = $1 AND revoked_at IS NULL";
 
 impl Store {
-    /// Begins a session with its first refresh token.
-    pub(crate) async fn begin_session(&self, user: OwnerId, refresh: Uuid, now: DateTime<Utc>) -> Result<()> {
+    /// Begins a session with its first refresh token. False if the account is no longer what the log-in was checked against: it has
+    /// another password by now, or is suspended.
+    pub(crate) async fn begin_session(&self, user: &User, refresh: Uuid, now: DateTime<Utc>) -> Result<bool> {
         const DOING: &str = "begin a session";
         let mut tx = self.pool.begin().await.map_err(failed(DOING))?;
         let session = Uuid::new_v4();
-        let begin = sqlx::query(BEGIN).bind(session).bind(user.as_uuid()).bind(now);
-        begin.execute(&mut *tx).await.map_err(failed(DOING))?;
+        let begin =
+            sqlx::query(BEGIN).bind(session).bind(user.id.as_uuid()).bind(now).bind(&user.password_hash);
+        if begin.execute(&mut *tx).await.map_err(failed(DOING))?.rows_affected() == 0 {
+            return Ok(false);
+        }
         let add = sqlx::query(ADD).bind(refresh).bind(session).bind(now + TokenKind::Refresh.lifetime());
         add.execute(&mut *tx).await.map_err(failed(DOING))?;
-        tx.commit().await.map_err(failed(DOING))
+        tx.commit().await.map_err(failed(DOING))?;
+        Ok(true)
     }
 
     /// Uses a refresh token of this user; `fresh` are the ids to take if it has not been used.

@@ -46,6 +46,17 @@ pub(crate) struct Change<'a> {
     pub(crate) email: Option<&'a str>,
     pub(crate) username: Option<&'a str>,
     pub(crate) password_hash: Option<&'a str>,
+    /// What the password given for it was checked against, where one was needed: must be the account's still.
+    pub(crate) checked: Option<&'a str>,
+}
+
+/// Why an account was not changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unchanged {
+    /// Somebody else has that.
+    Taken(Taken),
+    /// It has another password by now.
+    OtherPassword,
 }
 
 /// What somebody else has already.
@@ -133,22 +144,26 @@ impl Store {
         &self,
         id: OwnerId,
         change: &Change<'_>,
-    ) -> Result<std::result::Result<User, Taken>> {
+    ) -> Result<std::result::Result<User, Unchanged>> {
         const DOING: &str = "change an account";
         const CHANGE: &str =
             "UPDATE users SET email = coalesce($2, email), username = coalesce($3, username),
                 password_hash = coalesce($4, password_hash), updated_at = now()
-            WHERE id = $1 RETURNING *";
+            WHERE id = $1 AND ($5::text IS NULL OR password_hash = $5) RETURNING *";
         const END: &str = "UPDATE sessions SET revoked_at = now() WHERE user_id = $1 AND revoked_at IS NULL";
         let mut tx = self.pool.begin().await.map_err(failed(DOING))?;
         let query = sqlx::query(CHANGE)
             .bind(id.as_uuid())
             .bind(change.email)
             .bind(change.username)
-            .bind(change.password_hash);
-        let user = match written(query.fetch_one(&mut *tx).await, DOING)? {
-            Ok(user) => user,
-            Err(taken) => return Ok(Err(taken)),
+            .bind(change.password_hash)
+            .bind(change.checked);
+        let user = match query.fetch_optional(&mut *tx).await.transpose() {
+            None => return Ok(Err(Unchanged::OtherPassword)),
+            Some(outcome) => match written(outcome, DOING)? {
+                Ok(user) => user,
+                Err(taken) => return Ok(Err(Unchanged::Taken(taken))),
+            },
         };
         if change.password_hash.is_some() {
             sqlx::query(END).bind(id.as_uuid()).execute(&mut *tx).await.map_err(failed(DOING))?;

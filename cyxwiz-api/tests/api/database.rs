@@ -49,16 +49,21 @@ impl Database {
         self.options().to_url_lossy().to_string()
     }
 
+    /// A connection beside the service's.
+    pub(crate) async fn beside(&self) -> PgConnection {
+        self.options().connect().await.expect("connect")
+    }
+
     /// Runs a statement beside the service.
     pub(crate) async fn run(&self, sql: &'static str) {
-        let mut beside = self.options().connect().await.expect("connect");
+        let mut beside = self.beside().await;
         beside.execute(sql).await.expect("run");
         beside.close().await.expect("close");
     }
 
     /// The number that a query answers.
     pub(crate) async fn count(&self, sql: &'static str) -> i64 {
-        let mut beside = self.options().connect().await.expect("connect");
+        let mut beside = self.beside().await;
         let count = sqlx::query_scalar(sql).fetch_one(&mut beside).await.expect("count");
         beside.close().await.expect("close");
         count

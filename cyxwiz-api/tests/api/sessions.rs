@@ -1,9 +1,13 @@
 //! Staying logged in: each refresh token once, a lost answer again, a stolen one never.
 
-use serde_json::Value;
+use std::pin::pin;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use sqlx::Executor;
 
 use crate::database::Database;
-use crate::server::Server;
+use crate::server::{Answer, PASSWORD, Server};
 
 const LONG_AGO: &str =
     "UPDATE cyxwiz.refresh_tokens SET used_at = used_at - interval '61 s' WHERE used_at IS NOT NULL";
@@ -47,7 +51,7 @@ async fn for_a_minute_the_old_one_gets_the_same_answer() {
 async fn reuse_after_that_ends_the_session_for_all() {
     let Some(server) = Server::start(&[]).await else { return };
     let ann = server.register("ann").await;
-    let elsewhere = server.login("ann@example.org", crate::server::PASSWORD).await.session();
+    let elsewhere = server.login("ann@example.org", PASSWORD).await.session();
     let next = token(&server.refresh(&ann.refresh).await.expect(200));
     server.database.run(LONG_AGO).await;
     server.refresh(&ann.refresh).await.refused(401, "not-authorized");
@@ -79,4 +83,55 @@ async fn sessions_outlive_the_service() {
     first.database.run(LONG_AGO).await;
     second.refresh(&ann.refresh).await.refused(401, "not-authorized");
     first.refresh(&next).await.refused(401, "not-authorized");
+}
+
+/// What is answered to a request that was right by the password before, where another one is set just before it does what it is for.
+async fn overtaken(server: &Server, request: impl Future<Output = Answer>) -> Answer {
+    const WAITS: &str = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let mut beside = server.database.beside().await;
+    for sql in [
+        "BEGIN",
+        "UPDATE cyxwiz.users SET password_hash = 'another'",
+        "UPDATE cyxwiz.sessions SET revoked_at = now()",
+    ] {
+        beside.execute(sql).await.expect("changes");
+    }
+    let mut request = pin!(request);
+    let waits = async { while server.database.count(WAITS).await == 0 {} };
+    let early = tokio::select! {
+        answer = &mut request => Some(answer),
+        () = waits => None,
+    };
+    beside.execute("COMMIT").await.expect("is changed");
+    match early {
+        Some(answer) => answer,
+        None => request.await,
+    }
+}
+
+#[tokio::test]
+async fn adv_42_a_new_password_ends_log_ins_under_way() {
+    let Some(server) = Server::start(&[]).await else { return };
+    server.register("ann").await;
+    let answer = overtaken(&server, server.login("ann@example.org", PASSWORD)).await;
+    answer.refused(401, "wrong-credentials");
+    let left = "SELECT count(*) FROM cyxwiz.sessions WHERE revoked_at IS NULL";
+    assert_eq!(server.database.count(left).await, 0);
+}
+
+#[tokio::test]
+async fn adv_42_of_two_changes_by_one_password_the_first_holds() {
+    for change in [
+        json!({"password": "another one of a thief", "current_password": PASSWORD}),
+        json!({"email": "thief@example.org", "current_password": PASSWORD}),
+    ] {
+        let Some(server) = Server::start(&[]).await else { return };
+        let ann = server.register("ann").await;
+        let request = server.call(Method::PUT, "/api/users/me", &ann.access, change);
+        overtaken(&server, request).await.refused(401, "wrong-credentials");
+        let theirs =
+            "SELECT count(*) FROM cyxwiz.users WHERE password_hash = 'another' AND email LIKE 'ann@%'";
+        assert_eq!(server.database.count(theirs).await, 1);
+    }
 }
