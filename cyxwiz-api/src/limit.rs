@@ -30,6 +30,8 @@ pub(crate) const LOGIN_PAIR: Limit = Limit::per("login-pair", 5, MINUTE);
 pub(crate) const LOGIN_ACCOUNT: Limit = Limit::per("login-account", 20, MINUTE);
 /// Wrong passwords from one address.
 pub(crate) const LOGIN_ADDRESS: Limit = Limit::per("login-address", 30, MINUTE);
+/// Passwords that are checked for one address, also right ones: who has accounts of its own takes no more of the hashing than that.
+pub(crate) const PASSWORDS: Limit = Limit::per("passwords", 60, MINUTE);
 /// Refreshes from one address: tokens are checked by a signature first, so this bounds the database's work only.
 pub(crate) const REFRESH: Limit = Limit::per("refresh", 120, MINUTE);
 /// Challenges for one account.

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::{Client, Json, active, allow, opened, users};
 use crate::App;
 use crate::error::{Problem, chain};
-use crate::limit::{LOGIN_ACCOUNT, LOGIN_ADDRESS, LOGIN_PAIR, Limit, REFRESH};
+use crate::limit::{LOGIN_ACCOUNT, LOGIN_ADDRESS, LOGIN_PAIR, Limit, PASSWORDS, REFRESH};
 use crate::password;
 use crate::store::{NewUser, NextIds, Refreshed, User};
 use crate::token::{Pair, PairSeed};
@@ -91,6 +91,7 @@ pub(super) async fn login(
     // An address that nobody can have is nobody's: refused as late and in the same words.
     let email = users::email(&body.email).unwrap_or_default();
     let pair = format!("{client} {email}");
+    allow(&app, &PASSWORDS, &client).await?;
     allow(&app, &LOGIN_ADDRESS, &client).await?;
     allow(&app, &LOGIN_PAIR, &pair).await?;
     let user = app.store.user_by_email(&email).await?;
@@ -106,7 +107,7 @@ pub(super) async fn login(
         info!(%client, "refused a log-in");
         return Err(Problem::wrong_password());
     };
-    // Only wrong ones count: many machines may share one account.
+    // Of these only wrong ones count: many machines may share one account.
     app.store.give_back(&LOGIN_ADDRESS, &client).await?;
     app.store.give_back(&LOGIN_PAIR, &pair).await?;
     if !known {

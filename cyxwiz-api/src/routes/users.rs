@@ -12,10 +12,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::info;
 
-use super::{Caller, Id, Json, allow, opened, rfc3339};
+use super::{Caller, Client, Id, Json, allow, opened, rfc3339};
 use crate::App;
 use crate::error::Problem;
-use crate::limit::LOGIN_ACCOUNT;
+use crate::limit::{LOGIN_ACCOUNT, PASSWORDS};
 use crate::password;
 use crate::store::{Change, NameTaken, Unchanged, User};
 
@@ -84,6 +84,7 @@ pub(super) struct Changes {
 
 pub(super) async fn change(
     State(app): State<Arc<App>>,
+    Client(client): Client,
     Caller(user): Caller,
     Json(body): Json<Changes>,
 ) -> Result<Response, Problem> {
@@ -94,7 +95,7 @@ pub(super) async fn change(
     }
     let needs_password = email.is_some() || body.password.is_some();
     if needs_password {
-        check_password(&app, &user, body.current_password).await?;
+        check_password(&app, &user, &client, body.current_password).await?;
     }
     let password_hash = match body.password {
         Some(new) => Some(app.passwords.hash(new).await?),
@@ -114,9 +115,15 @@ pub(super) async fn change(
     Ok(axum::Json(shown(&user)).into_response())
 }
 
-async fn check_password(app: &App, user: &User, given: Option<SecretString>) -> Result<(), Problem> {
+async fn check_password(
+    app: &App,
+    user: &User,
+    client: &str,
+    given: Option<SecretString>,
+) -> Result<(), Problem> {
     let given = given
         .ok_or_else(|| Problem::invalid("a new email address or password needs current_password as well"))?;
+    allow(app, &PASSWORDS, client).await?;
     allow(app, &LOGIN_ACCOUNT, &user.email).await?;
     if !app.passwords.verify(given, Some(&user.password_hash)).await? {
         return Err(Problem::wrong_password());

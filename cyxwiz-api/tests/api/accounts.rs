@@ -144,6 +144,26 @@ async fn adv_42_addresses_are_counted_and_cannot_be_made_up() {
 }
 
 #[tokio::test]
+async fn adv_42_right_passwords_are_not_checked_without_end() {
+    let Some(server) = Server::start(&[]).await else { return };
+    let ann = server.register("ann").await;
+    server.register("bob").await;
+    server.login("ann@example.org", PASSWORD).await.expect(200);
+    // As if all of this minute and the next had been taken.
+    server
+        .database
+        .run("UPDATE cyxwiz.limits SET full_at = full_at + interval '120 s' WHERE key LIKE 'passwords %'")
+        .await;
+    server.login("bob@example.org", PASSWORD).await.refused(429, "too-many-requests");
+    let body = json!({"email": "anna@example.org", "current_password": PASSWORD});
+    let change = server.call(Method::PUT, "/api/users/me", &ann.access, body).await;
+    change.refused(429, "too-many-requests");
+    // Who is logged in stays so.
+    server.refresh(&ann.refresh).await.expect(200);
+    server.call(Method::PUT, "/api/users/me", &ann.access, json!({"username": "anna"})).await.expect(200);
+}
+
+#[tokio::test]
 async fn a_trusted_proxy_tells_addresses_apart() {
     let args = ["--registrations-per-hour", "1", "--trusted-proxies", "127.0.0.0/8"];
     let Some(server) = Server::start(&args).await else { return };
