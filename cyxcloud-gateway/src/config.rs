@@ -133,6 +133,10 @@ pub struct Config {
     /// Space that a new user gets
     #[arg(long, env = "CYXCLOUD_USER_QUOTA", value_name = "SIZE", default_value = "10GiB")]
     pub user_quota: ByteCount,
+    /// New wallets that may log in from one address (one /64 of IPv6) in an hour, each of which gets that space
+    #[arg(long, env = "CYXCLOUD_SIGNUPS_PER_HOUR", value_name = "N", default_value_t = 10,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub signups_per_hour: u32,
     /// Proxies whose X-Forwarded-For is believed, e.g. 10.0.0.0/8
     #[arg(long, env = "TRUSTED_PROXIES", value_name = "CIDR,...", value_delimiter = ',')]
     pub trusted_proxies: Vec<IpNet>,

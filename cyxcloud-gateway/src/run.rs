@@ -241,6 +241,7 @@ pub async fn run(
         identity::Config {
             binding: Binding { domain: config.auth_domain.clone(), chain: config.auth_chain.clone() },
             quota: Some(config.user_quota),
+            signups_per_hour: config.signups_per_hour,
         },
     ));
     let secrets = OwnerSecrets::new(metadata.clone(), master);

@@ -22,6 +22,8 @@ pub trait Identity: Send + Sync {
 
     /// Makes an owner unless its wallet has one; answers with the wallet's owner, and whether it is new.
     async fn ensure_wallet(&self, owner: &Owner) -> Result<(Owner, bool)>;
+    /// The owner of a wallet, if anybody came with it before.
+    async fn wallet_owner(&self, wallet: &str) -> Result<Option<Owner>>;
     /// A user with its standing.
     async fn person(&self, id: OwnerId) -> Result<Option<Person>>;
     /// Users after `after` in order of id, at most `limit`.

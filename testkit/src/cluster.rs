@@ -66,6 +66,8 @@ impl Builder {
                 ("NODE_RECOVERY_QUARANTINE_SECS", "1"),
                 ("NODE_DRAIN_THRESHOLD_SECS", "10"),
                 ("NODE_REMOVE_THRESHOLD_SECS", "3600"),
+                // All wallets come from this machine.
+                ("CYXCLOUD_SIGNUPS_PER_HOUR", "100000"),
             ]),
             node_env: env([
                 ("NODE_TRASH_SECS", "0"),

@@ -142,6 +142,8 @@ class Cluster(Server):
             "NODE_HEARTBEAT_INTERVAL_SECS": "1",
             "NODE_OFFLINE_THRESHOLD_SECS": "10",
             "NODE_RECOVERY_QUARANTINE_SECS": "1",
+            # All tests' wallets come from this machine.
+            "CYXCLOUD_SIGNUPS_PER_HOUR": "100000",
         } | (gateway_env or {}))
         self.node_ports = [node_ports[3 * i:3 * i + 3] for i in range(nodes)]
         self.nodes = [self._node(i) for i in range(nodes)]

@@ -46,6 +46,8 @@ const CHALLENGES_PER_MINUTE: u64 = 10;
 const LOGINS_PER_MINUTE: u64 = 5;
 /// Tries from one address, right or wrong: bounds what is verified for it.
 const TRIES_PER_ADDRESS_AND_MINUTE: u64 = 30;
+/// What new users are counted for.
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// Why a log-in or an exchange was refused.
 #[derive(Debug, thiserror::Error)]
@@ -129,6 +131,8 @@ pub struct Config {
     pub binding: Binding,
     /// Bytes that a new user may store; `None` is no limit.
     pub quota: Option<ByteCount>,
+    /// New users from one address in an hour, at most: a wallet costs nothing, and each is given its space.
+    pub signups_per_hour: u32,
 }
 
 /// Log-ins and keys.
@@ -220,18 +224,10 @@ impl Identity {
             return Err(REFUSED);
         };
         self.limit("wallet", wallet.address(), LOGINS_PER_MINUTE).await?;
-        let id = OwnerId::from_random(rand::random());
-        let new = Owner {
-            id,
-            username: None,
-            email: None,
-            wallet_address: Some(wallet.to_string()),
-            admin: false,
-            storage_quota: self.config.quota,
-            wrapped_secret: OwnerSecrets::wrap_new(&self.master, id),
-            created_at: Timestamp::default(),
+        let (owner, made) = match self.metadata.wallet_owner(wallet.address()).await? {
+            Some(owner) => (owner, false),
+            None => self.sign_up(wallet, &address).await?,
         };
-        let (owner, made) = self.metadata.ensure_wallet(&new).await?;
         let person = self.metadata.person(owner.id).await?.ok_or(Refusal::Unavailable)?;
         let actor = owner.id.to_string();
         if person.suspended {
@@ -248,6 +244,27 @@ impl Identity {
         let action = if made { "signup" } else { "login" };
         self.audit(Some(owner.id), &actor, action, wallet.address(), from, "ok").await;
         Ok(issued)
+    }
+
+    /// Makes a user of a wallet that nobody came with before, unless many new ones came from there already; and whether it is new
+    /// still. Its wallet is proven: nobody uses up what an address may have without one.
+    async fn sign_up(&self, wallet: &Wallet, address: &str) -> Result<(Owner, bool), Refusal> {
+        let (count, after) = self.ephemeral.count(&format!("rate:signup:{address}"), HOUR).await?;
+        if count > u64::from(self.config.signups_per_hour) {
+            return Err(Refusal::TooMany { after });
+        }
+        let id = OwnerId::from_random(rand::random());
+        let new = Owner {
+            id,
+            username: None,
+            email: None,
+            wallet_address: Some(wallet.to_string()),
+            admin: false,
+            storage_quota: self.config.quota,
+            wrapped_secret: OwnerSecrets::wrap_new(&self.master, id),
+            created_at: Timestamp::default(),
+        };
+        Ok(self.metadata.ensure_wallet(&new).await?)
     }
 
     /// The session that this signature begins, if it is the wallet's under a challenge of its own, for the first time.

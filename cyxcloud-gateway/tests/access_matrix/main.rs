@@ -32,6 +32,8 @@ use uuid::Uuid;
 
 const JWT_SECRET: &str = "0123456789abcdef0123456789abcdef";
 const MASTER_KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+/// Users that may be made from one address in an hour.
+const SIGNUPS: u8 = 10;
 const HOME: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 struct House {
@@ -69,7 +71,7 @@ impl House {
             Arc::new(InProcess::default()),
             auth.clone(),
             master,
-            Config { binding, quota: Some(ByteCount::mib(1)) },
+            Config { binding, quota: Some(ByteCount::mib(1)), signups_per_hour: SIGNUPS.into() },
         ));
         let api = Api {
             objects: gateway.objects.clone(),
@@ -429,6 +431,41 @@ async fn adv_42_challenges_and_log_ins_are_counted() {
     assert!(matches!(more, Err(Refusal::TooMany { after }) if after <= Duration::from_secs(60)), "{more:?}");
     let elsewhere = "192.0.2.1".parse().expect("an address");
     house.identity.challenge(&wallet, elsewhere).await.expect("counts are per address");
+}
+
+#[tokio::test]
+async fn adv_42_users_made_from_one_address_are_counted() {
+    let house = House::open().await;
+    let elsewhere = "192.0.2.1".parse().expect("an address");
+    let key = |seed: u8| SigningKey::from_bytes(&[seed; 32]);
+    let wallet = |seed: u8| {
+        let address = bs58::encode(key(seed).verifying_key().as_bytes()).into_string();
+        Wallet::parse(&address).expect("an address")
+    };
+    let log_in = async |seed: u8, from: IpAddr| {
+        // Challenges are counted, too.
+        let asked = IpAddr::from([10, 0, 0, seed]);
+        let given = house.identity.challenge(&wallet(seed), asked).await.expect("a challenge");
+        let signature = bs58::encode(key(seed).sign(given.text.as_bytes()).to_bytes()).into_string();
+        house.identity.log_in(&wallet(seed), &signature, Some(&given.nonce), None, from).await
+    };
+    // Who proves nothing takes nobody's place.
+    for seed in 100..100 + SIGNUPS {
+        let junk = house.identity.log_in(&wallet(seed), "junk", None, None, HOME).await;
+        assert!(matches!(junk, Err(Refusal::NotLetIn(_))), "{junk:?}");
+    }
+    for seed in 1..=SIGNUPS {
+        log_in(seed, HOME).await.expect("let in");
+    }
+    let last = SIGNUPS + 1;
+    let refused = log_in(last, HOME).await;
+    assert!(matches!(refused, Err(Refusal::TooMany { .. })), "{refused:?}");
+    let nobody = house.gateway.metadata.wallet_owner(wallet(last).address()).await.expect("looked");
+    assert_eq!(nobody, None);
+    // Whoever was here before is let in, and somebody new from elsewhere.
+    log_in(1, HOME).await.expect("let in");
+    log_in(last, elsewhere).await.expect("let in");
+    log_in(last, HOME).await.expect("let in");
 }
 
 #[tokio::test]

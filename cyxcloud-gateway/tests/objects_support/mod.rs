@@ -173,7 +173,7 @@ impl Gateway {
             Arc::new(InProcess::default()),
             auth.clone(),
             MasterKey::from_bytes([9; 32]),
-            identity::Config { binding, quota: None },
+            identity::Config { binding, quota: None, signups_per_hour: 10 },
         );
         let identity = Arc::new(identity);
         let api = Api {

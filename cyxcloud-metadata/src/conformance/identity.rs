@@ -25,12 +25,14 @@ fn with_wallet(wallet: &str) -> Owner {
 /// Also when many log in at once.
 pub async fn a_wallet_has_one_owner(store: &dyn MetadataStore) {
     let wallet = format!("wallet-{}", Uuid::new_v4().simple());
+    assert_eq!(store.wallet_owner(&wallet).await.expect("looked"), None);
     let owners: Vec<Owner> = (0..8).map(|_| with_wallet(&wallet)).collect();
     let asked = owners.iter().map(|owner| store.ensure_wallet(owner));
     let found: Vec<_> =
         futures::future::join_all(asked).await.into_iter().map(|f| f.expect("made")).collect();
     assert_eq!(found.iter().filter(|(_, made)| *made).count(), 1);
     assert!(found.iter().all(|(owner, _)| *owner == found[0].0));
+    assert_eq!(store.wallet_owner(&wallet).await.expect("looked").as_ref(), Some(&found[0].0));
     let other = store.ensure_wallet(&with_wallet("another")).await.expect("made");
     assert_ne!(other.0.id, found[0].0.id);
 }

@@ -111,6 +111,19 @@ impl Identity for PostgresStore {
         .await
     }
 
+    async fn wallet_owner(&self, wallet: &str) -> Result<Option<Owner>> {
+        transact::single(&self.pool, "read the wallet's owner", |conn, _| {
+            Box::pin(async move {
+                let row = sqlx::query("SELECT * FROM users WHERE wallet_address = $1")
+                    .bind(wallet)
+                    .fetch_optional(conn)
+                    .await?;
+                row.as_ref().map(owner).transpose()
+            })
+        })
+        .await
+    }
+
     async fn person(&self, id: OwnerId) -> Result<Option<Person>> {
         transact::single(&self.pool, "read a user", |conn, _| {
             Box::pin(async move {

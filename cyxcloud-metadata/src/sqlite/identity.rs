@@ -24,6 +24,11 @@ impl Identity for SqliteStore {
         self.engine.write("make the wallet's owner", move |db| ensure_wallet(db, &owner)).await
     }
 
+    async fn wallet_owner(&self, wallet: &str) -> Result<Option<Owner>> {
+        let wallet = wallet.to_owned();
+        self.engine.read("read the wallet's owner", move |db| wallet_owner(db, Some(&wallet))).await
+    }
+
     async fn person(&self, id: OwnerId) -> Result<Option<Person>> {
         self.engine.read("read a user", move |db| get(db, id)).await
     }
@@ -148,9 +153,12 @@ fn person(row: &Row<'_>) -> Done<Person> {
     })
 }
 
+fn wallet_owner(db: &Connection, wallet: Option<&str>) -> Done<Option<Owner>> {
+    one(db, &format!("SELECT {OWNER} FROM users WHERE wallet_address = ?1"), [wallet], row::owner)
+}
+
 fn ensure_wallet(db: &Connection, owner: &Owner) -> Done<(Owner, bool)> {
-    let sql = format!("SELECT {OWNER} FROM users WHERE wallet_address = ?1");
-    match one(db, &sql, [&owner.wallet_address], row::owner)? {
+    match wallet_owner(db, owner.wallet_address.as_deref())? {
         Some(found) => Ok((found, false)),
         None => Ok((super::owners::ensure(db, owner)?, true)),
     }
