@@ -1,6 +1,7 @@
 //! Puts a gateway together from its configuration and runs it until it is told to stop.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -127,11 +128,17 @@ async fn open_metadata(config: &Config) -> Result<Arc<dyn MetadataStore>, Error>
         return Ok(Arc::new(PostgresStore::connect(&postgres).await?));
     }
     let directory = config.data_dir.clone().unwrap_or_default();
-    std::fs::create_dir_all(&directory).map_err(|source| MetadataError::Unavailable {
+    make_private(&directory).map_err(|source| MetadataError::Unavailable {
         doing: "create the data directory",
         source: Box::new(source),
     })?;
     Ok(Arc::new(SqliteStore::open(&SqliteConfig::File(directory.join("metadata.sqlite")))?))
+}
+
+/// Makes a directory that only its owner can look into. One that exists is left as it is.
+fn make_private(directory: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
 async fn open_ephemeral(url: Option<&SecretString>) -> Result<Arc<dyn Ephemeral>, Error> {
@@ -471,4 +478,22 @@ async fn serve_grpc(
         )
         .await
         .map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_its_owner_can_look_into_a_data_directory() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("deep/data");
+        let mode = |path: &Path| std::fs::metadata(path).expect("is there").permissions().mode() & 0o777;
+        make_private(&path).expect("made");
+        assert_eq!((mode(&path), mode(&directory.path().join("deep"))), (0o700, 0o700));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o750)).expect("opened up");
+        make_private(&path).expect("is there");
+        assert_eq!(mode(&path), 0o750, "as its operator wants it");
+    }
 }

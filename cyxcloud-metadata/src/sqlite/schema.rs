@@ -1,6 +1,7 @@
 //! Opens the database file: one process at a time, durable settings, migrations.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub(super) fn open(config: &SqliteConfig) -> Result<Engine> {
         }
         SqliteConfig::File(path) => {
             let lock = lock(path)?;
+            // Before SQLite does: it gives what it keeps beside the database (-wal, -shm) the same mode.
+            private(path)?;
             let mut writer = Connection::open_with_flags(path, flags(true)).map_err(failed)?;
             prepare(&mut writer).map_err(|fail| fail.while_doing(OPENING))?;
             let readers: Result<Vec<_>> = (0..READERS).map(|_| reader(path)).collect();
@@ -68,17 +71,25 @@ fn flags(writable: bool) -> OpenFlags {
     access | OpenFlags::SQLITE_OPEN_NO_MUTEX
 }
 
-/// Holds a file beside the database, so that no second process writes to it. The kernel lets go when we die.
-fn lock(path: &Path) -> Result<File> {
-    let beside = PathBuf::from([path.as_os_str(), ".lock".as_ref()].join("".as_ref()));
-    let unavailable =
-        |source: Box<dyn std::error::Error + Send + Sync>| Error::Unavailable { doing: OPENING, source };
-    let file = OpenOptions::new()
+fn unavailable(source: Box<dyn std::error::Error + Send + Sync>) -> Error {
+    Error::Unavailable { doing: OPENING, source }
+}
+
+/// A file that only its owner can read, if it is made here. One that exists is left as it is.
+fn private(path: &Path) -> Result<File> {
+    OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
-        .open(&beside)
-        .map_err(|e| unavailable(format!("{}: {e}", beside.display()).into()))?;
+        .mode(0o600)
+        .open(path)
+        .map_err(|e| unavailable(format!("{}: {e}", path.display()).into()))
+}
+
+/// Holds a file beside the database, so that no second process writes to it. The kernel lets go when we die.
+fn lock(path: &Path) -> Result<File> {
+    let beside = PathBuf::from([path.as_os_str(), ".lock".as_ref()].join("".as_ref()));
+    let file = private(&beside)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {

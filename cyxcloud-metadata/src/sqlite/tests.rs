@@ -55,6 +55,18 @@ async fn what_was_committed_is_there_after_reopening() {
     assert_eq!(store.object(commit.bucket, &commit.key).await.expect("read"), Some(made));
 }
 
+/// It holds the names of all objects, and secrets, though wrapped.
+#[test]
+fn only_its_owner_can_read_a_database() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("make a directory");
+    let _store = open(&dir.path().join("metadata.db")).expect("open");
+    for name in ["metadata.db", "metadata.db-wal", "metadata.db-shm", "metadata.db.lock"] {
+        let mode = std::fs::metadata(dir.path().join(name)).expect(name).permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn a_database_of_before_is_brought_up_to_date() {
     let dir = tempfile::tempdir().expect("make a directory");
