@@ -10,6 +10,8 @@ use reqwest::Url;
 use serde::Deserialize;
 
 use crate::args::{Args, Command};
+use crate::private;
+use crate::progress::Output;
 
 /// Where the gateway is unless somebody says otherwise.
 const GATEWAY: &str = "http://localhost:8080";
@@ -146,11 +148,14 @@ pub(crate) struct Config {
 
 impl Config {
     /// Puts together what the command line, the environment and the file say.
-    pub(crate) fn load(args: &Args) -> Result<Self, Error> {
+    pub(crate) fn load(args: &Args, output: &Output) -> Result<Self, Error> {
         // Who logs in makes the file.
         let explicit = args.config.is_some() && !matches!(args.command, Command::Login(_));
         let path = args.config.clone().unwrap_or_else(default_path);
         let file = read(&path, explicit)?;
+        if let Some(warning) = warning(&file, &path) {
+            output.note(&warning);
+        }
         let given = args.tls_ca.clone().filter(|path| !path.as_os_str().is_empty());
         let tls_ca = given.or_else(|| file.gateway.tls_ca.clone());
         Ok(Self { tls_ca, ..Self::resolve(args.gateway.clone(), path, file, variable)? })
@@ -228,6 +233,13 @@ fn read(path: &Path, explicit: bool) -> Result<File, Error> {
         Err(error) => return Err(Error::Unreadable { path: path.to_owned(), reason: error.to_string() }),
     };
     parse(&text).map_err(|reason| Error::Invalid { path: path.to_owned(), reason })
+}
+
+/// What to say of a file that keeps secrets where others can read them.
+fn warning(file: &File, path: &Path) -> Option<String> {
+    let AuthTable { secret_key, access_token, refresh_token, .. } = &file.auth;
+    let secrets = [secret_key, access_token, refresh_token];
+    secrets.iter().any(|secret| secret.is_some()).then(|| private::warning(path)).flatten()
 }
 
 /// One line about what is wrong, without the lines around it: they may hold secrets.
@@ -515,6 +527,26 @@ mod tests {
         );
         let reason = parse("[auth]\nsecret_key = 7").expect_err("broken");
         assert!(!reason.contains('\n'), "{reason}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn secrets_that_others_can_read_are_said() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("config.toml");
+        let said = |text: &str, mode: u32| {
+            std::fs::write(&path, text).expect("written");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("set");
+            warning(&read(&path, true).expect("valid"), &path)
+        };
+        for secret in ["access_key = 'A'\nsecret_key = 'S'", "access_token = 't'", "refresh_token = 'r'"] {
+            let text = format!("[auth]\n{secret}");
+            let warning = said(&text, 0o644).expect("is open");
+            assert!(warning.starts_with("others can read ") && !warning.contains(secret), "{warning}");
+            assert_eq!(said(&text, 0o600), None);
+        }
+        assert_eq!(said("[auth]\naccess_key = 'A'\n[defaults]\nbucket = 'b'", 0o644), None);
     }
 
     #[test]

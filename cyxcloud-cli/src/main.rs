@@ -12,6 +12,7 @@ mod config_file;
 mod keys;
 mod password;
 mod plan;
+mod private;
 mod progress;
 mod session;
 mod wallet;
@@ -61,7 +62,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(args: Args, output: Output) -> anyhow::Result<()> {
-    let config = Config::load(&args)?;
+    let config = Config::load(&args, &output)?;
     let interrupt = CancellationToken::new();
     tokio::spawn(watch_signals(interrupt.clone()));
     // These two need nobody to be logged in.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use ed25519_dalek::{Signer, SigningKey};
 
 use crate::challenge::LogIn;
+use crate::private;
 use crate::progress::Output;
 
 /// Longest keypair file; one has some 230 characters.
@@ -48,9 +49,8 @@ impl Wallet {
         if metadata.len() > FILE_MAX {
             return Err(Error::NotAKeypair { path: path.to_owned(), reason: "it is too long" });
         }
-        #[cfg(unix)]
-        if std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o077 != 0 {
-            output.note(&format!("others can read {}: chmod 600 it", path.display()));
+        if let Some(warning) = private::warning(path) {
+            output.note(&warning);
         }
         let text = std::fs::read_to_string(path).map_err(unreadable)?;
         Self::parse(&text).map_err(|reason| Error::NotAKeypair { path: path.to_owned(), reason })
