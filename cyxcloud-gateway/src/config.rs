@@ -1,6 +1,6 @@
 //! All that a gateway can be told. Read once, in `main`; nothing else looks at the environment.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,6 +23,9 @@ const SECRETS_HELP: &str = "\
 Secrets: JWT_SECRET (shared with the identity service, 32 bytes or more), CYXCLOUD_MASTER_KEY (64 hexadecimal digits; without it \
 nothing stored can be read), CYXCLOUD_ROOT_SECRET_KEY (32 characters or more), DATABASE_URL and REDIS_URL. Each is a variable, \
 or in the file that the variable with _FILE added names (JWT_SECRET_FILE=/run/secrets/jwt).";
+
+/// What every machine calls itself.
+const LOCAL: &str = "localhost";
 
 /// The CyxCloud gateway: S3 and REST over HTTP, node and data services over gRPC.
 #[derive(Debug, Parser)]
@@ -125,7 +128,7 @@ pub struct Config {
     )]
     pub domains: Vec<String>,
     /// Name under which people know this service; wallets' signatures are bound to it
-    #[arg(long, env = "CYXCLOUD_AUTH_DOMAIN", value_name = "NAME", default_value = "localhost")]
+    #[arg(long, env = "CYXCLOUD_AUTH_DOMAIN", value_name = "NAME", default_value = LOCAL)]
     pub auth_domain: String,
     /// Chain that wallets belong to; their signatures are bound to it
     #[arg(long, env = "CYXCLOUD_AUTH_CHAIN", value_name = "NAME", default_value = "solana:mainnet")]
@@ -469,6 +472,12 @@ impl Config {
         Crowd::with_exempt(self.connections_per_address as usize, self.trusted_proxies.clone())
     }
 
+    /// Whether others reach us here, and yet signatures of wallets are bound to a name that is everybody's own: whoever is given
+    /// one elsewhere could show it here.
+    pub(crate) fn signs_as_another(&self, listens: IpAddr) -> bool {
+        self.auth_domain.eq_ignore_ascii_case(LOCAL) && !listens.to_canonical().is_loopback()
+    }
+
     /// What is set about WebSockets.
     pub fn sockets(&self) -> websocket::Config {
         let origins = Origins { named: self.ws_origins.clone(), any: self.cors_permissive };
@@ -512,6 +521,21 @@ mod tests {
         let api = ["--cyxwiz-api-url", "http://cyxwiz-api:3002"];
         assert!(!wants(&[]) && !wants(&["--grpc-auth"]) && !wants(&["--cyxwiz-api-url", ""]));
         assert!(wants(&api) && !wants(&[&api[..], &["--grpc-auth=false"]].concat()));
+    }
+
+    #[test]
+    fn a_public_gateway_needs_a_name_of_its_own() {
+        let warns = |args: &[&str], listens: &str| {
+            let config = parse(&[&["--memory-only"], args].concat()).expect("enough to start");
+            config.signs_as_another(listens.parse().expect("an address"))
+        };
+        assert!(
+            warns(&[], "0.0.0.0") && warns(&[], "::") && warns(&["--auth-domain", "Localhost"], "192.0.2.1")
+        );
+        for here in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+            assert!(!warns(&[], here), "{here}");
+        }
+        assert!(!warns(&["--auth-domain", "files.example"], "0.0.0.0"));
     }
 
     #[test]

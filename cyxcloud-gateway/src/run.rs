@@ -203,6 +203,12 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), Error> {
     let Options { config, metadata } = options;
+    if listeners.http.local_addr().is_ok_and(|address| config.signs_as_another(address.ip())) {
+        warn!(
+            auth_domain = %config.auth_domain,
+            "wallets that log in here sign for a name of every machine; set CYXCLOUD_AUTH_DOMAIN to the one that people use"
+        );
+    }
     let registry = Registry::new();
     // First, because it is what an operator gets wrong.
     let secure = Secure::load(&config, &registry)?;
