@@ -135,3 +135,16 @@ async fn adv_42_of_two_changes_by_one_password_the_first_holds() {
         assert_eq!(server.database.count(theirs).await, 1);
     }
 }
+
+#[tokio::test]
+async fn adv_42_refreshes_from_one_address_are_counted() {
+    let Some(server) = Server::start(&[]).await else { return };
+    let ann = server.register("ann").await;
+    let next = token(&server.refresh(&ann.refresh).await.expect(200));
+    // As if all of this minute and more had been taken.
+    server
+        .database
+        .run("UPDATE cyxwiz.limits SET full_at = full_at + interval '120 s' WHERE key LIKE 'refresh %'")
+        .await;
+    server.refresh(&next).await.refused(429, "too-many-requests");
+}
