@@ -8,7 +8,7 @@ pub mod fuzzing;
 
 use std::time::Duration;
 
-use cyxcloud_core::{ByteCount, OwnerId};
+use cyxcloud_core::{ByteCount, OwnerId, Timestamp};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
@@ -106,6 +106,8 @@ pub struct Account {
     pub storage_quota: Option<ByteCount>,
     /// Whether it may do nothing now.
     pub suspended: bool,
+    /// Access tokens issued before hold no more; `None` ends none.
+    pub tokens_after: Option<Timestamp>,
 }
 
 #[derive(Deserialize)]
@@ -119,6 +121,9 @@ struct Quota {
     #[serde(deserialize_with = "Option::deserialize")]
     storage_quota: Option<u64>,
     status: String,
+    /// Seconds since 1970. Services of before say nothing of it.
+    #[serde(default)]
+    tokens_after: Option<u64>,
 }
 
 #[derive(Default, Deserialize)]
@@ -258,6 +263,10 @@ fn account_of(quota: Result<Quota, Error>) -> Result<Option<Account>, Error> {
             storage_quota: quota.storage_quota.map(ByteCount::bytes),
             // Only one word lets in.
             suspended: quota.status != "active",
+            tokens_after: quota.tokens_after.map(|secs| {
+                let millis = i64::try_from(secs.saturating_mul(1000)).unwrap_or(i64::MAX);
+                Timestamp::from_unix_millis(millis)
+            }),
         })),
         Err(Error::Refused { status: 404, kind, .. }) if kind == "not-found" => Ok(None),
         Err(error) => Err(error),
@@ -330,12 +339,18 @@ mod tests {
         let (client, asked) = once(&answer("200 OK", r#"{"storage_quota":null,"status":"active"}"#)).await;
         let id = OwnerId::from_random([7; 16]);
         let found = client.account(id, &SecretString::from("t.o.k")).await.expect("answered");
-        assert_eq!(found, Some(Account { storage_quota: None, suspended: false }));
+        assert_eq!(found, Some(Account { storage_quota: None, suspended: false, tokens_after: None }));
         let asked = asked.await.expect("asked").to_ascii_lowercase();
         assert!(asked.starts_with(&format!("get /base/api/users/{id}/quota http/1.1")), "{asked}");
         assert!(asked.contains("authorization: bearer t.o.k"), "{asked}");
-        let found = account("200 OK", r#"{"storage_quota":5,"status":"suspended"}"#).await.expect("answered");
-        assert_eq!(found, Some(Account { storage_quota: Some(ByteCount::bytes(5)), suspended: true }));
+        let body = r#"{"storage_quota":5,"status":"suspended","tokens_after":1800000000}"#;
+        let found = account("200 OK", body).await.expect("answered");
+        let after = Some(Timestamp::from_unix_millis(1_800_000_000_000));
+        let quota = Some(ByteCount::bytes(5));
+        assert_eq!(found, Some(Account { storage_quota: quota, suspended: true, tokens_after: after }));
+        let body = r#"{"storage_quota":5,"status":"suspended","tokens_after":null}"#;
+        let found = account("200 OK", body).await.expect("answered");
+        assert_eq!(found, Some(Account { storage_quota: quota, suspended: true, tokens_after: None }));
     }
 
     #[tokio::test]

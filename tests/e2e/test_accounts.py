@@ -277,6 +277,23 @@ def test_whom_the_service_suspends_may_do_nothing_here(house):
     wait_until("the key opens again", lambda: role(house, key) == "user", 150)
 
 
+def test_a_new_password_ends_the_tokens_of_before(house):
+    """At the service at once, at the gateway once it has asked again; those that are issued next open it."""
+    account = house.identity.account()
+    # By hand, so that they hold for an hour if nobody ends them.
+    before = token(house, account)
+    wait_until("the gateway takes it", lambda: role(house, before) == "user")
+    new, at_the_service = "another good password", {"authorization": f"Bearer {account['access_token']}"}
+    answer = requests.put(house.identity.url + "/api/users/me", json={"password": new, "current_password": Identity.PASSWORD},
+                          headers=at_the_service, timeout=30)
+    assert answer.status_code == 200, answer.text
+    for headers in (at_the_service, before):
+        assert requests.get(house.identity.url + "/api/users/me", headers=headers, timeout=30).status_code == 401
+    wait_until("it opens nothing", lambda: role(house, before) == 401, 150)
+    # Of the next second at the latest.
+    wait_until("what is issued now opens it", lambda: role(house, token(house, account)) == "user")
+
+
 def told(house, action: str, target: str) -> list[str]:
     """Who did this to that, as the log has it."""
     found = psql(house.database_url, f"SELECT actor FROM audit_log WHERE action = '{action}' AND target = '{target}'")

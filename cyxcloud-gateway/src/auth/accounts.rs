@@ -1,4 +1,5 @@
-//! What the identity service says of its accounts: how much they may store, and whether they may do anything.
+//! What the identity service says of its accounts: how much they may store, whether they may do anything, which of their
+//! tokens hold no more.
 //!
 //! An answer is believed for as long as the configuration says. Where the service does not answer, what it said last
 //! holds, here and in the metadata store, and for who was never asked about, the configured default; and it is left
@@ -7,7 +8,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use cyxcloud_core::OwnerId;
+use cyxcloud_core::{OwnerId, Timestamp};
 use cyxwiz_client::{Account, Client, Error};
 use moka::future::Cache;
 use tracing::warn;
@@ -92,6 +93,12 @@ impl Accounts {
         matches!(self.remembered(id).await, Known::Account(Account { suspended: true, .. }))
     }
 
+    /// Whether the service said that access tokens issued then hold no more. Waits for nobody.
+    pub(crate) async fn said_ended(&self, id: OwnerId, issued: Timestamp) -> bool {
+        let remembered = self.remembered(id).await;
+        matches!(remembered, Known::Account(Account { tokens_after: Some(after), .. }) if issued < after)
+    }
+
     async fn ask(&self, id: OwnerId) -> Result<Option<Account>, Error> {
         let token =
             self.tokens.service_token(id, now()).map_err(|error| Error::Garbled(error.to_string()))?;
@@ -126,7 +133,8 @@ mod tests {
         };
         let accounts = Accounts::new(client, jwt, Duration::from_secs(60));
         let (known, unknown) = (OwnerId::from_random([1; 16]), OwnerId::from_random([2; 16]));
-        let account = Account { storage_quota: Some(ByteCount::mib(1)), suspended: false };
+        let account =
+            Account { storage_quota: Some(ByteCount::mib(1)), suspended: false, tokens_after: None };
         accounts.last.insert(known, Some(account)).await;
         assert_eq!(accounts.known(known).await, Known::Account(account));
         assert!(accounts.is_quiet(), "it is not asked again for each");
@@ -135,5 +143,9 @@ mod tests {
         assert!(!accounts.is_fresh(known));
         accounts.last.insert(unknown, Some(Account { suspended: true, ..account })).await;
         assert!(accounts.said_suspended(unknown).await && !accounts.said_suspended(known).await);
+        let at = Timestamp::from_unix_millis;
+        assert!(!accounts.said_ended(known, at(0)).await, "it said nothing of tokens");
+        accounts.last.insert(known, Some(Account { tokens_after: Some(at(5_000)), ..account })).await;
+        assert!(accounts.said_ended(known, at(4_000)).await && !accounts.said_ended(known, at(5_000)).await);
     }
 }

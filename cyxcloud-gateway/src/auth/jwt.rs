@@ -46,6 +46,9 @@ pub struct Token {
     pub key: Option<String>,
     /// The user's token version when we issued it; another service knows of none.
     pub version: Option<i64>,
+    /// When it was issued. Tickets of gateways of before do not say so.
+    #[serde(default)]
+    pub issued_at: Timestamp,
     /// When it ends.
     pub expires_at: Timestamp,
 }
@@ -127,7 +130,8 @@ impl Tokens {
         Ok(Token {
             owner: claims.sub.parse().map_err(|_| refused(ClaimsError::NotOurs))?,
             kind: claims.typ,
-            expires_at: end(&claims),
+            issued_at: at(claims.iat),
+            expires_at: at(claims.exp),
             id: claims.jti,
             session: claims.sid,
             key: claims.key,
@@ -140,13 +144,33 @@ fn refused(error: ClaimsError) -> AuthError {
     AuthError::bad_token(error.to_string())
 }
 
-fn end(claims: &Claims) -> Timestamp {
-    Timestamp::from_unix_millis(i64::try_from(claims.exp).unwrap_or(i64::MAX).saturating_mul(1000))
+fn at(secs: u64) -> Timestamp {
+    Timestamp::from_unix_millis(i64::try_from(secs).unwrap_or(i64::MAX).saturating_mul(1000))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_issued_is_what_is_verified() {
+        let (issuer, audience) = ("cyxcloud".to_owned(), "cyxcloud".to_owned());
+        let secret = "0123456789abcdef0123456789abcdef".into();
+        let ours = Tokens::new(JwtConfig { secret, previous: None, issuer, audience });
+        let now = Timestamp::from_unix_millis(1_800_000_000_000);
+        let token = Token {
+            owner: OwnerId::from_random([7; 16]),
+            kind: TokenKind::Access,
+            id: "id".to_owned(),
+            session: None,
+            key: None,
+            version: None,
+            issued_at: now,
+            expires_at: now.plus(std::time::Duration::from_secs(60)),
+        };
+        let issued = ours.issue(&token, None, now).expect("signs");
+        assert_eq!(ours.verify(issued.expose_secret(), now, &[TokenKind::Access]).expect("holds"), token);
+    }
 
     #[test]
     fn what_the_identity_service_is_asked_with_opens_nothing_here() {

@@ -188,6 +188,14 @@ impl KeyRing {
         }
     }
 
+    /// Whether the identity service has ended the access tokens that it issued to this account by then. Waits for nobody.
+    pub(crate) async fn ended_elsewhere(&self, id: OwnerId, issued: Timestamp) -> bool {
+        match &self.accounts {
+            Some(accounts) => accounts.said_ended(id, issued).await,
+            None => false,
+        }
+    }
+
     /// Whether this is the root user's key.
     pub(crate) fn is_root(&self, id: &str) -> bool {
         self.root.as_ref().is_some_and(|root| root.id == id)

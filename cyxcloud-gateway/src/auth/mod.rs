@@ -347,6 +347,7 @@ impl Authenticator {
             session: None,
             key: None,
             version: Some(0),
+            issued_at: now,
             expires_at: now.plus(TokenKind::Node.lifetime()),
         };
         self.issue(&token, None, now)
@@ -386,6 +387,9 @@ impl Authenticator {
         let standing = standing.ok_or_else(|| {
             AuthError::bad_token("the user of this token does not exist or is suspended; log in again")
         })?;
+        if is_the_service_s && self.keys.ended_elsewhere(token.owner, token.issued_at).await {
+            return Err(AuthError::bad_token("another password was set since; log in again"));
+        }
         // The service knows of no versions, so that its next token would be refused like the last. Role and status are
         // looked up for every token.
         if !is_the_service_s && token.version.unwrap_or(0) != standing.token_version {

@@ -133,6 +133,7 @@ async fn what_is_ended_elsewhere_is_refused_at_once_while_nobody_tells_us() {
             session: Some(session),
             key: None,
             version: Some(0),
+            issued_at: now(),
             expires_at,
         };
         let token = auth.issue(&token, None, now()).expect("issued");

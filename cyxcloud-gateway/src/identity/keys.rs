@@ -153,6 +153,7 @@ impl Identity {
             session: None,
             key: Some(id.clone()),
             version: Some(person.token_version),
+            issued_at: now,
             expires_at,
         };
         let token = self.auth.issue(&token, person.owner.wallet_address.as_deref(), now)?;

@@ -306,6 +306,7 @@ impl Identity {
             session: Some(session),
             key: None,
             version: Some(version),
+            issued_at: now,
             expires_at: now.plus(kind.lifetime()),
         };
         let (access, refresh) = (token(TokenKind::Access), token(TokenKind::Refresh));

@@ -111,6 +111,8 @@ impl House {
     }
 
     fn token(&self, owner: OwnerId, kind: TokenKind, version: i64, life: Duration) -> String {
+        // A while ago, so that a short one is over.
+        let issued_at = Timestamp::from_unix_millis(now().unix_millis() - 600_000);
         let token = Token {
             owner,
             kind,
@@ -118,15 +120,14 @@ impl House {
             session: None,
             key: None,
             version: Some(version),
+            issued_at,
             // Two minutes ago, beyond what clocks may differ by, unless it is to live.
             expires_at: match life.as_millis() {
                 0 => Timestamp::from_unix_millis(now().unix_millis() - 120_000),
                 _ => now().plus(life),
             },
         };
-        // Issued a while ago, so that a short one is over.
-        let issued = Timestamp::from_unix_millis(now().unix_millis() - 600_000);
-        self.auth.issue(&token, None, issued).expect("issues").expose_secret().to_owned()
+        self.auth.issue(&token, None, issued_at).expect("issues").expose_secret().to_owned()
     }
 
     async fn key(&self, owner: OwnerId, wanted: WantedKey) -> String {

@@ -135,6 +135,8 @@ fn fresh_ids() -> NextIds {
 }
 
 fn sign(app: &App, user: &User, ids: NextIds, at: DateTime<Utc>) -> Result<Pair, Problem> {
+    // In the second of a new password, too, what comes after it holds.
+    let at = user.tokens_after.map_or(at, |after| at.max(after));
     let seed = PairSeed {
         user: user.id,
         wallet: user.wallet_address.clone(),
@@ -184,7 +186,7 @@ pub(super) async fn refresh(
     }
 }
 
-/// Ends the session of the refresh token; access tokens that are out end within the hour.
+/// Ends the session of the refresh token; its access tokens that are out end within the hour.
 pub(super) async fn logout(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<StatusCode, Problem> {
     let (token, user) = refresh_token(&app, &headers)?;
     app.store.end_session(token, user).await?;

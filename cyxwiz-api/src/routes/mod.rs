@@ -124,6 +124,9 @@ impl FromRequestParts<Arc<App>> for Caller {
         };
         let user =
             user.ok_or_else(|| Problem::unauthorized("this account is not known here; log in here"))?;
+        if user.has_ended(claims.iat) {
+            return Err(Problem::unauthorized("another password was set since; log in again"));
+        }
         active(user).map(Self)
     }
 }

@@ -147,6 +147,7 @@ pub(super) async fn quota(
         "id": user.id.to_string(),
         "storage_quota": user.storage_quota.map(|quota| quota.get()),
         "status": user.status,
+        "tokens_after": user.tokens_after.map(|after| after.timestamp()),
     });
     Ok(axum::Json(body).into_response())
 }

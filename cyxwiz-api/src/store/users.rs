@@ -28,6 +28,17 @@ pub(crate) struct User {
     pub(crate) storage_quota: Option<ByteCount>,
     pub(crate) status: Status,
     pub(crate) created_at: DateTime<Utc>,
+    /// Access tokens issued before hold no more.
+    pub(crate) tokens_after: Option<DateTime<Utc>>,
+}
+
+impl User {
+    /// Whether an access token that was issued then, in seconds since 1970, holds no more.
+    pub(crate) fn has_ended(&self, issued_at: u64) -> bool {
+        let ends =
+            |after: DateTime<Utc>| u64::try_from(after.timestamp()).is_ok_and(|after| issued_at < after);
+        self.tokens_after.is_some_and(ends)
+    }
 }
 
 /// An account to be made.
@@ -95,7 +106,13 @@ fn user(row: &PgRow) -> std::result::Result<User, sqlx::Error> {
             Status::Suspended
         },
         created_at: row.try_get("created_at")?,
+        tokens_after: row.try_get("tokens_after")?,
     })
+}
+
+/// Tokens say the second of their issue: those of this one are before.
+fn next_second(now: DateTime<Utc>) -> DateTime<Utc> {
+    DateTime::from_timestamp(now.timestamp() + 1, 0).unwrap_or(now)
 }
 
 fn found(row: Option<PgRow>) -> Result<Option<User>> {
@@ -139,7 +156,7 @@ impl Store {
         written(query.fetch_one(&self.pool).await, "make an account")
     }
 
-    /// Changes an account. A new password ends all its sessions, in the same transaction.
+    /// Changes an account. A new password ends all its sessions and access tokens, in the same transaction.
     pub(crate) async fn change_user(
         &self,
         id: OwnerId,
@@ -151,6 +168,7 @@ impl Store {
                 password_hash = coalesce($4, password_hash), updated_at = now()
             WHERE id = $1 AND ($5::text IS NULL OR password_hash = $5) RETURNING *";
         const END: &str = "UPDATE sessions SET revoked_at = now() WHERE user_id = $1 AND revoked_at IS NULL";
+        const END_TOKENS: &str = "UPDATE users SET tokens_after = greatest(tokens_after, $2) WHERE id = $1";
         let mut tx = self.pool.begin().await.map_err(failed(DOING))?;
         let query = sqlx::query(CHANGE)
             .bind(id.as_uuid())
@@ -167,6 +185,9 @@ impl Store {
         };
         if change.password_hash.is_some() {
             sqlx::query(END).bind(id.as_uuid()).execute(&mut *tx).await.map_err(failed(DOING))?;
+            // By the clock that tokens are issued by, and only now: whoever was faster than this has let go of the account's row.
+            let end = sqlx::query(END_TOKENS).bind(id.as_uuid()).bind(next_second(Utc::now()));
+            end.execute(&mut *tx).await.map_err(failed(DOING))?;
         }
         tx.commit().await.map_err(failed(DOING))?;
         Ok(Ok(user))

@@ -6,7 +6,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::server::{PASSWORD, SECRET, Server};
+use crate::server::{PASSWORD, SECRET, Server, claims, sign};
 
 #[tokio::test]
 async fn an_account_is_made_opened_and_read() {
@@ -233,6 +233,44 @@ async fn an_account_is_changed_by_who_knows_its_password() {
     server.login("anna@example.org", PASSWORD).await.refused(401, "wrong-credentials");
     server.login("anna@example.org", new).await.expect(200);
     server.refresh(&bob.refresh).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_new_password_ends_access_tokens() {
+    let Some(server) = Server::start(&[]).await else { return };
+    let (ann, bob) = (server.register("ann").await, server.register("bob").await);
+    let change = async |body: Value| server.call(Method::PUT, "/api/users/me", &ann.access, body).await;
+    let me = async |token: &str| server.get("/api/users/me", token).await;
+    let ended = async || {
+        let service = sign(&claims(&ann.id, TokenKind::Service));
+        server.get(&format!("/api/users/{}/quota", ann.id), &service).await.expect(200)["tokens_after"]
+            .as_u64()
+    };
+    change(json!({"email": "anna@example.org", "current_password": PASSWORD})).await.expect(200);
+    assert_eq!(ended().await, None);
+    me(&ann.access).await.expect(200);
+    let new = "another good password";
+    change(json!({"password": new, "current_password": PASSWORD})).await.expect(200);
+    me(&ann.access).await.refused(401, "not-authorized");
+    change(json!({"username": "thief"})).await.refused(401, "not-authorized");
+    me(&bob.access).await.expect(200);
+    // Those that come next hold, in the same second, too; gateways tell them apart by what they are told.
+    let next = server.login("anna@example.org", new).await.session();
+    me(&next.access).await.expect(200);
+    let renewed = server.refresh(&next.refresh).await.expect(200);
+    let renewed = renewed["access_token"].as_str().expect("a token").to_owned();
+    me(&renewed).await.expect(200);
+    let after = ended().await.expect("is told");
+    let holds = [&ann.access, &next.access, &renewed].map(|token| issued_at(token) >= after);
+    assert_eq!(holds, [false, true, true]);
+}
+
+/// When a token says that it was issued.
+fn issued_at(token: &str) -> u64 {
+    let mut validation = Validation::new(Algorithm::HS256);
+    validation.set_audience(&["cyxcloud"]);
+    let key = DecodingKey::from_secret(SECRET.as_bytes());
+    decode::<Claims>(token, &key, &validation).expect("signed").claims.iat
 }
 
 #[tokio::test]

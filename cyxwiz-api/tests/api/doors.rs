@@ -97,7 +97,10 @@ async fn a_gateway_looks_up_one_quota_with_one_token() {
     let token = sign(&claims(&ann.id, TokenKind::Service));
     let path = |id: &str| format!("/api/users/{id}/quota");
     let body = server.get(&path(&ann.id), &token).await.expect(200);
-    assert_eq!(body, json!({"id": ann.id, "storage_quota": 3_u64 << 30, "status": "active"}));
+    assert_eq!(
+        body,
+        json!({"id": ann.id, "storage_quota": 3_u64 << 30, "status": "active", "tokens_after": null})
+    );
     server.get(&path(&bob.id), &token).await.refused(401, "not-authorized");
     server.get(&path(&ann.id), &ann.access).await.refused(401, "not-authorized");
     let nobody = Uuid::new_v4().to_string();
@@ -105,7 +108,10 @@ async fn a_gateway_looks_up_one_quota_with_one_token() {
     server.get(&path(&nobody), &stranger).await.refused(404, "not-found");
     server.database.run("UPDATE cyxwiz.users SET storage_quota = NULL, status = 'suspended'").await;
     let body = server.get(&path(&ann.id), &token).await.expect(200);
-    assert_eq!(body, json!({"id": ann.id, "storage_quota": null, "status": "suspended"}));
+    assert_eq!(
+        body,
+        json!({"id": ann.id, "storage_quota": null, "status": "suspended", "tokens_after": null})
+    );
 }
 
 #[tokio::test]
