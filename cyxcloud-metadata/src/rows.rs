@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use cyxcloud_core::name::ObjectKey;
 use cyxcloud_core::placement::tolerance;
-use cyxcloud_core::{ByteCount, ChunkId, FileId, Geometry, Timestamp};
+use cyxcloud_core::{ByteCount, ChunkId, FileId, Geometry, OwnerId, Timestamp};
 use uuid::Uuid;
 
 use crate::model::{
@@ -109,6 +109,13 @@ pub(crate) fn shown(text: &str) -> String {
 /// Host and port of a node's address: one program listens there, whatever it speaks.
 pub(crate) fn endpoint(address: &str) -> &str {
     address.split_once("://").map_or(address, |(_, endpoint)| endpoint)
+}
+
+/// Whether what a node has proven was proven for somebody else. Only an account is somebody: who is first named, or by his
+/// account where the node had named itself, is who he was, so that no cluster loses all that it trusts when it begins to ask
+/// for operators.
+pub(crate) fn changes_hands(known: &str, operator: &str) -> bool {
+    known != operator && known.parse::<OwnerId>().is_ok()
 }
 
 /// What a body consists of, in order. A body of no bytes consists of nothing: it has no segment at all.

@@ -574,6 +574,10 @@ fn not_taken(error: MetadataError) -> Status {
             "{error}; those that are gone are forgotten in time (NODE_REMOVE_THRESHOLD_DAYS), and whoever runs the gateway \
              can raise NODES_PER_OPERATOR_MAX"
         )),
+        MetadataError::NodeSuspended => Status::permission_denied(format!(
+            "{error}: it stays with that account, and drains, until the suspension is lifted; ask whoever runs the gateway, and \
+             start it with that account"
+        )),
         _ => return unavailable(error),
     };
     warn!(%error, "a node was refused");

@@ -7,8 +7,10 @@ use cyxcloud_core::{ByteCount, ChunkId, NodeId, ShardIndex, Timestamp};
 use uuid::Uuid;
 
 use super::stripes::{LONG, at, coded, condemn, state, stored, tick, until};
-use super::{Place, online_nodes, place};
-use crate::model::{BadLocation, CommitPart, Content, Fault, NewSegment, NodeStep, Part, SegmentBody};
+use super::{Place, new_node, online_nodes, place};
+use crate::model::{
+    BadLocation, CommitPart, Content, Fault, NewSegment, NodeStep, Part, RegisterNode, SegmentBody,
+};
 use crate::upkeep::model::{
     AuditEvent, AuditOutcome, AuditRecord, Contained, LocationStatus, NodeCursor, NodeLocation, NodeUpkeep,
     ScanClass, ScanReason,
@@ -414,6 +416,35 @@ pub async fn a_node_that_is_vetted_stays_so(store: &dyn MetadataStore) {
     assert!(!vetted(false).await);
     assert!(vetted(true).await);
     assert!(vetted(false).await);
+}
+
+/// What it has proven stays its own; that it is trusted for it does not. Who is first named, or by an account where the node had
+/// named itself, is nobody else.
+pub async fn a_node_under_another_account_is_new_again(store: &dyn MetadataStore) {
+    let [one, another] = [1, 2].map(|account| Uuid::from_u128(account).to_string());
+    let place = place(store).await;
+    let mut nodes = online_nodes(store, 4).await;
+    let new = RegisterNode { operator: String::new(), ..new_node() };
+    let node = store.register_node(&new).await.expect("register").id;
+    nodes.push(node);
+    let segment = stored(store, place, "k", 1, &nodes).await;
+    vet(store, node, cursor(&segment, 0, 4)).await;
+    let before = upkeep(store, node).await.audits;
+    tick(store).await;
+    let register = async |operator: &str| {
+        let again = RegisterNode { operator: operator.to_owned(), ..new.clone() };
+        assert_eq!(store.register_node(&again).await.expect("register").operator, operator);
+    };
+    for operator in ["", "itself", &one, &one] {
+        register(operator).await;
+        assert_eq!(upkeep(store, node).await.audits, before, "{operator:?}");
+    }
+    for operator in [&another, &one] {
+        register(operator).await;
+        assert!(is_new_again(store, node, &before).await, "{operator}");
+        let after = upkeep(store, node).await.audits;
+        assert_eq!((after.alpha, after.beta), (before.alpha, before.beta));
+    }
 }
 
 /// What waits for its repair with few losses to spare, is live, believed in and was not proven lately.

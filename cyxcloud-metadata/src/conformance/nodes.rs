@@ -456,3 +456,25 @@ pub async fn nodes_of_a_suspended_operator_drain_until_it_is_lifted(store: &dyn 
     assert_eq!((status(2).await, status(3).await), (Draining, Online));
     assert_eq!(suspend("bad", false).await, []);
 }
+
+/// It stays that operator's, and drains, until that is lifted, whatever is thought of others.
+pub async fn a_suspended_node_goes_to_no_other_operator(store: &dyn MetadataStore) {
+    let new = RegisterNode { operator: "bad".to_owned(), ..new_node() };
+    let of = |operator: &str| RegisterNode { operator: operator.to_owned(), ..new.clone() };
+    let id = store.register_node(&new).await.expect("register").id;
+    let suspend = async |operator: &str, suspended| {
+        store.suspend_nodes(&[operator.to_owned()], suspended).await.expect("asked")
+    };
+    assert_eq!(suspend("bad", true).await, [id]);
+    let suspended = node(store, id).await.expect("is there");
+    for operator in ["good", ""] {
+        let refused = store.register_node(&of(operator)).await;
+        assert!(matches!(refused, Err(Error::NodeSuspended)), "{refused:?}");
+        assert_eq!(suspend(operator, false).await, []);
+        assert_eq!(node(store, id).await.as_ref(), Some(&suspended));
+    }
+    assert_eq!(store.register_node(&new).await.expect("it is known").status, Draining);
+    assert_eq!(suspend("bad", false).await, [id]);
+    let moved = store.register_node(&of("good")).await.expect("it is free to go");
+    assert_eq!((moved.id, moved.status, moved.operator.as_str()), (id, Recovering, "good"));
+}

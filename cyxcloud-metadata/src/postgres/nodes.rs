@@ -16,7 +16,7 @@ use super::scans;
 use super::transact::{self, BEGIN, Failure};
 use crate::error::{Error, Result};
 use crate::model::{BadLocation, Fault, Heard, Node, NodeHeartbeat, NodeStep, RegisterNode};
-use crate::rows::{self, endpoint};
+use crate::rows::{self, changes_hands, endpoint};
 use crate::upkeep::model::{LostBecause, ScanReason};
 
 fn node(row: &PgRow) -> Result<Node, Failure> {
@@ -80,7 +80,7 @@ impl PostgresStore {
         let free = new.storage_total.saturating_sub(new.storage_reserved).saturating_sub(new.storage_used);
         transact::run_idempotent(&self.pool, "register the node", BEGIN, |conn, _| {
             Box::pin(async move {
-                admit(&mut *conn, new).await?;
+                let in_other_hands = admit(&mut *conn, new).await?;
                 let row = sqlx::query(REGISTER)
                     .bind(new.id.as_uuid())
                     .bind(new.public_key.as_slice())
@@ -99,6 +99,7 @@ impl PostgresStore {
                     .bind(rows::shown(&new.subnet))
                     .bind(rows::shown(&new.version))
                     .bind(i32::try_from(new.wire_version).unwrap_or(i32::MAX))
+                    .bind(in_other_hands)
                     .fetch_one(conn)
                     .await?;
                 node(&row)
@@ -323,10 +324,13 @@ impl PostgresStore {
     }
 }
 
-/// Refuses whoever takes an address that a node which is heard has, or is one more of an operator's than that may have.
-/// Who does neither is not held up; all others take turns, so that of two at once one sees the other.
-async fn admit(conn: &mut PgConnection, new: &RegisterNode) -> Result<(), Failure> {
-    const KNOWN: &str = "SELECT operator, grpc_address FROM nodes WHERE public_key = $1";
+/// Refuses whoever leaves a suspended operator, takes an address that a node which is heard has, or is one more of an
+/// operator's than that may have; says whether it changes hands. Who does none of this is not held up; all others take turns,
+/// so that of two at once one sees the other.
+async fn admit(conn: &mut PgConnection, new: &RegisterNode) -> Result<bool, Failure> {
+    // Locked: who is being suspended at this moment is, before it is anybody else's.
+    const KNOWN: &str = "SELECT operator, grpc_address, suspended_at IS NOT NULL FROM nodes
+        WHERE public_key = $1 FOR NO KEY UPDATE";
     const TURN: &str = "INSERT INTO constants (name, value) VALUES ('node_admission', '')
         ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value";
     const HEARD_AT: &str = "SELECT EXISTS (SELECT 1 FROM nodes
@@ -334,12 +338,17 @@ async fn admit(conn: &mut PgConnection, new: &RegisterNode) -> Result<(), Failur
     const OTHERS: &str = "SELECT count(*) FROM nodes WHERE operator = $1 AND public_key <> $2";
     let (key, at, operator) =
         (new.public_key.as_slice(), endpoint(&new.grpc_address), rows::shown(&new.operator));
-    let known: Option<(String, String)> = sqlx::query_as(KNOWN).bind(key).fetch_optional(&mut *conn).await?;
-    let is_there = known.as_ref().is_some_and(|(_, address)| endpoint(address) == at);
-    let is_theirs = known.as_ref().is_some_and(|(known, _)| *known == operator);
+    let known: Option<(String, String, bool)> =
+        sqlx::query_as(KNOWN).bind(key).fetch_optional(&mut *conn).await?;
+    let is_there = known.as_ref().is_some_and(|(_, address, _)| endpoint(address) == at);
+    let is_theirs = known.as_ref().is_some_and(|(known, ..)| *known == operator);
+    if known.as_ref().is_some_and(|(.., suspended)| *suspended && !is_theirs) {
+        return Err(Error::NodeSuspended.into());
+    }
+    let in_other_hands = known.as_ref().is_some_and(|(known, ..)| changes_hands(known, &operator));
     let max = new.nodes_max.filter(|_| !is_theirs);
     if is_there && max.is_none() {
-        return Ok(());
+        return Ok(in_other_hands);
     }
     sqlx::query(TURN).execute(&mut *conn).await?;
     if !is_there {
@@ -348,9 +357,9 @@ async fn admit(conn: &mut PgConnection, new: &RegisterNode) -> Result<(), Failur
             return Err(Error::AddressTaken.into());
         }
     }
-    let Some(max) = max else { return Ok(()) };
+    let Some(max) = max else { return Ok(in_other_hands) };
     let others: i64 = sqlx::query_scalar(OTHERS).bind(&operator).bind(key).fetch_one(conn).await?;
-    if others >= i64::from(max) { Err(Error::TooManyNodes { max }.into()) } else { Ok(()) }
+    if others >= i64::from(max) { Err(Error::TooManyNodes { max }.into()) } else { Ok(in_other_hands) }
 }
 
 /// Why a guarded change of a node touched no row.

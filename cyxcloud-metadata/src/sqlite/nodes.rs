@@ -16,7 +16,7 @@ use super::row::{self, AUDIT_RECORD, all, exists, int, number, one, run};
 use super::{repairs, scans};
 use crate::error::Error;
 use crate::model::{BadLocation, Fault, Heard, Node, NodeHeartbeat, NodeStep, RegisterNode};
-use crate::rows::{corrupt, endpoint, percent};
+use crate::rows::{changes_hands, corrupt, endpoint, percent};
 use crate::upkeep::model::{LostBecause, NodeUpkeep, ScanReason, StripeRef};
 
 const NODE: &str = "id, public_key, peer_id, label, name, grpc_address, metrics_address, incarnation, storage_total,
@@ -85,25 +85,31 @@ pub(super) fn upkeep(db: &Connection) -> Done<Vec<NodeUpkeep>> {
     })
 }
 
-/// Refuses whoever takes an address that a node which is heard has, or is one more of an operator's than that may have.
-fn admit(db: &Connection, new: &RegisterNode) -> Done<()> {
-    const KNOWN: &str = "SELECT operator, grpc_address FROM nodes WHERE public_key = ?1";
+/// Refuses whoever leaves a suspended operator, takes an address that a node which is heard has, or is one more of an
+/// operator's than that may have; says whether it changes hands.
+fn admit(db: &Connection, new: &RegisterNode) -> Done<bool> {
+    const KNOWN: &str =
+        "SELECT operator, grpc_address, suspended_at IS NOT NULL FROM nodes WHERE public_key = ?1";
     const HEARD_AT: &str = "SELECT 1 FROM nodes
         WHERE substr(grpc_address, instr(grpc_address, '://') + 3) = ?1 AND public_key <> ?2
             AND status IN ('online', 'recovering')";
     const OTHERS: &str = "SELECT count(*) FROM nodes WHERE operator = ?1 AND public_key <> ?2";
     let (key, at) = (new.public_key.as_slice(), endpoint(&new.grpc_address));
-    let known: Option<(String, String)> = one(db, KNOWN, [key], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let is_there = known.as_ref().is_some_and(|(_, address)| endpoint(address) == at);
+    let known: Option<(String, String, bool)> =
+        one(db, KNOWN, [key], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    let is_there = known.as_ref().is_some_and(|(_, address, _)| endpoint(address) == at);
+    let is_theirs = known.as_ref().is_some_and(|(operator, ..)| *operator == new.operator);
+    if known.as_ref().is_some_and(|(.., suspended)| *suspended && !is_theirs) {
+        return Err(Error::NodeSuspended.into());
+    }
     if !is_there && exists(db, HEARD_AT, params![at, key])? {
         return Err(Error::AddressTaken.into());
     }
-    let is_theirs = known.as_ref().is_some_and(|(operator, _)| *operator == new.operator);
     match new.nodes_max {
         Some(max) if !is_theirs && number(db, OTHERS, params![new.operator, key])? >= i64::from(max) => {
             Err(Error::TooManyNodes { max }.into())
         }
-        Some(_) | None => Ok(()),
+        Some(_) | None => Ok(known.is_some_and(|(operator, ..)| changes_hands(&operator, &new.operator))),
     }
 }
 
@@ -121,7 +127,10 @@ pub(super) fn register(db: &Connection, new: &RegisterNode) -> Done<Node> {
                 THEN ?18 ELSE status_changed_at END,
             status = CASE WHEN status = 'offline' OR status = 'draining' AND first_offline_at IS NOT NULL
                 THEN 'recovering' ELSE status END,
-            last_heartbeat = ?18";
+            last_heartbeat = ?18,
+            vetted_at = CASE WHEN ?19 THEN NULL ELSE vetted_at END,
+            vetting_since = CASE WHEN ?19 THEN ?18 ELSE vetting_since END,
+            vetting_proofs = CASE WHEN ?19 THEN audits_proven ELSE vetting_proofs END";
     let key = new.public_key.as_slice();
     let known: Option<(NodeId, NodeStatus, Uuid)> =
         one(db, KNOWN, [key], |row| Ok((row::id(row, 0)?, status_of(row, 1)?, row.get(2)?)))?;
@@ -129,7 +138,7 @@ pub(super) fn register(db: &Connection, new: &RegisterNode) -> Done<Node> {
     if exists(db, TAKEN, params![id.as_uuid(), new.peer_id, key])? {
         return Err(Error::NodeConflict.into());
     }
-    admit(db, new)?;
+    let in_other_hands = admit(db, new)?;
     let available = new.storage_total.saturating_sub(new.storage_reserved).saturating_sub(new.storage_used);
     run(
         db,
@@ -153,6 +162,7 @@ pub(super) fn register(db: &Connection, new: &RegisterNode) -> Done<Node> {
             new.version,
             new.wire_version,
             row::now().unix_millis(),
+            in_other_hands,
         ],
     )?;
     // A new node holds nothing yet that could be looked for.

@@ -1,5 +1,5 @@
 -- Makes node $1 known by its public key $2, or updates it; asks for a scan where it came back or took another
--- incarnation ($8).
+-- incarnation ($8). In other hands ($18) it is new again.
 WITH before AS MATERIALIZED (
     SELECT status, incarnation FROM nodes WHERE public_key = $2 FOR NO KEY UPDATE
 ), node AS (
@@ -22,7 +22,10 @@ WITH before AS MATERIALIZED (
         status = CASE WHEN n.status = 'offline' OR n.status = 'draining' AND n.first_offline_at IS NOT NULL
                       THEN 'recovering' ELSE n.status END,
         status_changed_at = CASE WHEN n.status = 'offline' OR n.status = 'draining' AND n.first_offline_at IS NOT NULL
-                                 THEN now() ELSE n.status_changed_at END
+                                 THEN now() ELSE n.status_changed_at END,
+        vetted_at = CASE WHEN $18 THEN NULL ELSE n.vetted_at END,
+        vetting_since = CASE WHEN $18 THEN now() ELSE n.vetting_since END,
+        vetting_proofs = CASE WHEN $18 THEN n.audits_proven ELSE n.vetting_proofs END
     RETURNING *
 ), asked AS (
     INSERT INTO node_scans AS s (node_id, reason)
