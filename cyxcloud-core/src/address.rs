@@ -17,7 +17,9 @@ pub enum AddressRefused {
     #[error("{0}: this is one of the server's own endpoints")]
     Own(SocketAddr),
     /// The machine we run on.
-    #[error("{0}: loopback addresses are for nodes of a standalone server only")]
+    #[error(
+        "{0}: loopback addresses are this machine's; to try several servers on one, list their network with --node-networks"
+    )]
     Loopback(SocketAddr),
     /// May be right, but the operator has to say so.
     #[error(
@@ -32,9 +34,10 @@ pub enum AddressRefused {
 /// What may be connected to.
 #[derive(Clone, Debug, Default)]
 pub struct AddressPolicy {
-    /// Private networks in which nodes live (`--node-networks`).
+    /// Private networks in which nodes live (`--node-networks`). Loopback is one of them where it is listed by itself, and
+    /// not where a network contains it with all the rest.
     pub networks: Vec<IpNet>,
-    /// Whether loopback is fine: standalone servers and tests.
+    /// Whether all loopback is fine, listed or not: standalone servers and tests.
     pub loopback: bool,
     /// Our own database and cache endpoints, by their resolved addresses.
     pub forbidden: Vec<SocketAddr>,
@@ -50,11 +53,14 @@ impl AddressPolicy {
         if self.forbidden.iter().any(|own| own.port() == addr.port() && own.ip().to_canonical() == ip) {
             return Err(AddressRefused::Own(addr));
         }
+        let listed = self.networks.iter().any(|network| network.contains(&ip));
+        let listed_by_itself =
+            self.networks.iter().any(|net| net.network().is_loopback() && net.contains(&ip));
         match class_of(ip) {
             Class::Public => Ok(()),
-            Class::Loopback if self.loopback => Ok(()),
+            Class::Loopback if self.loopback || listed_by_itself => Ok(()),
             Class::Loopback => Err(AddressRefused::Loopback(addr)),
-            Class::Private if self.networks.iter().any(|network| network.contains(&ip)) => Ok(()),
+            Class::Private if listed => Ok(()),
             Class::Private => Err(AddressRefused::Private(addr)),
             Class::Never(kind) => Err(AddressRefused::Never(addr, kind)),
         }
@@ -254,10 +260,21 @@ mod tests {
     }
 
     #[test]
-    fn loopback_is_for_standalone() {
+    fn loopback_is_for_standalone_and_where_it_is_listed() {
         let standalone = AddressPolicy { loopback: true, ..strict() };
+        let listing =
+            |network: &str| AddressPolicy { networks: vec![network.parse().expect("a network")], ..strict() };
+        for (network, inside, outside) in [
+            ("127.0.0.0/8", "127.9.9.9:1", "[::1]:1"),
+            ("127.0.0.0/8", "[::ffff:127.0.0.1]:1", "[::ffff:10.0.0.1]:1"),
+            ("127.0.0.1/32", "127.0.0.1:1", "127.0.0.2:1"),
+            ("::1/128", "[::1]:1", "127.0.0.1:1"),
+        ] {
+            assert_eq!(check(&listing(network), inside), Ok(()), "{network}");
+            check(&listing(network), outside).expect_err(network);
+        }
         for addr in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
-            for policy in [strict(), listing_everything()] {
+            for policy in [strict(), listing_everything(), listing("127.0.0.0/0"), listing("10.0.0.0/8")] {
                 assert!(matches!(check(&policy, addr), Err(AddressRefused::Loopback(_))), "{addr}");
             }
             assert_eq!(check(&standalone, addr), Ok(()), "{addr}");

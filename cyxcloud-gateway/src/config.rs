@@ -491,9 +491,7 @@ impl Config {
 
     /// Which addresses of nodes may be dialled. `own` are our database and cache, never to be dialled for a node.
     pub fn address_policy(&self, own: Vec<SocketAddr>) -> AddressPolicy {
-        // Loopback is a network like any other private one: allowed where the operator lists it.
-        let loopback = self.node_networks.iter().any(|net| net.addr().is_loopback());
-        AddressPolicy { networks: self.node_networks.clone(), loopback, forbidden: own }
+        AddressPolicy { networks: self.node_networks.clone(), loopback: false, forbidden: own }
     }
 }
 
