@@ -50,19 +50,21 @@ impl AddressPolicy {
         if addr.port() == 0 {
             return Err(AddressRefused::NoPort(addr));
         }
-        if self.forbidden.iter().any(|own| own.port() == addr.port() && own.ip().to_canonical() == ip) {
-            return Err(AddressRefused::Own(addr));
-        }
         let listed = self.networks.iter().any(|network| network.contains(&ip));
         let listed_by_itself =
             self.networks.iter().any(|net| net.network().is_loopback() && net.contains(&ip));
         match class_of(ip) {
-            Class::Public => Ok(()),
-            Class::Loopback if self.loopback || listed_by_itself => Ok(()),
-            Class::Loopback => Err(AddressRefused::Loopback(addr)),
-            Class::Private if listed => Ok(()),
-            Class::Private => Err(AddressRefused::Private(addr)),
-            Class::Never(kind) => Err(AddressRefused::Never(addr, kind)),
+            Class::Public => {}
+            Class::Loopback if self.loopback || listed_by_itself => {}
+            Class::Loopback => return Err(AddressRefused::Loopback(addr)),
+            Class::Private if listed => {}
+            Class::Private => return Err(AddressRefused::Private(addr)),
+            Class::Never(kind) => return Err(AddressRefused::Never(addr, kind)),
+        }
+        // Last: who asks for a network of ours at random is not told which of its addresses is a server.
+        match self.forbidden.iter().any(|own| own.port() == addr.port() && own.ip().to_canonical() == ip) {
+            true => Err(AddressRefused::Own(addr)),
+            false => Ok(()),
         }
     }
 }
@@ -290,6 +292,8 @@ mod tests {
             assert!(matches!(check(&policy, addr), Err(AddressRefused::Own(_))), "{addr}");
         }
         assert_eq!(check(&policy, "127.0.0.1:50051"), Ok(()));
+        let unlisted = AddressPolicy { networks: Vec::new(), loopback: false, ..policy.clone() };
+        assert!(matches!(check(&unlisted, "10.0.0.5:6379"), Err(AddressRefused::Private(_))), "as any other");
         assert!(matches!(check(&policy, "1.1.1.1:0"), Err(AddressRefused::NoPort(_))));
     }
 

@@ -233,6 +233,14 @@ def test_adv_25_what_was_seen_there_is_not_told(open_):
     assert len(told) == 1, told
 
 
+def test_adv_25_what_a_name_leads_to_is_not_told(closed):
+    """The gateway's resolver may know names that nobody outside does: it is not asked for them by way of a registration."""
+    told = {Machine().register(closed, name, 50051, 9090) for name in ("localhost", "127.1", "2130706433", "no.such.host.invalid")}
+    assert len(told) == 1 and "127.0.0.1" not in str(told), told
+    # An address is no secret to whoever gave it.
+    assert "private" in Machine().register(closed, "10.0.0.1", 50051, 9090)[1]
+
+
 def test_adv_30_strangers_register_so_often(fresh):
     """Something may be dialled for each try: an address has so many in a minute."""
     tries = [Machine().register(fresh, "10.0.0.1", 50051, 9090) for _ in range(70)]

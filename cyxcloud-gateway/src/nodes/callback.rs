@@ -4,6 +4,7 @@
 //! No redirects are followed, little is read, and it does not take long; neither what is said of it nor when tells a
 //! stranger what is there.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -17,9 +18,9 @@ use tokio::net::TcpStream;
 
 /// For the whole call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// When a stranger is told that a node did not answer as it should, counted from the first call: no sooner than both of
-/// them take at most. What refuses a connection and what lets it wait would differ by seconds otherwise.
-pub const TOLD_AFTER: Duration = Duration::from_secs(2 * CALL_TIMEOUT.as_secs());
+/// When a stranger is told that a node did not answer as it should, counted from when its name is looked up: no sooner than
+/// that and both calls take at most. What refuses a connection and what lets it wait would differ by seconds otherwise.
+pub const TOLD_AFTER: Duration = Duration::from_secs(3 * CALL_TIMEOUT.as_secs());
 /// Longest answer that is read.
 const ANSWER_MAX: usize = 1024;
 
@@ -32,6 +33,39 @@ pub struct Caller {
     pub key: ServerKey,
     /// Nodes refused because somebody else answered at their address.
     pub other_identities: IntCounter,
+}
+
+/// Where a node says that it is reached.
+#[derive(Debug)]
+pub struct Claim {
+    /// An address, or a name.
+    pub host: String,
+    /// Port of its chunk service.
+    pub grpc: u16,
+    /// Port of its health.
+    pub metrics: u16,
+    /// The key that its chunk service proves, where it speaks TLS.
+    pub key: Option<[u8; 32]>,
+}
+
+impl Claim {
+    /// The address, where it is one. What a name leads to, whoever gave it may not know.
+    pub fn literal(&self) -> Option<IpAddr> {
+        self.bare_host().parse().ok()
+    }
+
+    fn bare_host(&self) -> &str {
+        self.host.trim_start_matches('[').trim_end_matches(']')
+    }
+}
+
+/// Where a node was reached.
+#[derive(Clone, Copy, Debug)]
+pub struct Reached {
+    /// Its chunk service.
+    pub chunks: SocketAddr,
+    /// Its health.
+    pub health: SocketAddr,
 }
 
 /// Why a node was not accepted at its address.
@@ -75,17 +109,18 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether something was dialled, of which the time that it took tells.
+    /// Whether something was dialled, of which the time that it took tells; or would have been, were it not our own.
     fn was_dialled(&self) -> bool {
         match self {
             Self::Silent { .. } | Self::Identity { .. } | Self::Unhealthy { .. } => true,
+            Self::Refused(AddressRefused::Own(_)) => true,
             Self::Unresolvable { .. } | Self::Refused(_) => false,
         }
     }
 }
 
 /// Calls, and tells no sooner that nothing came of it, if anything was dialled at all.
-pub async fn no_sooner<T>(
+async fn no_sooner<T>(
     told_after: Duration,
     calls: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Error> {
@@ -97,29 +132,20 @@ pub async fn no_sooner<T>(
     outcome
 }
 
-/// Finds an address of `host` that may be dialled. `port` only takes part in the judgement.
-pub async fn resolve(policy: &AddressPolicy, host: &str, port: u16) -> Result<IpAddr, Error> {
-    let unresolvable = || Error::Unresolvable { host: host.chars().take(255).collect() };
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let found: Vec<SocketAddr> = match bare.parse::<IpAddr>() {
-        Ok(ip) => vec![SocketAddr::new(ip, port)],
-        Err(_) => {
-            let lookup = tokio::time::timeout(CALL_TIMEOUT, tokio::net::lookup_host((bare, port))).await;
-            lookup.map_err(|_| unresolvable())?.map_err(|_| unresolvable())?.collect()
-        }
-    };
+/// The first address that may be dialled, of all that a name leads to; else why the last may not, if there is one.
+fn choose(policy: &AddressPolicy, found: &[SocketAddr]) -> Result<IpAddr, Option<AddressRefused>> {
     let mut refusal = None;
     for address in found {
-        match policy.check(address) {
+        match policy.check(*address) {
             Ok(()) => return Ok(address.ip()),
             Err(refused) => refusal = Some(refused),
         }
     }
-    Err(refusal.map_or_else(unresolvable, Error::Refused))
+    Err(refusal)
 }
 
 /// Asks `GET /health` at an address that was judged.
-pub async fn check_health(policy: &AddressPolicy, address: SocketAddr) -> Result<(), Error> {
+async fn check_health(policy: &AddressPolicy, address: SocketAddr) -> Result<(), Error> {
     policy.check(address)?;
     let silent = |reason: String| Error::Silent { address, asked: "GET /health", reason };
     match tokio::time::timeout(CALL_TIMEOUT, ask(address)).await {
@@ -134,8 +160,39 @@ pub async fn check_health(policy: &AddressPolicy, address: SocketAddr) -> Result
 }
 
 impl Caller {
+    /// Calls a node where it says that it is. That nobody answers there as he should is told no sooner than `told_after`.
+    pub async fn call_back(&self, claim: &Claim, told_after: Duration) -> Result<Reached, Error> {
+        let found = async {
+            match claim.literal() {
+                Some(ip) => Ok(vec![SocketAddr::new(ip, claim.grpc)]),
+                None => Ok(tokio::net::lookup_host((claim.bare_host(), claim.grpc)).await?.collect()),
+            }
+        };
+        no_sooner(told_after, self.call(claim, found)).await
+    }
+
+    /// What is `found` is asked for once, and only what was chosen of it is dialled: a name that leads elsewhere a moment
+    /// later leads nobody there.
+    async fn call(
+        &self,
+        claim: &Claim,
+        found: impl Future<Output = io::Result<Vec<SocketAddr>>>,
+    ) -> Result<Reached, Error> {
+        let unresolvable = || Error::Unresolvable { host: claim.host.chars().take(255).collect() };
+        let found = tokio::time::timeout(CALL_TIMEOUT, found).await.map_err(|_| unresolvable())?;
+        let found = found.map_err(|_| unresolvable())?;
+        let ip = choose(&self.policy, &found)
+            .map_err(|refusal| refusal.map_or_else(unresolvable, Error::Refused))?;
+        let (chunks, health) = (SocketAddr::new(ip, claim.grpc), SocketAddr::new(ip, claim.metrics));
+        check_health(&self.policy, health).await?;
+        if let Some(key) = claim.key {
+            self.check_identity(chunks, key).await?;
+        }
+        Ok(Reached { chunks, health })
+    }
+
     /// Shakes hands with a chunk service that speaks TLS: it must hold the key that is being registered.
-    pub async fn check_identity(&self, address: SocketAddr, public_key: [u8; 32]) -> Result<(), Error> {
+    async fn check_identity(&self, address: SocketAddr, public_key: [u8; 32]) -> Result<(), Error> {
         self.policy.check(address)?;
         let silent = |reason: String| Error::Silent { address, asked: "a TLS handshake", reason };
         let tls = identity::client_config(self.key.identity(), public_key);
@@ -179,32 +236,54 @@ async fn ask(address: SocketAddr) -> Result<(http::StatusCode, Bytes), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
+    const GOOD: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nOK";
+
     fn loopback() -> AddressPolicy {
-        AddressPolicy {
-            networks: vec!["127.0.0.0/8".parse().expect("valid")],
-            loopback: true,
-            forbidden: Vec::new(),
-        }
+        AddressPolicy { loopback: true, ..closed() }
     }
 
     fn closed() -> AddressPolicy {
         AddressPolicy { networks: Vec::new(), loopback: false, forbidden: Vec::new() }
     }
 
+    fn listing(network: &str) -> AddressPolicy {
+        AddressPolicy { networks: vec![network.parse().expect("a network")], ..closed() }
+    }
+
+    fn caller(policy: AddressPolicy) -> Caller {
+        let other_identities = IntCounter::new("others", "others").expect("a name");
+        Caller { policy, key: ServerKey::for_this_run(), other_identities }
+    }
+
+    fn claim(host: &str, port: u16) -> Claim {
+        Claim { host: host.to_owned(), grpc: port, metrics: port, key: None }
+    }
+
     async fn answering(answer: &'static str) -> SocketAddr {
+        answering_at(SocketAddr::from(([127, 0, 0, 1], 0)), answer).await.0
+    }
+
+    /// With how many came.
+    async fn answering_at(at: SocketAddr, answer: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let listener = tokio::net::TcpListener::bind(at).await.expect("binds");
         let address = listener.local_addr().expect("bound");
+        let visits = Arc::new(AtomicUsize::new(0));
+        let counting = Arc::clone(&visits);
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
+                counting.fetch_add(1, Ordering::SeqCst);
                 let mut request = [0; 1024];
                 let _ = stream.read(&mut request).await;
                 let _ = stream.write_all(answer.as_bytes()).await;
             }
         });
-        address
+        (address, visits)
     }
 
     #[tokio::test]
@@ -212,15 +291,53 @@ mod tests {
         for host in
             ["127.0.0.1", "::1", "169.254.169.254", "10.0.0.1", "::ffff:127.0.0.1", "localhost", "0.0.0.0"]
         {
-            assert!(matches!(resolve(&closed(), host, 80).await, Err(Error::Refused(_))), "{host}");
+            let answer = caller(closed()).call_back(&claim(host, 80), Duration::ZERO).await;
+            assert!(matches!(answer, Err(Error::Refused(_))), "{host}");
         }
-        assert!(resolve(&loopback(), "localhost", 80).await.is_ok());
-        assert!(matches!(
-            resolve(&loopback(), "no.such.host.invalid", 80).await,
-            Err(Error::Unresolvable { .. })
-        ));
-        let address = answering("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nOK").await;
+        let nowhere = claim("no.such.host.invalid", 80);
+        let answer = caller(loopback()).call_back(&nowhere, Duration::ZERO).await;
+        assert!(matches!(answer, Err(Error::Unresolvable { .. })));
+        let address = answering(GOOD).await;
         assert!(matches!(check_health(&closed(), address).await, Err(Error::Refused(_))));
+        for host in ["localhost", "127.0.0.1", "[127.0.0.1]"] {
+            let local = caller(listing("127.0.0.0/8"));
+            let reached = local.call_back(&claim(host, address.port()), Duration::ZERO).await.expect(host);
+            assert_eq!((reached.health, reached.chunks), (address, address));
+        }
+    }
+
+    #[test]
+    fn of_all_that_a_name_leads_to_one_that_may_be_dialled_is_chosen() {
+        let chosen = |found: &[&str]| {
+            let found: Vec<SocketAddr> = found.iter().map(|at| at.parse().expect("an address")).collect();
+            choose(&listing("10.1.0.0/16"), &found)
+        };
+        let is = |ip: &str| Ok(ip.parse::<IpAddr>().expect("an address"));
+        assert_eq!(chosen(&["1.1.1.1:1", "1.0.0.1:1"]), is("1.1.1.1"));
+        assert_eq!(chosen(&["169.254.169.254:1", "10.0.0.1:1", "127.0.0.1:1", "1.1.1.1:1"]), is("1.1.1.1"));
+        assert_eq!(chosen(&["[::ffff:10.0.0.1]:1", "[::ffff:10.1.0.1]:1"]), is("::ffff:10.1.0.1"));
+        for private in ["10.0.0.1:1", "[::ffff:10.0.0.1]:1"] {
+            let refused = chosen(&["127.0.0.1:1", "[::ffff:127.0.0.1]:1", private]);
+            assert!(matches!(refused, Err(Some(AddressRefused::Private(_)))), "{refused:?}");
+        }
+        assert_eq!(chosen(&[]), Err(None));
+    }
+
+    #[tokio::test]
+    async fn what_was_chosen_is_what_is_dialled() {
+        let (elsewhere, visits_elsewhere) = answering_at(SocketAddr::from(([127, 0, 0, 1], 0)), GOOD).await;
+        let (here, visits) = answering_at(SocketAddr::from(([127, 0, 0, 2], elsewhere.port())), GOOD).await;
+        let caller = caller(listing("127.0.0.0/8"));
+        // Whoever looked it up again would go elsewhere.
+        let named = claim("localhost", here.port());
+        let found = async || Ok(vec![SocketAddr::from(([10, 0, 0, 1], here.port())), here, elsewhere]);
+        let reached = caller.call(&named, found()).await.expect("healthy");
+        assert_eq!((reached.health, reached.chunks), (here, here));
+        assert_eq!(visits.load(Ordering::SeqCst), 1);
+        let answer = caller.call(&Claim { key: Some([7; 32]), ..named }, found()).await;
+        assert!(matches!(answer, Err(Error::Identity { address, .. }) if address == here), "{answer:?}");
+        assert_eq!(visits.load(Ordering::SeqCst), 3, "its health, and its key");
+        assert_eq!(visits_elsewhere.load(Ordering::SeqCst), 0);
     }
 
     #[tokio::test]
@@ -232,6 +349,7 @@ mod tests {
             silent(),
             Error::Identity { address, reason: String::new() },
             Error::Unhealthy { address, answer: String::new() },
+            Error::Refused(AddressRefused::Own(address)),
         ];
         for error in failures {
             let began = Instant::now();
@@ -251,15 +369,15 @@ mod tests {
             no_sooner(hour, async { Ok(()) }).await.expect("fine");
             let unresolvable = Error::Unresolvable { host: String::new() };
             no_sooner(hour, async { Err::<(), _>(unresolvable) }).await.expect_err("no such name");
-            let refused = resolve(&closed(), "127.0.0.1", 80).await.expect_err("refused");
-            no_sooner(hour, async { Err::<(), _>(refused) }).await.expect_err("refused");
+            let refused = claim("127.0.0.1", 80);
+            caller(closed()).call_back(&refused, hour).await.expect_err("refused");
         };
         tokio::time::timeout(CALL_TIMEOUT, others).await.expect("at once");
     }
 
     #[tokio::test]
     async fn only_ok_is_healthy() {
-        let good = answering("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nOK").await;
+        let good = answering(GOOD).await;
         check_health(&loopback(), good).await.expect("healthy");
         for answer in [
             "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\nOK",

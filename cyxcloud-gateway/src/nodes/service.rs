@@ -1,10 +1,10 @@
 //! NodeService: nodes register and send heartbeats; administrators' programs ask which nodes there are.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cyxcloud_core::address::{is_public, subnet_of};
+use cyxcloud_core::address::{AddressRefused, is_public, subnet_of};
 use cyxcloud_core::receipt::verify_signature;
 use cyxcloud_core::reservation::{SYSTEM_RESERVED, StorageAccount};
 use cyxcloud_core::{ByteCount, ChunkId, NodeId, Timestamp};
@@ -23,7 +23,7 @@ use tonic::{Request, Response, Status};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::callback::{self, Caller};
+use super::callback::{self, Caller, Claim, Reached};
 use super::heartbeats::{Heartbeats, Outcome};
 use crate::auth::{self, AuthError, Authenticator};
 use crate::ephemeral::{Ephemeral, Topic, over_limit};
@@ -174,6 +174,14 @@ impl NodeApi {
         Ok(())
     }
 
+    /// Calls a node at the host that it claims. Who is in no network of nodes learns little of what came of it, and late.
+    async fn call_back(&self, claim: &Claim, from: Option<IpAddr>) -> Result<Reached, Status> {
+        let stranger = !from.is_some_and(|from| self.is_inside(from));
+        let told_after = if stranger { callback::TOLD_AFTER } else { Duration::ZERO };
+        let reached = self.caller.call_back(claim, told_after).await;
+        reached.map_err(|error| refused(&error, claim, stranger))
+    }
+
     /// By the database's clock, so that gateways whose clocks differ take each other's tokens.
     fn now(&self) -> Timestamp {
         self.plane.now().unwrap_or_else(auth::now)
@@ -215,28 +223,16 @@ impl NodeService for NodeApi {
         request: Request<wire::RegisterNodeRequest>,
     ) -> Result<Response<wire::RegisterNodeResponse>, Status> {
         let peer = request.extensions().get::<PeerInfo>().and_then(|peer| peer.address);
+        let from = peer.map(|peer| peer.ip());
         let wanted = request.into_inner();
         let (public_key, incarnation) = check_registration(&wanted, self.now())?;
-        if let Some(peer) = peer {
-            self.limit(peer.ip()).await?;
+        if let Some(from) = from {
+            self.limit(from).await?;
         }
         // Before anything is remembered of a stranger, or dialled for one.
         let operator = self.operator(&wanted).await?;
         self.spend(&wanted.signature).await?;
-        let (host, ports) = (advertised_host(&wanted, peer.map(|address| address.ip()))?, ports(&wanted)?);
-        let stranger = !peer.is_some_and(|address| self.is_inside(address.ip()));
-        let refused = |error: callback::Error| refused(&error, stranger);
-        let ip = callback::resolve(&self.caller.policy, &host, ports.grpc).await.map_err(refused)?;
-        let (health, chunks) = (SocketAddr::new(ip, ports.metrics), SocketAddr::new(ip, ports.grpc));
-        let calls = async {
-            callback::check_health(&self.caller.policy, health).await?;
-            match wanted.tls {
-                true => self.caller.check_identity(chunks, public_key).await,
-                false => Ok(()),
-            }
-        };
-        let told_after = if stranger { callback::TOLD_AFTER } else { Duration::ZERO };
-        callback::no_sooner(told_after, calls).await.map_err(refused)?;
+        let Reached { chunks, health } = self.call_back(&claim(&wanted, public_key, from)?, from).await?;
         let scheme = if wanted.tls { "https" } else { "http" };
 
         let reserved = match wanted.has_reserved {
@@ -268,7 +264,7 @@ impl NodeService for NodeApi {
             storage_used: account.used,
             region: wanted.region,
             operator,
-            subnet: subnet_of(ip),
+            subnet: subnet_of(chunks.ip()),
             version: wanted.version,
             wire_version: wanted.wire_version,
             nodes_max: self.operators.as_ref().map(|operators| operators.nodes_max),
@@ -278,7 +274,7 @@ impl NodeService for NodeApi {
         if node.id == fresh {
             // What a node says of itself is nobody's account.
             let owner = self.operators.as_ref().and_then(|_| node.operator.parse().ok());
-            let (id, from) = (node.id.to_string(), peer.map(|peer| peer.ip()));
+            let id = node.id.to_string();
             journal::write(&*self.metadata, owner, &node.operator, "node.register", &id, from, "ok").await;
         }
         info!(
@@ -290,7 +286,7 @@ impl NodeService for NodeApi {
         );
         let rules = self.token_rules().await?;
         let now = self.metadata.now().await.map_err(unavailable)?;
-        if is_public(ip) && !wanted.tls {
+        if is_public(chunks.ip()) && !wanted.tls {
             warn!(node = %node.id, "the node is reached over the public network in plain text; NODE_TLS=true turns TLS on");
         }
         if let Err(error) = self.ephemeral.publish(Topic::Nodes, "registered").await {
@@ -488,13 +484,23 @@ fn ports(wanted: &wire::RegisterNodeRequest) -> Result<Ports, Status> {
     })
 }
 
-fn advertised_host(wanted: &wire::RegisterNodeRequest, peer: Option<IpAddr>) -> Result<String, Status> {
-    if !wanted.advertise_host.is_empty() {
-        return Ok(wanted.advertise_host.clone());
-    }
-    peer.map(|ip| ip.to_string()).ok_or_else(|| {
-        Status::invalid_argument("advertise_host is empty and the caller's address is not known")
-    })
+/// Where the node says that it is; where it says nothing, it is whence it asks.
+fn claim(
+    wanted: &wire::RegisterNodeRequest,
+    public_key: [u8; 32],
+    from: Option<IpAddr>,
+) -> Result<Claim, Status> {
+    let Ports { grpc, metrics } = ports(wanted)?;
+    let host = match (wanted.advertise_host.as_str(), from) {
+        ("", Some(from)) => from.to_string(),
+        ("", None) => {
+            return Err(Status::invalid_argument(
+                "advertise_host is empty and the caller's address is not known",
+            ));
+        }
+        (host, _) => host.to_owned(),
+    };
+    Ok(Claim { host, grpc, metrics, key: wanted.tls.then_some(public_key) })
 }
 
 pub(crate) fn corrupt_chunks(raw: &[bytes::Bytes]) -> Result<Vec<ChunkId>, Status> {
@@ -541,10 +547,19 @@ fn unknown_node() -> Status {
 }
 
 /// What the callback saw is for the log: whoever asks may not be at the address that was dialled. A stranger is not even
-/// told whether it spoke TLS.
-fn refused(error: &callback::Error, stranger: bool) -> Status {
-    warn!(%error, "a node was refused");
+/// told whether it spoke TLS, nor where our own servers are; nor what a name leads to here, if it leads anywhere.
+fn refused(error: &callback::Error, claim: &Claim, stranger: bool) -> Status {
+    warn!(%error, host = claim.host, "a node was refused");
     match error {
+        callback::Error::Refused(AddressRefused::Own(_)) if stranger => not_as_it_should(),
+        callback::Error::Refused(_) | callback::Error::Unresolvable { .. }
+            if stranger && claim.literal().is_none() =>
+        {
+            Status::permission_denied(
+                "no address that may be called back was found for this name; does it lead to a public address of this node? An \
+                 operator can allow private networks with --node-networks. The gateway's log says more",
+            )
+        }
         callback::Error::Refused(_) => Status::permission_denied(format!(
             "{error}; an operator can allow private networks with --node-networks"
         )),
@@ -555,11 +570,15 @@ fn refused(error: &callback::Error, stranger: bool) -> Status {
         ),
         callback::Error::Silent { .. }
         | callback::Error::Unhealthy { .. }
-        | callback::Error::Identity { .. } => Status::failed_precondition(
-            "the node was called back and did not answer as it should; is ADVERTISE_ADDR right and this node's own, are its \
-             ports open, and does /health say OK? The gateway's log says more",
-        ),
+        | callback::Error::Identity { .. } => not_as_it_should(),
     }
+}
+
+fn not_as_it_should() -> Status {
+    Status::failed_precondition(
+        "the node was called back and did not answer as it should; is ADVERTISE_ADDR right and this node's own, are its \
+         ports open, and does /health say OK? The gateway's log says more",
+    )
 }
 
 /// A node that is what it says it is, and is not taken all the same.
@@ -700,6 +719,37 @@ mod tests {
         let refused = check_registration(&future, auth::now()).expect_err("not known");
         assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
         assert!(refused.message().contains("in format 9 and this gateway knows formats 1 to 2"), "{refused}");
+    }
+
+    #[test]
+    fn what_a_name_leads_to_is_told_to_nobody_outside() {
+        use callback::Error as E;
+        let claim = |host: &str| Claim { host: host.to_owned(), grpc: 5432, metrics: 9090, key: None };
+        let (name, literal) = (claim("db.internal"), claim("10.0.3.7"));
+        let address = "10.0.3.7:5432".parse().expect("an address");
+        let told = |error: &E, claim: &Claim, stranger| {
+            let status = refused(error, claim, stranger);
+            (status.code(), status.message().to_owned())
+        };
+        let private = E::Refused(AddressRefused::Private(address));
+        let nowhere = told(&E::Unresolvable { host: name.host.clone() }, &name, true);
+        assert_eq!(nowhere.0, tonic::Code::PermissionDenied);
+        for error in [
+            &private,
+            &E::Refused(AddressRefused::Loopback(address)),
+            &E::Refused(AddressRefused::Never(address, "link-local")),
+        ] {
+            assert_eq!(told(error, &name, true), nowhere, "{error}");
+        }
+        for (claim, stranger) in [(&literal, true), (&literal, false), (&name, false)] {
+            assert!(told(&private, claim, stranger).1.contains("10.0.3.7"), "{claim:?}");
+        }
+        // One of ours is as one that does not answer.
+        let silent = E::Silent { address, asked: "GET /health", reason: "refused".to_owned() };
+        for claim in [&name, &literal] {
+            let own = told(&E::Refused(AddressRefused::Own(address)), claim, true);
+            assert_eq!(own, told(&silent, claim, true));
+        }
     }
 
     #[test]
