@@ -37,7 +37,8 @@ pub struct Config {
     /// gRPC listen address: NodeService, DataService
     #[arg(long, env = "GRPC_ADDR", value_name = "ADDR", default_value = "0.0.0.0:50052")]
     pub grpc_addr: SocketAddr,
-    /// Prometheus metrics listen address; without it metrics are not served
+    /// Listen address of Prometheus metrics for whoever reaches it; without it administrators' credentials are needed, at
+    /// /metrics of the HTTP port
     #[arg(long, env = "METRICS_ADDR", value_name = "ADDR")]
     pub metrics_addr: Option<SocketAddr>,
     /// Allow browsers from all origins (CORS)

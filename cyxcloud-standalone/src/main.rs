@@ -67,7 +67,8 @@ struct Config {
     /// gRPC listen address; must be on this machine
     #[arg(long, env = "GRPC_ADDR", value_name = "ADDR", default_value = "127.0.0.1:0")]
     grpc_addr: SocketAddr,
-    /// Prometheus metrics listen address; without it metrics are not served
+    /// Listen address of Prometheus metrics for whoever reaches it; without it administrators' credentials are needed, at
+    /// /metrics of the HTTP port
     #[arg(long, env = "METRICS_ADDR", value_name = "ADDR")]
     metrics_addr: Option<SocketAddr>,
     /// Storage nodes; with one, an object has no second place to live
