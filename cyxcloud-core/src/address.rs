@@ -88,6 +88,11 @@ pub fn is_public(ip: IpAddr) -> bool {
     matches!(class_of(ip.to_canonical()), Class::Public)
 }
 
+/// Whether it is this machine's or of a private network, listed or not: nobody comes from there over the public one.
+pub fn is_private(ip: IpAddr) -> bool {
+    matches!(class_of(ip.to_canonical()), Class::Private | Class::Loopback)
+}
+
 enum Class {
     Public,
     Private,
@@ -193,10 +198,17 @@ mod tests {
     }
 
     #[test]
-    fn only_public_addresses_are_public() {
+    fn addresses_are_public_or_private_or_neither() {
         let public = |ip: &str| is_public(ip.parse().expect("an address"));
         assert!(public("1.1.1.1") && public("2606:4700::1"));
-        assert!(!public("10.0.0.1") && !public("127.0.0.1") && !public("::1") && !public("169.254.1.1"));
+        let private = |ip: &str| is_private(ip.parse().expect("an address"));
+        for ip in ["10.0.0.1", "192.168.1.1", "127.0.0.1", "::1", "fd12::1", "::ffff:10.0.0.1"] {
+            assert!(private(ip) && !public(ip), "{ip}");
+        }
+        for ip in ["169.254.1.1", "fe80::1", "64:ff9b::10.0.0.1", "0.0.0.0"] {
+            assert!(!private(ip) && !public(ip), "{ip}");
+        }
+        assert!(!private("1.1.1.1") && !private("2606:4700::1"));
     }
 
     #[test]

@@ -111,6 +111,11 @@ pub struct Config {
     #[arg(long, env = "METRICS_PORT", default_value_t = 9090)]
     pub metrics_port: u16,
 
+    /// Networks that metrics are served to (CIDR, separated by commas), beside this machine; health is everybody's.
+    /// [default: private networks]
+    #[arg(long, env = "METRICS_NETWORKS", value_name = "CIDR,...", value_delimiter = ',')]
+    pub metrics_networks: Vec<IpNet>,
+
     /// Host, or host:port, where others reach the chunk service. [default: the address the gateway sees, and GRPC_PORT]
     #[arg(long, env = "ADVERTISE_ADDR")]
     pub advertise_addr: Option<String>,
@@ -243,6 +248,7 @@ impl Default for Config {
             grpc_port: 50051,
             metrics_host: IpAddr::from([0, 0, 0, 0]),
             metrics_port: 9090,
+            metrics_networks: Vec::new(),
             advertise_addr: None,
             storage_path: PathBuf::from("/data/storage"),
             storage_capacity_gb: ByteCount::gib(100),

@@ -178,7 +178,8 @@ pub async fn run(
 
     // All of these end by being dropped.
     let mut tasks = JoinSet::new();
-    tasks.spawn(http::serve(listeners.metrics, store.clone(), metrics.clone()));
+    let readers = config.metrics_networks.clone();
+    tasks.spawn(http::serve(listeners.metrics, store.clone(), metrics.clone(), readers));
     let scrub = Arc::new(Notify::new());
     let scrubber = Scrubber {
         store: store.clone(),

@@ -1,11 +1,12 @@
 //! The port that scrapers and health checks ask: little is answered there, and whoever holds connections open holds up nobody.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Router};
 use cyxcloud_tls::crowd::Crowd;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -24,6 +25,10 @@ const CONNECTIONS_PER_ADDRESS: usize = 32;
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// What Prometheus's text format is called.
 pub const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Who asks: an extension of every request.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
 
 /// Answers by `app` until it is dropped; counts whom it does not let in, whose address has as many connections as it may have.
 pub async fn serve(listener: TcpListener, app: Router, refused: IntCounter) {
@@ -47,7 +52,7 @@ pub async fn serve(listener: TcpListener, app: Router, refused: IntCounter) {
             debug!(%peer, "its address has as many connections as it may have");
             continue;
         };
-        let service = TowerToHyperService::new(app.clone());
+        let service = TowerToHyperService::new(app.clone().layer(Extension(Peer(peer.ip()))));
         connections.spawn(async move {
             let _held = (permit, place);
             let connection = http1::Builder::new()
