@@ -4,6 +4,7 @@
 //! connect to exactly what was checked. Not here: resolving and connecting.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use ipnet::IpNet;
 
@@ -39,8 +40,37 @@ pub struct AddressPolicy {
     pub networks: Vec<IpNet>,
     /// Whether all loopback is fine, listed or not: standalone servers and tests.
     pub loopback: bool,
-    /// Our own database and cache endpoints, by their resolved addresses.
-    pub forbidden: Vec<SocketAddr>,
+    /// Our own database and cache endpoints.
+    pub forbidden: OwnAddresses,
+}
+
+/// Where our own servers are, or were. A clone is the same list, so that whoever looks them up again tells all who dial.
+#[derive(Clone, Debug, Default)]
+pub struct OwnAddresses(Arc<RwLock<Vec<SocketAddr>>>);
+
+impl OwnAddresses {
+    /// Adds what is not known yet. Nothing is taken away: a server that is found elsewhere may still be where it was.
+    pub fn add(&self, found: &[SocketAddr]) {
+        let found = found.iter().map(|own| SocketAddr::new(own.ip().to_canonical(), own.port()));
+        for own in found {
+            if !self.hold(own) {
+                self.0.write().unwrap_or_else(PoisonError::into_inner).push(own);
+            }
+        }
+    }
+
+    /// Whether this, with a canonical address, is one of them.
+    fn hold(&self, addr: SocketAddr) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(&addr)
+    }
+}
+
+impl From<Vec<SocketAddr>> for OwnAddresses {
+    fn from(found: Vec<SocketAddr>) -> Self {
+        let own = Self::default();
+        own.add(&found);
+        own
+    }
 }
 
 impl AddressPolicy {
@@ -62,7 +92,7 @@ impl AddressPolicy {
             Class::Never(kind) => return Err(AddressRefused::Never(addr, kind)),
         }
         // Last: who asks for a network of ours at random is not told which of its addresses is a server.
-        match self.forbidden.iter().any(|own| own.port() == addr.port() && own.ip().to_canonical() == ip) {
+        match self.forbidden.hold(SocketAddr::new(ip, addr.port())) {
             true => Err(AddressRefused::Own(addr)),
             false => Ok(()),
         }
@@ -297,9 +327,9 @@ mod tests {
 
     #[test]
     fn our_own_endpoints_are_never_fine() {
-        let own =
+        let own: Vec<SocketAddr> =
             ["127.0.0.1:5432", "10.0.0.5:6379"].map(|addr| addr.parse().expect("a socket address")).to_vec();
-        let policy = AddressPolicy { loopback: true, forbidden: own, ..listing_everything() };
+        let policy = AddressPolicy { loopback: true, forbidden: own.into(), ..listing_everything() };
         for addr in ["127.0.0.1:5432", "[::ffff:127.0.0.1]:5432", "10.0.0.5:6379"] {
             assert!(matches!(check(&policy, addr), Err(AddressRefused::Own(_))), "{addr}");
         }
@@ -307,6 +337,13 @@ mod tests {
         let unlisted = AddressPolicy { networks: Vec::new(), loopback: false, ..policy.clone() };
         assert!(matches!(check(&unlisted, "10.0.0.5:6379"), Err(AddressRefused::Private(_))), "as any other");
         assert!(matches!(check(&policy, "1.1.1.1:0"), Err(AddressRefused::NoPort(_))));
+        // What is found later counts for everybody who has a copy.
+        let copy = policy.clone();
+        assert_eq!(check(&copy, "10.0.0.6:6379"), Ok(()));
+        policy.forbidden.add(&["[::ffff:10.0.0.6]:6379".parse().expect("a socket address")]);
+        for addr in ["10.0.0.5:6379", "10.0.0.6:6379"] {
+            assert!(matches!(check(&copy, addr), Err(AddressRefused::Own(_))), "{addr}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod fuzzing;
 mod latency;
 mod metrics;
 mod node;
+pub mod own;
 mod read;
 mod repair;
 mod report;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Parser};
 use cyxcloud_core::ByteCount;
-use cyxcloud_core::address::AddressPolicy;
+use cyxcloud_core::address::{AddressPolicy, OwnAddresses};
 use cyxcloud_core::node::LifecycleTimers;
 use cyxcloud_core::seal::MasterKey;
 use cyxcloud_core::secret::{self, SecretError, Strength};
@@ -491,7 +491,7 @@ impl Config {
     }
 
     /// Which addresses of nodes may be dialled. `own` are our database and cache, never to be dialled for a node.
-    pub fn address_policy(&self, own: Vec<SocketAddr>) -> AddressPolicy {
+    pub fn address_policy(&self, own: OwnAddresses) -> AddressPolicy {
         AddressPolicy { networks: self.node_networks.clone(), loopback: false, forbidden: own }
     }
 }

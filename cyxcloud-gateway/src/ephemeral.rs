@@ -255,6 +255,17 @@ impl Redis {
         let connection = client.get_connection_manager_with_config(config).await.map_err(failed)?;
         Ok(Self { client, connection })
     }
+
+    /// Host and port that connections go to; none where that is a socket of this machine.
+    pub fn endpoint(url: &str) -> Result<Option<(String, u16)>, Error> {
+        use redis::ConnectionAddr::{Tcp, TcpTls};
+        let failed = |source| Error { doing: "read REDIS_URL", source: Some(source) };
+        let client = redis::Client::open(url).map_err(failed)?;
+        Ok(match client.get_connection_info().addr() {
+            Tcp(host, port) | TcpTls { host, port, .. } => Some((host.clone(), *port)),
+            _ => None,
+        })
+    }
 }
 
 #[async_trait]
@@ -445,6 +456,18 @@ mod tests {
         let redis = Redis::connect(&url).await.expect("connects");
         news_reach_a_subscriber(&redis).await;
         what_is_kept_is_taken_once(&redis).await;
+    }
+
+    #[test]
+    fn redis_is_where_its_url_says() {
+        for (url, host) in [
+            ("redis://:p|a^s@cache.internal:6380/1", "cache.internal"),
+            ("redis://10.0.0.5:6380", "10.0.0.5"),
+            ("redis://[::1]:6380/", "::1"),
+        ] {
+            assert_eq!(Redis::endpoint(url).expect(url), Some((host.to_owned(), 6380)), "{url}");
+        }
+        assert_eq!(Redis::endpoint("redis+unix:///run/redis.sock").expect("a socket"), None);
     }
 
     #[tokio::test]

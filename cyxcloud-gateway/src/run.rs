@@ -1,6 +1,5 @@
 //! Puts a gateway together from its configuration and runs it until it is told to stop.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,8 +7,9 @@ use std::time::Duration;
 use cyxcloud_core::OwnerId;
 use cyxcloud_core::seal::{MASTER_KEY_CHECK, MasterKey};
 use cyxcloud_dataplane::DataPlane;
+use cyxcloud_dataplane::own::{OwnServer, OwnServers};
 use cyxcloud_metadata::model::Owner;
-use cyxcloud_metadata::postgres::{PostgresConfig, PostgresStore};
+use cyxcloud_metadata::postgres::{self, PostgresConfig, PostgresStore};
 use cyxcloud_metadata::sqlite::{SqliteConfig, SqliteStore};
 use cyxcloud_metadata::{Error as MetadataError, MetadataStore};
 use cyxcloud_proto::gateway::data_service_server::DataServiceServer;
@@ -182,18 +182,20 @@ async fn ensure_root(
     Ok(Some(RootCredentials { access_key: access_key.clone(), secret: secret.clone(), owner: ROOT_OWNER }))
 }
 
-/// Our own servers, which no node may claim as its address.
-async fn own_addresses(config: &Config) -> Vec<SocketAddr> {
-    let mut found = Vec::new();
-    for (url, port) in [(&config.database_url, 5432), (&config.redis_url, 6379)] {
-        let Some(url) = url else { continue };
-        let Ok(uri) = url.expose_secret().parse::<http::Uri>() else { continue };
-        let Some(host) = uri.host().map(|host| host.trim_matches(['[', ']']).to_owned()) else { continue };
-        if let Ok(addresses) = tokio::net::lookup_host((host, uri.port_u16().unwrap_or(port))).await {
-            found.extend(addresses);
-        }
+/// Our own servers, which no node may claim to be.
+fn own_servers(config: &Config) -> Result<Vec<OwnServer>, Error> {
+    let mut own = Vec::new();
+    if let Some(url) = &config.database_url
+        && let Some((host, port)) = postgres::endpoint(url.expose_secret())?
+    {
+        own.push(OwnServer { variable: "DATABASE_URL", host, port });
     }
-    found
+    if let Some(url) = &config.redis_url
+        && let Some((host, port)) = Redis::endpoint(url.expose_secret())?
+    {
+        own.push(OwnServer { variable: "REDIS_URL", host, port });
+    }
+    Ok(own)
 }
 
 /// Runs until `shutdown` completes or a port fails.
@@ -215,7 +217,8 @@ pub async fn run(
     let master = open_master(&config, &*metadata).await?;
     let ephemeral = open_ephemeral(config.redis_url.as_ref()).await?;
     let root = ensure_root(&config, &*metadata, &master).await?;
-    let policy = config.address_policy(own_addresses(&config).await);
+    let own = OwnServers::find(own_servers(&config)?).await;
+    let policy = config.address_policy(own.addresses());
     let key = config.server_key.open(config.data_dir.as_deref().filter(|_| !config.memory_only))?;
     let plane_config = cyxcloud_dataplane::Config {
         memory: config.memory,
@@ -346,6 +349,7 @@ pub async fn run(
         tokio::join!(
             auth.record_use(),
             identity.listen(),
+            own.keep_looking(),
             purge(&*metadata, audit_kept),
             secure.keep_fresh(),
             async {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser};
 use cyxcloud_core::ByteCount;
-use cyxcloud_core::address::AddressPolicy;
+use cyxcloud_core::address::{AddressPolicy, OwnAddresses};
 use cyxcloud_core::reservation::{SYSTEM_RESERVED, StorageAccount};
 use cyxcloud_core::secret::{self, SecretError, Strength};
 use ipnet::IpNet;
@@ -390,7 +390,7 @@ impl Config {
         AddressPolicy {
             networks: self.node_networks.clone(),
             loopback: self.node_loopback,
-            forbidden: Vec::new(),
+            forbidden: OwnAddresses::default(),
         }
     }
 

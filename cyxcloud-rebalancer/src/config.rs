@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::value_parser;
 use cyxcloud_core::ByteCount;
 use cyxcloud_core::NodeId;
-use cyxcloud_core::address::AddressPolicy;
+use cyxcloud_core::address::{AddressPolicy, OwnAddresses};
 use cyxcloud_core::audit;
 use cyxcloud_core::seal::MasterKey;
 use cyxcloud_core::secret::{self, SecretError, Strength};
@@ -387,7 +387,7 @@ impl Config {
     }
 
     /// Which addresses of nodes may be connected to.
-    pub fn address_policy(&self, own: Vec<SocketAddr>) -> AddressPolicy {
+    pub fn address_policy(&self, own: OwnAddresses) -> AddressPolicy {
         AddressPolicy { networks: self.node_networks.clone(), loopback: false, forbidden: own }
     }
 }

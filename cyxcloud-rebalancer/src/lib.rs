@@ -69,6 +69,16 @@ pub async fn check_redis(url: &str) -> Result<(), redis::RedisError> {
     redis::cmd("PING").query_async::<String>(&mut connection).await.map(|_| ())
 }
 
+/// Host and port of Redis; none where that is a socket of this machine.
+pub fn redis_endpoint(url: &str) -> Result<Option<(String, u16)>, redis::RedisError> {
+    use redis::ConnectionAddr::{Tcp, TcpTls};
+    let client = redis::Client::open(url)?;
+    Ok(match client.get_connection_info().addr() {
+        Tcp(host, port) | TcpTls { host, port, .. } => Some((host.clone(), *port)),
+        _ => None,
+    })
+}
+
 /// What a rebalancer works on.
 pub struct Services {
     /// The truth.

@@ -1,6 +1,5 @@
 //! `cyxcloud-rebalancer`: reads its configuration, connects, and runs until it is told to stop.
 
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -9,10 +8,11 @@ use clap::Parser;
 use cyxcloud_core::ByteCount;
 use cyxcloud_core::seal::MASTER_KEY_CHECK;
 use cyxcloud_dataplane::DataPlane;
+use cyxcloud_dataplane::own::{OwnServer, OwnServers};
 use cyxcloud_metadata::MetadataStore;
-use cyxcloud_metadata::postgres::{PostgresConfig, PostgresStore};
+use cyxcloud_metadata::postgres::{self, PostgresConfig, PostgresStore};
 use cyxcloud_rebalancer::{
-    Command, Config, Rebuild, Report, Secrets, Services, check_redis, rebuild_locations, run,
+    Command, Config, Rebuild, Report, Secrets, Services, check_redis, rebuild_locations, redis_endpoint, run,
 };
 use secrecy::{ExposeSecret, SecretString};
 use tokio::signal::unix::{SignalKind, signal};
@@ -78,7 +78,9 @@ async fn start(config: Config) -> anyhow::Result<ExitCode> {
         key,
         ..cyxcloud_dataplane::Config::default()
     };
-    let policy = config.address_policy(own_addresses(&database_url, redis_url.as_ref()).await);
+    let own = OwnServers::find(own_servers(&database_url, redis_url.as_ref())?).await;
+    let policy = config.address_policy(own.addresses());
+    tokio::spawn(own.keep_looking());
     let plane = DataPlane::new(plane_config, metadata.clone(), policy, master.clone(), &registry);
     if let Some(Command::RebuildLocations { dry_run, from_trash, nodes }) = config.command {
         let rebuild = Rebuild { dry_run, from_trash, nodes, alone: false };
@@ -107,17 +109,11 @@ fn tell(report: &Report) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Our own servers, which no node may claim as its address.
-async fn own_addresses(database: &SecretString, redis: Option<&SecretString>) -> Vec<SocketAddr> {
-    let mut own = Vec::new();
-    for (url, port) in [(Some(database), 5432), (redis, 6379)] {
-        let Some(uri) = url.and_then(|url| url.expose_secret().parse::<axum::http::Uri>().ok()) else {
-            continue;
-        };
-        let Some(host) = uri.host().map(|host| host.trim_matches(['[', ']']).to_owned()) else { continue };
-        if let Ok(addresses) = tokio::net::lookup_host((host, uri.port_u16().unwrap_or(port))).await {
-            own.extend(addresses);
-        }
-    }
-    own
+/// Our own servers, which no node may claim to be.
+fn own_servers(database: &SecretString, redis: Option<&SecretString>) -> anyhow::Result<Vec<OwnServer>> {
+    let database = postgres::endpoint(database.expose_secret())?;
+    // That it cannot be read was said when it was asked.
+    let redis = redis.and_then(|url| redis_endpoint(url.expose_secret()).ok().flatten());
+    let named = [("DATABASE_URL", database), ("REDIS_URL", redis)].into_iter();
+    Ok(named.filter_map(|(variable, at)| at.map(|(host, port)| OwnServer { variable, host, port })).collect())
 }

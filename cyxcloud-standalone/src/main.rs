@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Parser;
 use cyxcloud_core::ByteCount;
-use cyxcloud_core::address::AddressPolicy;
+use cyxcloud_core::address::{AddressPolicy, OwnAddresses};
 use cyxcloud_core::node::NodeStatus;
 use cyxcloud_core::seal::MasterKey;
 use cyxcloud_core::secret::{self, SecretError, Strength};
@@ -313,7 +313,7 @@ fn rebalancer(
         ..cyxcloud_dataplane::Config::default()
     };
     let networks = vec!["127.0.0.0/8".parse().context("loopback network")?];
-    let policy = AddressPolicy { networks, loopback: true, forbidden: Vec::new() };
+    let policy = AddressPolicy { networks, loopback: true, forbidden: OwnAddresses::default() };
     let plane = DataPlane::new(plane_config, metadata.clone(), policy, master.clone(), &registry);
     Ok((Services { metadata, plane, master, registry }, config.tuning.clone()))
 }

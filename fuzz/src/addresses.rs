@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use cyxcloud_core::address::{AddressPolicy, subnet_of};
+use cyxcloud_core::address::{AddressPolicy, OwnAddresses, subnet_of};
 use ipnet::IpNet;
 
 use super::input::{Draft, Input};
@@ -20,14 +20,14 @@ pub fn run(data: &[u8]) {
             _ => return,
         },
     };
-    let policy = AddressPolicy { networks, loopback, forbidden: Vec::new() };
+    let policy = AddressPolicy { networks, loopback, forbidden: OwnAddresses::default() };
     let addr = SocketAddr::new(ip, port);
     let allowed = policy.check(addr).is_ok();
     assert!(!allowed || port != 0);
     if allowed {
         plausible(ip.to_canonical(), &policy);
-        let own =
-            AddressPolicy { forbidden: vec![SocketAddr::new(ip.to_canonical(), port)], ..policy.clone() };
+        let forbidden = vec![SocketAddr::new(ip.to_canonical(), port)].into();
+        let own = AddressPolicy { forbidden, ..policy.clone() };
         assert!(own.check(addr).is_err(), "one of our own endpoints");
     }
     if let IpAddr::V4(v4) = ip {

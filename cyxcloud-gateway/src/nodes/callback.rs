@@ -248,7 +248,7 @@ mod tests {
     }
 
     fn closed() -> AddressPolicy {
-        AddressPolicy { networks: Vec::new(), loopback: false, forbidden: Vec::new() }
+        AddressPolicy::default()
     }
 
     fn listing(network: &str) -> AddressPolicy {

@@ -24,12 +24,7 @@ const MIGRATING: &str = "bring the schema of the database up to date";
 const DURABILITY: [&str; 3] = ["fsync", "full_page_writes", "synchronous_commit"];
 
 pub(super) async fn open(config: &PostgresConfig) -> Result<Connections> {
-    let options = config
-        .url
-        .parse::<PgConnectOptions>()
-        .map_err(|source| transact::database("read the database URL", source))?
-        .application_name("cyxcloud")
-        .disable_statement_logging();
+    let options = read(&config.url)?.application_name("cyxcloud").disable_statement_logging();
     let mut first = first_connection(&options).await?;
     if !config.accept_data_loss {
         check_durability(&mut first).await?;
@@ -38,6 +33,18 @@ pub(super) async fn open(config: &PostgresConfig) -> Result<Connections> {
     // It has done its work; that it can't say good-bye changes nothing.
     let _ = first.close().await;
     Ok(Connections::new(options, config.max_connections))
+}
+
+fn read(url: &str) -> Result<PgConnectOptions> {
+    url.parse().map_err(|source| transact::database("read the database URL", source))
+}
+
+/// Host and port that connections go to; none where that is a socket of this machine. As whoever connects reads the URL, with
+/// its parameters and the environment, so that no other place is meant.
+pub fn endpoint(url: &str) -> Result<Option<(String, u16)>> {
+    let options = read(url)?;
+    let is_socket = options.get_socket().is_some() || options.get_host().starts_with('/');
+    Ok((!is_socket).then(|| (options.get_host().to_owned(), options.get_port())))
 }
 
 /// Says what is wrong at once, where later ones are tried again.
@@ -105,4 +112,29 @@ fn met_another(error: &MigrateError) -> bool {
     };
     let code = source.as_database_error().and_then(|error| error.code());
     matches!(code.as_deref(), Some("23505" | "42P07" | "42710" | "40001" | "40P01" | "XX000"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_says_where_the_database_is_in_many_ways() {
+        for (url, host) in [
+            ("postgres://u@db.internal:6000/x", "db.internal"),
+            ("postgresql://10.0.0.5:6000", "10.0.0.5"),
+            ("postgres:///x?host=db.internal&port=6000", "db.internal"),
+            ("postgres://elsewhere:1/x?hostaddr=10.0.0.5&port=6000", "10.0.0.5"),
+            ("postgres://[::1]:6000/x", "[::1]"),
+            // What no http::Uri takes.
+            ("postgres://u:p|a^s{s}\"@db.internal:6000/x", "db.internal"),
+        ] {
+            assert_eq!(endpoint(url).expect(url), Some((host.to_owned(), 6000)), "{url}");
+        }
+        for url in ["postgres://%2Frun%2Fpostgresql/x", "postgres:///x?host=/run/postgresql&port=6000"] {
+            assert_eq!(endpoint(url).expect(url), None, "{url}");
+        }
+        let wrong = endpoint("postgres://u:secret@db:port/x").expect_err("not a port");
+        assert!(!format!("{wrong:?}").contains("secret"));
+    }
 }

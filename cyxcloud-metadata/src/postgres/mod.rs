@@ -37,6 +37,7 @@ use cyxcloud_core::name::{BucketName, ObjectKey};
 use cyxcloud_core::token_keys::Rotation;
 use cyxcloud_core::{BucketId, ChunkId, NodeId, OwnerId, SegmentId, Timestamp, UploadId};
 
+pub use self::connect::endpoint;
 use self::pool::Connections;
 use crate::MetadataStore;
 use crate::error::Result;
