@@ -342,11 +342,13 @@ impl NodeService for NodeApi {
             warn!(node = %id, chunks = chunks.len(), locations = marked, "node reports corrupt chunks");
         }
         let moved = beat.incarnation.as_ref() != heard.incarnation.as_bytes().as_slice();
+        let rules = self.token_rules().await?;
+        let token = if renew { self.node_token(id)? } else { String::new() };
+        // Last: what is taken and then not told is forgotten.
         let scrub = matches!(self.ephemeral.take(&scrub_wanted(id)).await, Ok(Some(_)));
         let commands = [(moved, Kind::Register), (scrub, Kind::Scrub)];
         let commands = commands.into_iter().filter(|(wanted, _)| *wanted);
         let commands = commands.map(|(_, kind)| wire::NodeCommand { kind: i32::from(kind) }).collect();
-        let rules = self.token_rules().await?;
         Ok(Response::new(wire::HeartbeatResponse {
             status: heard.status.as_str().to_owned(),
             commands,
@@ -354,7 +356,7 @@ impl NodeService for NodeApi {
             format_version: self.node_format,
             token_keys: rules.keys,
             require_tokens: rules.required,
-            token: if renew { self.node_token(id)? } else { String::new() },
+            token,
         }))
     }
 
