@@ -11,6 +11,7 @@ use cyxcloud_core::{ByteCount, ChunkId, NodeId, Timestamp};
 use cyxcloud_dataplane::DataPlane;
 use cyxcloud_metadata::model::{Node, NodeHeartbeat, RegisterNode};
 use cyxcloud_metadata::{Error as MetadataError, MetadataStore};
+use cyxcloud_proto::convert::node_id_bytes;
 use cyxcloud_proto::gateway as wire;
 use cyxcloud_proto::gateway::node_command::Kind;
 use cyxcloud_proto::gateway::node_service_server::NodeService;
@@ -182,6 +183,14 @@ impl NodeApi {
         reached.map_err(|error| refused(&error, claim, stranger))
     }
 
+    /// For the audit log.
+    async fn note_new(&self, node: &Node, from: Option<IpAddr>) {
+        // What a node says of itself is nobody's account.
+        let owner = self.operators.as_ref().and_then(|_| node.operator.parse().ok());
+        let id = node.id.to_string();
+        journal::write(&*self.metadata, owner, &node.operator, "node.register", &id, from, "ok").await;
+    }
+
     /// By the database's clock, so that gateways whose clocks differ take each other's tokens.
     fn now(&self) -> Timestamp {
         self.plane.now().unwrap_or_else(auth::now)
@@ -235,21 +244,7 @@ impl NodeService for NodeApi {
         let Reached { chunks, health } = self.call_back(&claim(&wanted, public_key, from)?, from).await?;
         let scheme = if wanted.tls { "https" } else { "http" };
 
-        let reserved = match wanted.has_reserved {
-            true => ByteCount::bytes(wanted.storage_reserved),
-            false => SYSTEM_RESERVED,
-        };
-        let account = StorageAccount {
-            total: ByteCount::bytes(wanted.storage_total),
-            reserved,
-            used: ByteCount::bytes(wanted.storage_used),
-        };
-        if account.allocatable() == ByteCount::ZERO {
-            return Err(Status::invalid_argument(format!(
-                "the node offers {}, of which {reserved} are reserved: nothing is left for chunks; raise STORAGE_CAPACITY_GB",
-                account.total
-            )));
-        }
+        let account = account_of(&wanted)?;
         let node = RegisterNode {
             id: NodeId::from_random(rand::random()),
             public_key,
@@ -260,7 +255,7 @@ impl NodeService for NodeApi {
             metrics_address: format!("http://{health}"),
             incarnation,
             storage_total: account.total,
-            storage_reserved: reserved,
+            storage_reserved: account.reserved,
             storage_used: account.used,
             region: wanted.region,
             operator,
@@ -272,10 +267,7 @@ impl NodeService for NodeApi {
         let fresh = node.id;
         let node = self.metadata.register_node(&node).await.map_err(not_taken)?;
         if node.id == fresh {
-            // What a node says of itself is nobody's account.
-            let owner = self.operators.as_ref().and_then(|_| node.operator.parse().ok());
-            let id = node.id.to_string();
-            journal::write(&*self.metadata, owner, &node.operator, "node.register", &id, from, "ok").await;
+            self.note_new(&node, from).await;
         }
         info!(
             node = %node.id,
@@ -293,8 +285,8 @@ impl NodeService for NodeApi {
             warn!(%error, "other gateways will see the node at their next tick");
         }
         Ok(Response::new(wire::RegisterNodeResponse {
-            node_id: node.id.as_bytes().to_vec().into(),
-            storage_reserved: reserved.get(),
+            node_id: node_id_bytes(&node.id),
+            storage_reserved: account.reserved.get(),
             storage_allocatable: account.allocatable().get(),
             heartbeat_interval_ms: u64::try_from(self.heartbeat_interval.as_millis()).unwrap_or(u64::MAX),
             status: node.status.as_str().to_owned(),
@@ -389,7 +381,7 @@ impl NodeService for NodeApi {
         let more = nodes.len() > page;
         nodes.truncate(page);
         let next = match nodes.last() {
-            Some(last) if more => last.id.as_bytes().to_vec().into(),
+            Some(last) if more => node_id_bytes(&last.id),
             _ => bytes::Bytes::new(),
         };
         Ok(Response::new(wire::ListNodesResponse { nodes: nodes.into_iter().map(info_of).collect(), next }))
@@ -505,6 +497,26 @@ fn claim(
     Ok(Claim { host, grpc, metrics, key: wanted.tls.then_some(public_key) })
 }
 
+/// The space that it offers, of which something must be left for chunks.
+fn account_of(wanted: &wire::RegisterNodeRequest) -> Result<StorageAccount, Status> {
+    let reserved = match wanted.has_reserved {
+        true => ByteCount::bytes(wanted.storage_reserved),
+        false => SYSTEM_RESERVED,
+    };
+    let account = StorageAccount {
+        total: ByteCount::bytes(wanted.storage_total),
+        reserved,
+        used: ByteCount::bytes(wanted.storage_used),
+    };
+    if account.allocatable() == ByteCount::ZERO {
+        return Err(Status::invalid_argument(format!(
+            "the node offers {}, of which {reserved} are reserved: nothing is left for chunks; raise STORAGE_CAPACITY_GB",
+            account.total
+        )));
+    }
+    Ok(account)
+}
+
 pub(crate) fn corrupt_chunks(raw: &[bytes::Bytes]) -> Result<Vec<ChunkId>, Status> {
     if raw.len() > CORRUPT_MAX {
         return Err(Status::invalid_argument(format!(
@@ -617,7 +629,7 @@ fn unavailable(error: MetadataError) -> Status {
 
 fn info_of(node: Node) -> wire::NodeInfo {
     wire::NodeInfo {
-        node_id: node.id.as_bytes().to_vec().into(),
+        node_id: node_id_bytes(&node.id),
         peer_id: node.peer_id,
         label: node.label,
         name: node.name,
