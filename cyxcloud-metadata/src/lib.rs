@@ -83,6 +83,10 @@ pub trait MetadataStore: Upkeep + Identity + std::fmt::Debug {
     /// Records that an upload is under way, before any byte reaches a node, and reserves its bytes of the quota.
     /// `QuotaExceeded` if there is no room beside what is stored, uploaded in parts, and reserved.
     async fn begin_upload(&self, upload: &NewUpload) -> Result<()>;
+    /// Reserves more of the quota for an upload of which nobody said how long it is: at most `more`, and less if there is
+    /// no room for that. Answers what it has reserved in all, or `None` where there is no quota. `QuotaExceeded` if there is
+    /// room for nothing, `UploadGone`.
+    async fn reserve_more(&self, id: UploadId, more: ByteCount) -> Result<Option<ByteCount>>;
     /// Extends the lease from now. `UploadGone` if it ran out and was collected.
     async fn renew_upload(&self, id: UploadId, lease: Duration) -> Result<()>;
     /// Ends an upload that failed. Never an error if it is gone already.
@@ -120,7 +124,8 @@ pub trait MetadataStore: Upkeep + Identity + std::fmt::Debug {
     async fn create_multipart(&self, upload: &Multipart) -> Result<Multipart>;
     /// One open multipart upload.
     async fn multipart(&self, id: UploadId) -> Result<Option<Multipart>>;
-    /// Records a part; the one it replaces becomes garbage. `NoSuchUpload` unless the upload is open; `Stale` as of a commit.
+    /// Records a part; the one it replaces becomes garbage. `NoSuchUpload` unless the upload is open; `Stale` as of a commit;
+    /// `QuotaExceeded` if its intent did not reserve as much and there is no room for it.
     async fn commit_part(&self, part: &CommitPart) -> Result<Part>;
     /// Parts after a number, in order, at most `limit`. `NoSuchUpload` unless the upload is open.
     async fn list_parts(&self, id: UploadId, after: u32, limit: usize) -> Result<Vec<Part>>;
@@ -176,6 +181,12 @@ pub trait MetadataStore: Upkeep + Identity + std::fmt::Debug {
     async fn fold_usage(&self, limit: usize) -> Result<usize>;
     /// Collects at most `limit` intents whose lease ran out; answers how many there were.
     async fn expire_uploads(&self, limit: usize) -> Result<usize>;
+}
+
+/// How much of `wanted` there is room for beside what is used; refuses if that is nothing.
+pub(crate) fn room_for(quota: ByteCount, used: ByteCount, wanted: ByteCount) -> Result<ByteCount> {
+    check_quota(Some(quota), used, ByteCount::bytes(1))?;
+    Ok(wanted.min(quota.saturating_sub(used)))
 }
 
 /// What keeps an owner's quota: refuses if `used` and `more` go beyond it.

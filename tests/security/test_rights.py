@@ -3,11 +3,13 @@
 import base64
 import hashlib
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import requests
 
 from cluster import psql
 from people import Owner, Wallet, code_of, coming_from, next_address
+from process import wait_until
 from raw import Signed, code, head, send_bytes
 
 
@@ -220,3 +222,53 @@ def test_adv_42_rates_and_quotas(cluster):
     s3.abort_multipart_upload(**part)
     assert code_of(s3.put_object, Bucket=name, Key="k", Body=b"x" * 900_000) == "OK"
     assert requests.get(f"{cluster.url}/health", timeout=30).ok
+
+
+def test_adv_42_who_does_not_say_how_much_has_no_more_room(cluster):
+    """A token lets bodies of any length in: they end where the room does, alone or many at once, as objects and as parts."""
+    owner = Owner(cluster)
+    s3, name = owner.s3(), fresh("unsaid")
+    s3.create_bucket(Bucket=name)
+    quota = Signed(cluster, "PATCH", f"/api/v1/admin/users/{owner.id}", body=b'{"storage_quota": 1000000}').send()
+    assert quota.status_code == 200, quota.text
+    upload = s3.create_multipart_upload(Bucket=name, Key="m")["UploadId"]
+    part = dict(Bucket=name, Key="m", UploadId=upload)
+    assert code_of(s3.upload_part, PartNumber=1, Body=b"x" * 900_000, **part) == "OK"
+
+    def begin(path: str, body: bytes, **more: str) -> bytes:
+        """The answer to a body that does not end, or does not begin."""
+        headers = {"authorization": f"Bearer {owner.token}", "host": f"127.0.0.1:{cluster.http_port}", "transfer-encoding": "chunked"} | more
+        lines = [f"PUT {path} HTTP/1.1", *(f"{key}: {value}" for key, value in headers.items())]
+        framed = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in (body[:60_000], body[60_000:]) if piece)
+        return send_bytes(cluster, ("\r\n".join(lines) + "\r\n\r\n").encode() + framed)
+
+    def given_back():
+        """Until nothing is reserved: an upload that failed ends a moment after its answer."""
+        reserved = f"SELECT coalesce(sum(reserved), 0) FROM upload_intents WHERE owner_id = '{owner.id}'"
+        wait_until("all room is given back", lambda: psql(cluster.database_url, reserved) == "0")
+
+    places = [f"/{name}/k", *(f"/{name}/m?partNumber={number}&uploadId={upload}" for number in (2, 3))]
+    for path in places:
+        assert b"QuotaExceeded" in begin(path, b"x" * 120_000), path
+        given_back()
+
+    def send(number: int) -> int:
+        pieces = iter([b"x" * 30_000] * 2)
+        try:
+            return owner.api("PUT", f"/{name}/m?partNumber={number}&uploadId={upload}", data=pieces).status_code
+        except requests.ConnectionError:  # refused before it had sent all
+            return 403
+
+    # There is room for one of them.
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(send, range(2, 10)))
+    assert sorted(answers) == [200] + [403] * 7
+    assert sum(kept["Size"] for kept in s3.list_parts(**part)["Parts"]) == 960_000
+    given_back()
+    assert code_of(s3.upload_part, PartNumber=20, Body=b"x" * 40_000, **part) == "OK"
+    # No byte more: refused before any is sent.
+    for path in places:
+        assert b"QuotaExceeded" in begin(path, b"", expect="100-continue"), path
+    s3.abort_multipart_upload(**part)
+    assert owner.api("PUT", f"/{name}/k", data=iter([b"x" * 500_000] * 2)).status_code == 200
+    assert s3.head_object(Bucket=name, Key="k")["ContentLength"] == 1_000_000

@@ -234,6 +234,8 @@ pub(super) enum BodyFault {
     Sender(#[source] BoxError),
     #[error("the body is longer than {max} bytes")]
     TooLong { max: u64 },
+    #[error("there is no room for more of the body")]
+    NoRoom(#[source] metadata::Error),
     #[error("the body is longer than the {want} bytes announced")]
     Longer { want: u64, have: u64 },
 }
@@ -243,6 +245,7 @@ impl From<BodyFault> for Error {
         match fault {
             BodyFault::Sender(source) => Self::Body(source),
             BodyFault::TooLong { max } => Self::TooLarge { max },
+            BodyFault::NoRoom(error) => error.into(),
             BodyFault::Longer { want, have } => Self::IncompleteBody { want, have },
         }
     }

@@ -21,6 +21,7 @@ mod multipart;
 mod put;
 pub mod range;
 mod recent;
+mod room;
 mod secrets;
 #[cfg(test)]
 mod testing;

@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 
 use super::checksums::{Algorithm, Digests, Hasher};
 use super::error::{BodyFault, BoxError, Error, Result};
+use super::room::Room;
 use super::{BODY_MAX, ObjectService, new_file_id, new_upload_id};
 use crate::events::progress::Teller;
 use crate::limits::{Caller, Need};
@@ -211,6 +212,10 @@ impl ObjectService {
             self.check_capacity(profile).await?;
             Some(self.begin(upload, &target).await?)
         };
+        let room = match (&intent, claims.length) {
+            (Some(_), None) => Some(Room::begin(Arc::clone(&self.metadata), upload).await?),
+            _ => None,
+        };
         let request = WriteRequest {
             owner: bucket.owner,
             secret,
@@ -233,6 +238,10 @@ impl ObjectService {
                 teller.received(bytes.len());
             }
         });
+        let body = match room {
+            Some(room) => room.hold(body).left_stream(),
+            None => body.right_stream(),
+        };
         let segment = match &intent {
             None => self.plane.write_segment(request, body, tap).await?,
             Some(intent) => tokio::select! {
@@ -267,7 +276,7 @@ impl ObjectService {
             bucket: target.bucket.id,
             key: target.key.clone(),
             lease: self.config.lease,
-            // Where the length is not known the commit finds out.
+            // Where the length is not known, `Room` reserves as bytes come.
             reserve: ByteCount::bytes(target.length.unwrap_or(0)),
         };
         self.metadata.begin_upload(&begin).await?;

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::multipart::{new_part, open};
 use super::{Place, fresh, key, new_owner, place, place_with_quota};
 use crate::identity::model::*;
-use crate::model::{NewUpload, Owner};
+use crate::model::{CommitPart, NewUpload, Owner};
 use crate::{Error, MetadataStore};
 
 const GRACE: Duration = Duration::from_secs(60);
@@ -277,6 +277,72 @@ pub async fn uploads_at_once_do_not_take_the_same_room(store: &dyn MetadataStore
     let uploads: Vec<_> = (0..8).map(|n| upload(place, &format!("k{n}"), 30)).collect();
     let begun = futures::future::join_all(uploads.iter().map(|upload| store.begin_upload(upload))).await;
     assert_eq!(begun.iter().filter(|begun| begun.is_ok()).count(), 3, "{begun:?}");
+}
+
+/// As much as there is, for a body that nobody knows the length of; and for no more than that.
+pub async fn room_is_reserved_as_a_body_grows(store: &dyn MetadataStore) {
+    let more = async |upload: &NewUpload, bytes| store.reserve_more(upload.id, ByteCount::bytes(bytes)).await;
+    let begin = async |place, name: &str| {
+        let upload = upload(place, name, 0);
+        store.begin_upload(&upload).await.expect("begin");
+        upload
+    };
+    let free = begin(place(store).await, "k").await;
+    assert_eq!(more(&free, 1 << 50).await.expect("no quota"), None);
+    let place = place_with_quota(store, Some(ByteCount::bytes(100))).await;
+    let (first, second) = (begin(place, "a").await, begin(place, "b").await);
+    assert_eq!(more(&first, 60).await.expect("reserve"), Some(ByteCount::bytes(60)));
+    assert_eq!(more(&second, 60).await.expect("reserve"), Some(ByteCount::bytes(40)));
+    for full in [more(&first, 1).await, more(&second, 1).await] {
+        assert!(matches!(full, Err(Error::QuotaExceeded { quota: 100 })), "{full:?}");
+    }
+    store.cancel_upload(first.id).await.expect("cancel");
+    assert_eq!(more(&second, 10).await.expect("given back"), Some(ByteCount::bytes(50)));
+    let gone = more(&first, 1).await;
+    assert!(matches!(gone, Err(Error::UploadGone)), "{gone:?}");
+    store.cancel_upload(second.id).await.expect("cancel");
+    // What is replaced counts as free, for the one that replaces it.
+    place.put(store, "k", &[0; 100]).await;
+    let (over, beside) = (begin(place, "k").await, begin(place, "l").await);
+    assert_eq!(more(&over, 70).await.expect("reserve"), Some(ByteCount::bytes(70)));
+    assert!(more(&beside, 1).await.is_err());
+    store.cancel_upload(over.id).await.expect("cancel");
+    place.delete(store, &["k"]).await;
+    let many: Vec<_> =
+        futures::future::join_all((0..8).map(|n| begin(place, if n < 4 { "m" } else { "n" }))).await;
+    let answers = futures::future::join_all(many.iter().map(|upload| more(upload, 30))).await;
+    let granted: u64 = answers.iter().flatten().flatten().map(|bytes| bytes.get()).sum();
+    assert_eq!(granted, 100, "{answers:?}");
+}
+
+/// Unless its intent reserved as much; a part that is replaced counts no more.
+pub async fn a_part_is_held_against_the_quota(store: &dyn MetadataStore) {
+    let place = place_with_quota(store, Some(ByteCount::bytes(100))).await;
+    let first = open(store, place, "m").await;
+    store.commit_part(&new_part(place, first.id, 1, &[1; 70])).await.expect("there is room");
+    let begun = upload(place, "m", 0);
+    store.begin_upload(&begun).await.expect("begin");
+    for intent in [None, Some(begun.id)] {
+        let refused =
+            store.commit_part(&CommitPart { intent, ..new_part(place, first.id, 2, &[2; 31]) }).await;
+        assert!(matches!(refused, Err(Error::QuotaExceeded { quota: 100 })), "{refused:?}");
+    }
+    store.renew_upload(begun.id, LONG).await.expect("it may be tried again");
+    assert_eq!(store.list_parts(first.id, 0, 9).await.expect("list").len(), 1);
+    store.commit_part(&new_part(place, first.id, 1, &[3; 100])).await.expect("replaces the other");
+    store.commit_part(&new_part(place, first.id, 1, &[4; 40])).await.expect("replaces the other");
+    let reserved = upload(place, "m", 60);
+    store.begin_upload(&reserved).await.expect("there is room");
+    let refused = store.commit_part(&new_part(place, first.id, 2, &[2; 1])).await;
+    assert!(matches!(refused, Err(Error::QuotaExceeded { .. })), "{refused:?}");
+    let part = CommitPart { intent: Some(reserved.id), ..new_part(place, first.id, 2, &[2; 60]) };
+    store.commit_part(&part).await.expect("it was reserved");
+    store.abort_multipart(place.bucket, &key("m"), first.id).await.expect("abort");
+
+    let open = open(store, place, "n").await;
+    let parts: Vec<_> = (1..=8).map(|number| new_part(place, open.id, number, &[5; 30])).collect();
+    let made = futures::future::join_all(parts.iter().map(|part| store.commit_part(part))).await;
+    assert_eq!(made.iter().filter(|made| made.is_ok()).count(), 3, "{made:?}");
 }
 
 /// Newest first, each line once.

@@ -177,6 +177,8 @@ macro_rules! conformance_suite {
             identity::a_key_is_revoked_with_the_one_that_made_it,
             identity::room_is_reserved_and_given_back,
             identity::uploads_at_once_do_not_take_the_same_room,
+            identity::room_is_reserved_as_a_body_grows,
+            identity::a_part_is_held_against_the_quota,
             identity::the_log_is_read_in_pages_by_whom_it_is_about,
             identity::what_has_expired_is_dropped_and_no_other,
             owners::an_owner_is_made_once,

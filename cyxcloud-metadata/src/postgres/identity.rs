@@ -71,8 +71,12 @@ async fn end(conn: &mut PgConnection, id: Uuid) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Under the lock of the owner's row where there is a quota, so that two uploads do not take the same room.
-pub(super) async fn room(conn: &mut PgConnection, owner: OwnerId, more: ByteCount) -> Result<(), Failure> {
+/// The owner's quota and what is taken of it, by uploads under way too; `None` where there is no quota. Under the lock of the
+/// owner's row, so that two uploads do not take the same room.
+pub(super) async fn taken(
+    conn: &mut PgConnection,
+    owner: OwnerId,
+) -> Result<Option<(ByteCount, ByteCount)>, Failure> {
     const QUOTA: &str =
         "SELECT storage_quota FROM users WHERE id = $1 AND storage_quota IS NOT NULL FOR NO KEY UPDATE";
     const USED: &str = "SELECT (
@@ -84,9 +88,17 @@ pub(super) async fn room(conn: &mut PgConnection, owner: OwnerId, more: ByteCoun
         )::bigint";
     let quota: Option<i64> =
         sqlx::query_scalar(QUOTA).bind(owner.as_uuid()).fetch_optional(&mut *conn).await?;
-    let Some(quota) = quota else { return Ok(()) };
+    let Some(quota) = quota else { return Ok(None) };
     let used: i64 = sqlx::query_scalar(USED).bind(owner.as_uuid()).fetch_one(conn).await?;
-    Ok(crate::check_quota(Some(ByteCount::from_i64(quota)), ByteCount::from_i64(used), more)?)
+    Ok(Some((ByteCount::from_i64(quota), ByteCount::from_i64(used))))
+}
+
+/// Refuses if there is no room for so much more.
+pub(super) async fn room(conn: &mut PgConnection, owner: OwnerId, more: ByteCount) -> Result<(), Failure> {
+    match taken(conn, owner).await? {
+        Some((quota, used)) => Ok(crate::check_quota(Some(quota), used, more)?),
+        None => Ok(()),
+    }
 }
 
 #[async_trait]

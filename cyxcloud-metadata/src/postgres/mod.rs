@@ -35,7 +35,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cyxcloud_core::name::{BucketName, ObjectKey};
 use cyxcloud_core::token_keys::Rotation;
-use cyxcloud_core::{BucketId, ChunkId, NodeId, OwnerId, SegmentId, Timestamp, UploadId};
+use cyxcloud_core::{BucketId, ByteCount, ChunkId, NodeId, OwnerId, SegmentId, Timestamp, UploadId};
 
 pub use self::connect::endpoint;
 use self::pool::Connections;
@@ -161,6 +161,10 @@ impl MetadataStore for PostgresStore {
 
     async fn begin_upload(&self, upload: &NewUpload) -> Result<()> {
         self.intend(upload).await
+    }
+
+    async fn reserve_more(&self, id: UploadId, more: ByteCount) -> Result<Option<ByteCount>> {
+        self.reserve(id, more).await
     }
 
     async fn renew_upload(&self, id: UploadId, lease: Duration) -> Result<()> {

@@ -5,7 +5,7 @@
 
 use cyxcloud_core::crash_point;
 use cyxcloud_core::name::ObjectKey;
-use cyxcloud_core::{BucketId, ByteCount, Timestamp, UploadId};
+use cyxcloud_core::{BucketId, ByteCount, OwnerId, Timestamp, UploadId};
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
@@ -13,6 +13,7 @@ use sqlx::{PgConnection, Row};
 use super::PostgresStore;
 use super::commit::{Ask, Before, NewFile, begin_with_keys, insert_files};
 use super::content::{Body, Nodes, insert_stripes};
+use super::identity::room;
 use super::read;
 use super::transact::{self, BEGIN, Ended, Failure};
 use crate::error::{Error, Result};
@@ -244,15 +245,31 @@ async fn record_part_in(conn: &mut PgConnection, new: &CommitPart) -> Result<Par
     }
     let nodes = Nodes::read(&row)?;
     let body = Body::prepare(conn, &new.content, new.size).await?;
-    let intent_ended = insert_content(conn, new, &body).await?;
-    if new.intent.is_some() && !intent_ended && !again {
+    let inserted = insert_content(conn, new, &body).await?;
+    if new.intent.is_some() && !inserted.intent_ended && !again {
         return Err(Error::UploadGone.into());
     }
     insert_stripes(conn, body.segment, &nodes).await?;
+    // It is among the parts by now, and its intent is not. What was reserved has its room.
+    if new.size > inserted.reserved {
+        room(conn, inserted.owner, ByteCount::ZERO).await?;
+    }
     Ok(recorded)
 }
 
-async fn insert_content(conn: &mut PgConnection, new: &CommitPart, body: &Body<'_>) -> Result<bool, Failure> {
+/// What is known when a part's content is recorded.
+struct Inserted {
+    /// Whether there was an intent, and what it had reserved.
+    intent_ended: bool,
+    reserved: ByteCount,
+    owner: OwnerId,
+}
+
+async fn insert_content(
+    conn: &mut PgConnection,
+    new: &CommitPart,
+    body: &Body<'_>,
+) -> Result<Inserted, Failure> {
     let (segments, _, offsets, lengths) = body.columns();
     let segment = body.segment;
     let row = sqlx::query(include_str!("sql/commit_part.sql"))
@@ -279,7 +296,11 @@ async fn insert_content(conn: &mut PgConnection, new: &CommitPart, body: &Body<'
         .bind(lengths)
         .fetch_one(conn)
         .await?;
-    Ok(row.try_get("intent_ended")?)
+    Ok(Inserted {
+        intent_ended: row.try_get("intent_ended")?,
+        reserved: read::bytes(&row, "reserved")?,
+        owner: read::id(&row, "owner_id")?,
+    })
 }
 
 fn as_recorded(new: &CommitPart, modified_at: Timestamp) -> Part {

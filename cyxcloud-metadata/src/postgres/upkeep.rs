@@ -3,18 +3,19 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use cyxcloud_core::{ByteCount, UploadId};
-use sqlx::{AssertSqlSafe, PgConnection};
+use cyxcloud_core::{BucketId, ByteCount, UploadId};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
 use uuid::Uuid;
 
 use super::PostgresStore;
 use super::gather::Gather;
-use super::identity::room;
+use super::identity::{room, taken};
 use super::pool::Connections;
-use super::read::{limit as rows, millis};
+use super::read::{self, limit as rows, millis};
 use super::transact::{self, BEGIN, Failure};
 use crate::error::{Error, Result};
 use crate::model::NewUpload;
+use crate::room_for;
 
 const BEGINNING: &str = "begin the upload";
 
@@ -62,7 +63,7 @@ async fn intend_alone(pool: &Connections, upload: &NewUpload) -> Result<()> {
     transact::run_idempotent(pool, BEGINNING, BEGIN, |conn, _| {
         Box::pin(async move {
             PostgresStore::require_bucket(conn, upload.bucket).await?;
-            let freed = freed(conn, upload).await?;
+            let freed = freed(conn, upload.bucket, upload.key.as_bytes()).await?;
             room(conn, upload.owner, upload.reserve.saturating_sub(freed)).await?;
             intend(conn, std::slice::from_ref(upload), "TRUE").await?;
             Ok(())
@@ -104,20 +105,42 @@ async fn intend(
 }
 
 /// What replacing the current object gives back.
-async fn freed(conn: &mut PgConnection, upload: &NewUpload) -> Result<ByteCount, Failure> {
+async fn freed(conn: &mut PgConnection, bucket: BucketId, key: &[u8]) -> Result<ByteCount, Failure> {
     const SIZE: &str = "SELECT size_bytes FROM files
         WHERE bucket_id = $1 AND key = $2 AND is_latest AND NOT is_delete_marker";
-    let size: Option<i64> = sqlx::query_scalar(SIZE)
-        .bind(upload.bucket.as_uuid())
-        .bind(upload.key.as_bytes())
-        .fetch_optional(conn)
-        .await?;
+    let size: Option<i64> =
+        sqlx::query_scalar(SIZE).bind(bucket.as_uuid()).bind(key).fetch_optional(conn).await?;
     Ok(size.map(ByteCount::from_i64).unwrap_or_default())
 }
 
 impl PostgresStore {
     pub(super) async fn intend(&self, upload: &NewUpload) -> Result<()> {
         self.intents.answer(BEGINNING, upload.clone()).await
+    }
+
+    /// Run again after a lost answer it may reserve more than it was asked for, until the upload ends.
+    pub(super) async fn reserve(&self, id: UploadId, more: ByteCount) -> Result<Option<ByteCount>> {
+        const FIND: &str = "SELECT owner_id, bucket_id, key FROM upload_intents WHERE id = $1";
+        const RESERVE: &str =
+            "UPDATE upload_intents SET reserved = reserved + $2 WHERE id = $1 RETURNING reserved";
+        transact::run_idempotent(&self.pool, "reserve room for the upload", BEGIN, |conn, _| {
+            Box::pin(async move {
+                let found = sqlx::query(FIND).bind(id.as_uuid()).fetch_optional(&mut *conn).await?;
+                let found = found.ok_or(Error::UploadGone)?;
+                let Some((quota, used)) = taken(conn, read::id(&found, "owner_id")?).await? else {
+                    return Ok(None);
+                };
+                let freed = freed(conn, read::id(&found, "bucket_id")?, found.try_get("key")?).await?;
+                let granted = room_for(quota, used.saturating_sub(freed), more)?;
+                let reserved: Option<i64> = sqlx::query_scalar(RESERVE)
+                    .bind(id.as_uuid())
+                    .bind(granted.as_i64())
+                    .fetch_optional(conn)
+                    .await?;
+                Ok(Some(ByteCount::from_i64(reserved.ok_or(Error::UploadGone)?)))
+            })
+        })
+        .await
     }
 
     pub(super) async fn renew(&self, id: UploadId, lease: Duration) -> Result<()> {

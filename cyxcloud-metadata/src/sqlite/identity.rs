@@ -329,7 +329,8 @@ fn create_key(db: &Connection, new: &ApiKey) -> Done<ApiKey> {
     }
 }
 
-pub(super) fn check_room(db: &Connection, owner: OwnerId, more: ByteCount) -> Done<()> {
+/// The owner's quota and what is taken of it, by uploads under way too; `None` where there is no quota.
+pub(super) fn taken(db: &Connection, owner: OwnerId) -> Done<Option<(ByteCount, ByteCount)>> {
     const QUOTA: &str = "SELECT storage_quota, storage_used FROM users WHERE id = ?1";
     const PARTS: &str = "SELECT sum(p.size_bytes) FROM multipart_uploads m
         JOIN multipart_parts p ON p.multipart_id = m.id WHERE m.owner_id = ?1 AND m.status = 'open'";
@@ -337,10 +338,17 @@ pub(super) fn check_room(db: &Connection, owner: OwnerId, more: ByteCount) -> Do
     let found = one(db, QUOTA, [owner.as_uuid()], |row| {
         Ok((row.get::<_, Option<i64>>(0)?.map(ByteCount::from_i64), row::bytes(row, 1)?))
     })?;
-    let Some((Some(quota), used)) = found else { return Ok(()) };
+    let Some((Some(quota), used)) = found else { return Ok(None) };
     let parts = ByteCount::from_i64(number(db, PARTS, [owner.as_uuid()])?);
     let reserved = ByteCount::from_i64(number(db, RESERVED, [owner.as_uuid()])?);
-    Ok(check_quota(Some(quota), used.saturating_add(parts).saturating_add(reserved), more)?)
+    Ok(Some((quota, used.saturating_add(parts).saturating_add(reserved))))
+}
+
+pub(super) fn check_room(db: &Connection, owner: OwnerId, more: ByteCount) -> Done<()> {
+    match taken(db, owner)? {
+        Some((quota, used)) => Ok(check_quota(Some(quota), used, more)?),
+        None => Ok(()),
+    }
 }
 
 fn append(db: &Connection, entry: &NewAuditEntry) -> Done<()> {

@@ -32,7 +32,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cyxcloud_core::name::{BucketName, ObjectKey};
 use cyxcloud_core::token_keys::Rotation;
-use cyxcloud_core::{BucketId, ChunkId, NodeId, OwnerId, SegmentId, Timestamp, UploadId};
+use cyxcloud_core::{BucketId, ByteCount, ChunkId, NodeId, OwnerId, SegmentId, Timestamp, UploadId};
 
 use self::engine::Engine;
 use self::multipart::Prepared;
@@ -137,6 +137,10 @@ impl MetadataStore for SqliteStore {
     async fn begin_upload(&self, upload: &NewUpload) -> Result<()> {
         let upload = upload.clone();
         self.engine.write("begin the upload", move |db| uploads::begin(db, &upload)).await
+    }
+
+    async fn reserve_more(&self, id: UploadId, more: ByteCount) -> Result<Option<ByteCount>> {
+        self.engine.write("reserve room for the upload", move |db| uploads::reserve_more(db, id, more)).await
     }
 
     async fn renew_upload(&self, id: UploadId, lease: Duration) -> Result<()> {

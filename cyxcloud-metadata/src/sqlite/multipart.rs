@@ -13,7 +13,7 @@ use super::commit::{self, NewVersion};
 use super::content::{self, Body};
 use super::engine::Done;
 use super::row::{self, all, exists, int, one, run};
-use super::{buckets, uploads};
+use super::{buckets, identity, uploads};
 use crate::error::Error;
 use crate::listing::Walk;
 use crate::model::{
@@ -86,7 +86,8 @@ fn require_open(db: &Connection, id: UploadId) -> Done<()> {
 }
 
 pub(super) fn commit_part(db: &Connection, new: &CommitPart) -> Done<Part> {
-    require_open(db, new.multipart)?;
+    let upload = get(db, new.multipart)?.ok_or(Error::NoSuchUpload)?;
+    let reserved = new.intent.map_or(Ok(ByteCount::ZERO), |intent| uploads::reserved(db, intent))?;
     if let Some(intent) = new.intent
         && !uploads::end(db, intent)?
     {
@@ -95,7 +96,12 @@ pub(super) fn commit_part(db: &Connection, new: &CommitPart) -> Done<Part> {
     }
     let Body { ranges, .. } = content::record(db, &new.content, new.size)?;
     drop_parts(db, new.multipart, "number = ?2", new.number, "part replaced")?;
-    insert_part(db, new, &ranges)
+    let part = insert_part(db, new, &ranges)?;
+    // It is among the parts by now, and its intent is not. What was reserved has its room.
+    if new.size > reserved {
+        identity::check_room(db, upload.owner, ByteCount::ZERO)?;
+    }
+    Ok(part)
 }
 
 /// The part as it was recorded by an earlier call that brought the same content.

@@ -1,5 +1,5 @@
 -- The content of part ($1 multipart upload, $2 number), whose row is locked: frees what was there, makes the segment
--- if $3, refers to it, ends the intent $4.
+-- if $3, refers to it, ends the intent $4. Answers what that had reserved, and whose the upload is.
 WITH gone AS (
     DELETE FROM part_segments WHERE multipart_id = $1 AND number = $2 RETURNING segment_id
 ), dropped AS (
@@ -19,6 +19,7 @@ WITH gone AS (
         unnest($19::uuid[], $20::bigint[], $21::bigint[])
             WITH ORDINALITY e (segment, segment_offset, length, position)
 ), intent AS (
-    DELETE FROM upload_intents WHERE id = $4 RETURNING id
+    DELETE FROM upload_intents WHERE id = $4 RETURNING reserved
 )
-SELECT EXISTS (SELECT 1 FROM intent) AS intent_ended
+SELECT EXISTS (SELECT 1 FROM intent) AS intent_ended, coalesce((SELECT reserved FROM intent), 0) AS reserved,
+       (SELECT owner_id FROM multipart_uploads WHERE id = $1) AS owner_id
