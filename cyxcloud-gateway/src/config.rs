@@ -15,6 +15,7 @@ use cyxcloud_tls::{ServerKeyArgs, TlsArgs, TlsError};
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::objects;
 use crate::websocket;
 use crate::websocket::origin::{Origin, Origins};
 
@@ -141,6 +142,14 @@ pub struct Config {
     #[arg(long, env = "CYXCLOUD_SIGNUPS_PER_HOUR", value_name = "N", default_value_t = 10,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub signups_per_hour: u32,
+    /// Buckets that one owner may have
+    #[arg(long, env = "BUCKETS_PER_OWNER_MAX", value_name = "N", default_value_t = objects::BUCKETS_PER_OWNER_MAX,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub buckets_per_owner_max: u32,
+    /// Multipart uploads that one owner may have open
+    #[arg(long, env = "UPLOADS_PER_OWNER_MAX", value_name = "N", default_value_t = objects::UPLOADS_PER_OWNER_MAX,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub uploads_per_owner_max: u32,
     /// Proxies whose X-Forwarded-For is believed, e.g. 10.0.0.0/8
     #[arg(long, env = "TRUSTED_PROXIES", value_name = "CIDR,...", value_delimiter = ',')]
     pub trusted_proxies: Vec<IpNet>,

@@ -246,6 +246,8 @@ pub async fn run(
     let auth = Arc::new(auth);
     let objects_config = objects::Config {
         inline_max: config.inline_max,
+        buckets_max: config.buckets_per_owner_max,
+        uploads_max: config.uploads_per_owner_max,
         offline: config.timers.lifecycle().offline,
         ..objects::Config::default()
     };

@@ -18,6 +18,18 @@ pub enum Error {
     /// Objects or open multipart uploads are left.
     #[error("the bucket is not empty")]
     BucketNotEmpty,
+    /// Its owner may have no more.
+    #[error("the owner has as many buckets as one may have, which is {max}")]
+    TooManyBuckets {
+        /// so many
+        max: u32,
+    },
+    /// Its owner may have no more open ones.
+    #[error("the owner has as many open multipart uploads as one may have, which is {max}")]
+    TooManyUploads {
+        /// so many
+        max: u32,
+    },
     /// There is no current object under the key.
     #[error("there is no such key")]
     NoSuchKey,

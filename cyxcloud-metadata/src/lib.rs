@@ -67,14 +67,16 @@ pub trait MetadataStore: Upkeep + Identity + std::fmt::Debug {
 
     // Buckets.
 
-    /// Makes a bucket. `BucketExists` if the name is taken.
-    async fn create_bucket(&self, bucket: &Bucket) -> Result<Bucket>;
+    /// Makes a bucket. `BucketExists` if the name is taken, `TooManyBuckets` if its owner has `most` already.
+    async fn create_bucket(&self, bucket: &Bucket, most: u32) -> Result<Bucket>;
     /// One bucket.
     async fn bucket(&self, name: &BucketName) -> Result<Option<Bucket>>;
     /// The owner's buckets in byte order of name.
     async fn list_buckets(&self, owner: OwnerId) -> Result<Vec<Bucket>>;
     /// Deletes an empty bucket. `BucketNotEmpty`, `NoSuchBucket`.
     async fn delete_bucket(&self, id: BucketId) -> Result<()>;
+    /// The owner's buckets in byte order of name, each with what it holds now.
+    async fn buckets_with_usage(&self, owner: OwnerId) -> Result<Vec<(Bucket, Usage)>>;
     /// What the bucket holds now.
     async fn bucket_usage(&self, id: BucketId) -> Result<Usage>;
 
@@ -120,8 +122,8 @@ pub trait MetadataStore: Upkeep + Identity + std::fmt::Debug {
 
     // Multipart uploads.
 
-    /// Opens a multipart upload.
-    async fn create_multipart(&self, upload: &Multipart) -> Result<Multipart>;
+    /// Opens a multipart upload. `TooManyUploads` if its owner has `most` open ones already.
+    async fn create_multipart(&self, upload: &Multipart, most: u32) -> Result<Multipart>;
     /// One open multipart upload.
     async fn multipart(&self, id: UploadId) -> Result<Option<Multipart>>;
     /// Records a part; the one it replaces becomes garbage. `NoSuchUpload` unless the upload is open; `Stale` as of a commit;

@@ -108,7 +108,7 @@ impl Cluster {
             profile: "standard".to_owned(),
             created_at: Timestamp::default(),
         };
-        let bucket = metadata.create_bucket(&bucket).await.expect("make a bucket").id;
+        let bucket = metadata.create_bucket(&bucket, 1000).await.expect("make a bucket").id;
         let mut cluster = Self {
             nodes: Vec::new(),
             metadata,

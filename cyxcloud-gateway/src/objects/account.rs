@@ -45,11 +45,8 @@ impl ObjectService {
         let owner = self.metadata.owner(caller.owner).await?;
         let owner = owner.ok_or(Error::OwnerKey { owner: caller.owner, source: None })?;
         let mut usage = self.metadata.owner_usage(caller.owner).await?;
-        let mut buckets = Vec::new();
-        for bucket in self.buckets(caller).await? {
-            let usage = self.bucket_usage(&bucket).await?;
-            buckets.push((bucket, usage));
-        }
+        let mut buckets = self.metadata.buckets_with_usage(caller.owner).await?;
+        buckets.retain(|(bucket, _)| caller.may(&bucket.name, Need::Look));
         // Who may see some buckets is not told of the rest.
         if caller.limits.is_some() {
             usage = buckets.iter().fold(Usage::default(), |sum, (_, usage)| Usage {

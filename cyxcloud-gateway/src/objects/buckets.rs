@@ -12,7 +12,8 @@ use crate::events::Event;
 use crate::limits::{Caller, Need};
 
 impl ObjectService {
-    /// Makes a bucket with the placement profile named, `standard` if none is. `BucketOwned`, `BucketTaken`.
+    /// Makes a bucket with the placement profile named, `standard` if none is. `BucketOwned`, `BucketTaken`,
+    /// `TooManyBuckets`.
     pub async fn create_bucket(
         &self,
         caller: &Caller,
@@ -31,7 +32,7 @@ impl ObjectService {
             profile: profile.name.to_owned(),
             created_at: Timestamp::default(),
         };
-        match self.metadata.create_bucket(&bucket).await {
+        match self.metadata.create_bucket(&bucket, self.config.buckets_max).await {
             Err(MetadataError::BucketExists { owner }) if owner == caller.owner => Err(Error::BucketOwned),
             other => {
                 let bucket = other?;
@@ -60,5 +61,37 @@ impl ObjectService {
     /// What the bucket holds now.
     pub async fn bucket_usage(&self, bucket: &Bucket) -> Result<Usage> {
         Ok(self.metadata.bucket_usage(bucket.id).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::objects::CreateUpload;
+    use crate::objects::testing::service;
+
+    #[tokio::test]
+    async fn an_owner_has_as_many_buckets_and_uploads_as_one_may_have() {
+        let (mut service, bucket, key) = service().await;
+        (service.config.buckets_max, service.config.uploads_max) = (2, 1);
+        let caller = Caller::from(bucket.owner);
+        let make = async |name: &str| {
+            let made = service.create_bucket(&caller, name.parse().expect("valid"), None).await;
+            made.map(|bucket| bucket.name)
+        };
+        make("second").await.expect("there may be two");
+        assert!(matches!(make("third").await, Err(Error::TooManyBuckets { max: 2 })));
+        assert!(matches!(make("second").await, Err(Error::BucketOwned)));
+        let create = CreateUpload {
+            caller: caller.clone(),
+            bucket: bucket.name.clone(),
+            key,
+            attributes: Default::default(),
+            algorithm: None,
+            checksum_type: None,
+        };
+        service.create_upload(create.clone()).await.expect("there may be one");
+        let refused = service.create_upload(create).await;
+        assert!(matches!(refused, Err(Error::TooManyUploads { max: 1 })), "{refused:?}");
     }
 }

@@ -38,6 +38,20 @@ pub enum Error {
     /// Objects or open multipart uploads are left.
     #[error("the bucket is not empty; delete its objects and abort its multipart uploads first")]
     BucketNotEmpty,
+    /// The owner may have no more.
+    #[error("you have as many buckets as one account may have, which is {max}; delete one first")]
+    TooManyBuckets {
+        /// so many
+        max: u32,
+    },
+    /// The owner may have no more open ones.
+    #[error(
+        "you have as many open multipart uploads as one account may have, which is {max}; complete or abort one first"
+    )]
+    TooManyUploads {
+        /// so many
+        max: u32,
+    },
     /// There is no such placement profile.
     #[error("there is no placement profile {0:?}")]
     NoSuchProfile(String),
@@ -206,6 +220,8 @@ impl From<metadata::Error> for Error {
             E::NoSuchBucket => Self::NoSuchBucket,
             E::BucketExists { .. } => Self::BucketTaken,
             E::BucketNotEmpty => Self::BucketNotEmpty,
+            E::TooManyBuckets { max } => Self::TooManyBuckets { max },
+            E::TooManyUploads { max } => Self::TooManyUploads { max },
             E::NoSuchKey => Self::NoSuchKey,
             E::PreconditionFailed => Self::PreconditionFailed("If-Match or If-None-Match"),
             E::NoSuchUpload => Self::NoSuchUpload,

@@ -60,6 +60,10 @@ pub const OBJECT_MAX: ByteCount = ByteCount::gib(50 << 10);
 pub const PART_MIN: ByteCount = ByteCount::mib(5);
 /// Highest part number.
 pub const PART_NUMBER_MAX: u32 = 10_000;
+/// Buckets of one owner, and open multipart uploads, where nothing else is configured.
+pub const BUCKETS_PER_OWNER_MAX: u32 = 1_000;
+/// See [`BUCKETS_PER_OWNER_MAX`].
+pub const UPLOADS_PER_OWNER_MAX: u32 = 10_000;
 /// Longest page of any listing.
 pub const PAGE_MAX: usize = 1_000;
 
@@ -74,6 +78,10 @@ pub struct Config {
     pub stripe_size: StripeSize,
     /// Bodies up to this need no intent: they live in the metadata store. Must be the data plane's own threshold.
     pub inline_max: ByteCount,
+    /// Buckets of one owner.
+    pub buckets_max: u32,
+    /// Open multipart uploads of one owner.
+    pub uploads_max: u32,
     /// Silence after which a node is offline: one that is to be emptied and was silent for so long holds nothing that could be read.
     pub offline: Duration,
 }
@@ -85,6 +93,8 @@ impl Default for Config {
             renew_every: Duration::from_secs(300),
             stripe_size: StripeSize::default(),
             inline_max: INLINE_MAX,
+            buckets_max: BUCKETS_PER_OWNER_MAX,
+            uploads_max: UPLOADS_PER_OWNER_MAX,
             offline: LifecycleTimers::default().offline,
         }
     }

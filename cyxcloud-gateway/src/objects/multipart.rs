@@ -80,7 +80,7 @@ impl ObjectService {
             checksum_type,
             initiated_at: Timestamp::default(),
         };
-        Ok(self.metadata.create_multipart(&upload).await?)
+        Ok(self.metadata.create_multipart(&upload, self.config.uploads_max).await?)
     }
 
     /// The open upload that all three of bucket, key and id name.

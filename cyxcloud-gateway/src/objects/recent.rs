@@ -122,7 +122,8 @@ mod tests {
     async fn make_anew(service: &ObjectService, bucket: &Bucket, owner: cyxcloud_core::OwnerId) -> Bucket {
         service.metadata.delete_bucket(bucket.id).await.expect("is empty");
         let id = BucketId::from_random(rand::random());
-        service.metadata.create_bucket(&Bucket { id, owner, ..bucket.clone() }).await.expect("makes it anew")
+        let anew = Bucket { id, owner, ..bucket.clone() };
+        service.metadata.create_bucket(&anew, 1000).await.expect("makes it anew")
     }
 
     #[tokio::test]

@@ -37,7 +37,7 @@ pub(super) async fn service() -> (ObjectService, Bucket, ObjectKey) {
         profile: "standard".to_owned(),
         created_at: Timestamp::default(),
     };
-    let bucket = metadata.create_bucket(&bucket).await.expect("makes a bucket");
+    let bucket = metadata.create_bucket(&bucket, 1000).await.expect("makes a bucket");
     let registry = prometheus::Registry::new();
     let plane = DataPlane::new(
         cyxcloud_dataplane::Config::default(),

@@ -61,6 +61,8 @@ fn code_of(error: &Error) -> (&'static str, StatusCode) {
         Error::BucketTaken => ("BucketAlreadyExists", S::CONFLICT),
         Error::BucketOwned => ("BucketAlreadyOwnedByYou", S::CONFLICT),
         Error::BucketNotEmpty => ("BucketNotEmpty", S::CONFLICT),
+        Error::TooManyBuckets { .. } => ("TooManyBuckets", S::BAD_REQUEST),
+        Error::TooManyUploads { .. } => ("TooManyMultipartUploads", S::BAD_REQUEST),
         Error::NoSuchProfile(_) | Error::InvalidSourceRange { .. } => ("InvalidArgument", S::BAD_REQUEST),
         Error::NoSuchKey => ("NoSuchKey", S::NOT_FOUND),
         Error::PreconditionFailed(_) => ("PreconditionFailed", S::PRECONDITION_FAILED),
@@ -142,6 +144,18 @@ mod tests {
         let headers = error.headers().expect("has headers");
         assert_eq!(headers[header::ETAG], "\"abc\"");
         assert_eq!(headers[header::LAST_MODIFIED], "Wed, 21 Oct 2015 07:28:00 GMT");
+    }
+
+    #[test]
+    fn who_has_enough_is_told_so_and_not_to_try_again() {
+        for (error, code) in [
+            (Error::TooManyBuckets { max: 7 }, "TooManyBuckets"),
+            (Error::TooManyUploads { max: 7 }, "TooManyMultipartUploads"),
+        ] {
+            let error = S3Error::from(error);
+            assert_eq!((error.code().as_str(), error.status_code()), (code, Some(StatusCode::BAD_REQUEST)));
+            assert!(error.message().is_some_and(|message| message.contains("which is 7")), "{error}");
+        }
     }
 
     #[test]

@@ -91,6 +91,7 @@ macro_rules! conformance_suite {
             audits::multipart_uploads_do_not_stay_for_ever,
             buckets::a_bucket_name_is_taken_once,
             buckets::buckets_are_listed_by_name_for_their_owner_only,
+            buckets::an_owner_has_so_many_buckets,
             buckets::a_bucket_in_use_stays,
             buckets::a_deleted_bucket_takes_nothing_more,
             garbage::only_what_nothing_refers_to_is_condemned,
@@ -139,6 +140,7 @@ macro_rules! conformance_suite {
             multipart::a_part_promises_what_is_left,
             multipart::complete_keeps_preconditions_and_quota,
             multipart::open_uploads_are_listed_in_pages,
+            multipart::an_owner_has_so_many_open_uploads,
             nodes::a_node_is_known_by_its_public_key,
             nodes::a_taken_identity_is_a_conflict,
             nodes::an_address_is_one_node_s,
@@ -281,6 +283,9 @@ fn new_owner(quota: Option<ByteCount>) -> Owner {
     }
 }
 
+/// More than any test makes.
+const MANY: u32 = 10_000;
+
 fn new_bucket(owner: OwnerId) -> Bucket {
     Bucket {
         id: fresh(),
@@ -297,7 +302,7 @@ pub(crate) async fn place(store: &dyn MetadataStore) -> Place {
 
 async fn place_with_quota(store: &dyn MetadataStore, quota: Option<ByteCount>) -> Place {
     let owner = store.ensure_owner(&new_owner(quota)).await.expect("make an owner");
-    let bucket = store.create_bucket(&new_bucket(owner.id)).await.expect("make a bucket");
+    let bucket = store.create_bucket(&new_bucket(owner.id), MANY).await.expect("make a bucket");
     Place { owner: owner.id, bucket: bucket.id }
 }
 

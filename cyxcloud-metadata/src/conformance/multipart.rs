@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::repairs::{claimed, location};
 use super::stripes::{LONG, at, coded, state};
-use super::{Place, fresh, key, new_node, online_nodes, place, place_with_quota};
+use super::{MANY, Place, fresh, key, new_node, online_nodes, place, place_with_quota};
 use crate::error::PartsRefusal;
 use crate::model::{
     Assembled, Attributes, BadLocation, CommitPart, CompleteMultipart, Content, Fault, ListMultiparts,
@@ -19,7 +19,15 @@ use crate::{Error, MetadataStore, Result};
 
 /// Opens a multipart upload.
 pub(super) async fn open(store: &dyn MetadataStore, place: Place, name: &str) -> Multipart {
-    let upload = Multipart {
+    let upload = new_upload(place, name);
+    let made = store.create_multipart(&upload, MANY).await.expect("open a multipart upload");
+    assert_eq!(made, Multipart { initiated_at: made.initiated_at, ..upload });
+    assert!(made.initiated_at > Timestamp::default());
+    made
+}
+
+fn new_upload(place: Place, name: &str) -> Multipart {
+    Multipart {
         id: fresh(),
         bucket: place.bucket,
         key: key(name),
@@ -33,11 +41,7 @@ pub(super) async fn open(store: &dyn MetadataStore, place: Place, name: &str) ->
         checksum_algorithm: Some("CRC32C".to_owned()),
         checksum_type: Some("FULL_OBJECT".to_owned()),
         initiated_at: Timestamp::default(),
-    };
-    let made = store.create_multipart(&upload).await.expect("open a multipart upload");
-    assert_eq!(made, Multipart { initiated_at: made.initiated_at, ..upload });
-    assert!(made.initiated_at > Timestamp::default());
-    made
+    }
 }
 
 pub(super) fn new_part(place: Place, upload: UploadId, number: u32, body: &[u8]) -> CommitPart {
@@ -473,6 +477,26 @@ pub async fn open_uploads_are_listed_in_pages(store: &dyn MetadataStore) {
     let after_a = ListMultiparts { after_key: Some("a".to_owned()), ..uploads(place, "", None, 100) };
     let page = store.list_multiparts(&after_a).await.expect("list");
     assert_eq!((page.uploads.len(), page.uploads[0].key.as_str(), page.next), (6, "b", None));
+}
+
+/// And no more, in all its buckets, however many ask at once; those that ended count no more.
+pub async fn an_owner_has_so_many_open_uploads(store: &dyn MetadataStore) {
+    let (place, other) = (place(store).await, place(store).await);
+    let second = store.create_bucket(&super::new_bucket(place.owner), MANY).await.expect("make a bucket");
+    let beside = Place { bucket: second.id, ..place };
+    let wanted: Vec<_> = (0..8).map(|n| new_upload(if n % 2 == 0 { place } else { beside }, "k")).collect();
+    let asked = futures::future::join_all(wanted.iter().map(|upload| store.create_multipart(upload, 3))).await;
+    let too_many = |answer: &Result<Multipart>| matches!(answer, Err(Error::TooManyUploads { max: 3 }));
+    assert_eq!(asked.iter().filter(|answer| too_many(answer)).count(), 5, "{asked:?}");
+    store.create_multipart(&new_upload(other, "k"), 3).await.expect("another has its own count");
+    let made: Vec<Multipart> = asked.into_iter().flatten().collect();
+    store.abort_multipart(made[0].bucket, &made[0].key, made[0].id).await.expect("abort");
+    let part = upload_part(store, place, made[1].id, 1, b"one").await;
+    complete(store, &request(&made[1], &[&part])).await.expect("complete");
+    for _ in 0..2 {
+        store.create_multipart(&new_upload(place, "l"), 3).await.expect("there is room for two");
+    }
+    assert!(too_many(&store.create_multipart(&new_upload(place, "l"), 3).await));
 }
 
 fn uploads(place: Place, prefix: &str, delimiter: Option<&str>, limit: usize) -> ListMultiparts {

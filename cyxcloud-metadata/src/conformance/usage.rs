@@ -2,19 +2,24 @@
 
 use cyxcloud_core::ByteCount;
 
-use super::{place, place_with_quota};
+use super::{MANY, place, place_with_quota};
 use crate::model::{Content, Usage};
 use crate::{Error, MetadataStore};
 
 /// Through puts, overwrites, copies and deletes, many at once, before and after every fold.
 pub async fn usage_adds_up_folded_or_not(store: &dyn MetadataStore) {
     let place = place(store).await;
-    let second = store.create_bucket(&super::new_bucket(place.owner)).await.expect("make a bucket");
+    let second = store.create_bucket(&super::new_bucket(place.owner), MANY).await.expect("make a bucket");
     let beside = super::Place { bucket: second.id, ..place };
     let check = async |here: (u64, u64), there: (u64, u64)| {
         let usage = |(bytes, objects)| Usage { bytes: ByteCount::bytes(bytes), objects };
         assert_eq!(store.bucket_usage(place.bucket).await.expect("usage"), usage(here));
         assert_eq!(store.bucket_usage(beside.bucket).await.expect("usage"), usage(there));
+        let listed = store.buckets_with_usage(place.owner).await.expect("usage");
+        let names = listed.iter().map(|(bucket, _)| bucket.clone()).collect::<Vec<_>>();
+        assert_eq!(names, store.list_buckets(place.owner).await.expect("list"));
+        let of = |id| listed.iter().find(|(bucket, _)| bucket.id == id).map(|(_, usage)| *usage);
+        assert_eq!((of(place.bucket), of(beside.bucket)), (Some(usage(here)), Some(usage(there))));
         let both = usage((here.0 + there.0, here.1 + there.1));
         assert_eq!(store.owner_usage(place.owner).await.expect("usage"), both);
     };

@@ -9,7 +9,7 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::PostgresStore;
-use super::people::{owner, with_owner};
+use super::people::{lock_owner, owner, with_owner};
 use super::read::{self, limit as rows, millis, optional_time, touched};
 use super::transact::{self, BEGIN, Failure};
 use crate::error::{Error, Result};
@@ -55,13 +55,6 @@ fn audit_entry(row: &PgRow) -> Result<AuditEntry, Failure> {
             outcome: row.try_get("outcome")?,
         },
     })
-}
-
-/// One at a time makes or revokes an owner's keys, so that no key is made by one that is being revoked.
-async fn lock_keys(conn: &mut PgConnection, owner: OwnerId) -> Result<(), Failure> {
-    const LOCK: &str = "SELECT 1 FROM users WHERE id = $1 FOR NO KEY UPDATE";
-    sqlx::query(LOCK).bind(owner.as_uuid()).execute(conn).await?;
-    Ok(())
 }
 
 async fn end(conn: &mut PgConnection, id: Uuid) -> Result<(), Failure> {
@@ -292,7 +285,7 @@ impl Identity for PostgresStore {
             ON CONFLICT (id) DO NOTHING RETURNING *";
         transact::run_once(&self.pool, "make an API key", BEGIN, |conn, _| {
             Box::pin(async move {
-                lock_keys(conn, key.owner).await?;
+                lock_owner(conn, key.owner).await?;
                 let row = sqlx::query(MAKE)
                     .bind(&key.id)
                     .bind(key.owner.as_uuid())
@@ -354,7 +347,8 @@ impl Identity for PostgresStore {
         }
         transact::run_idempotent(&self.pool, "revoke an API key", BEGIN, |conn, _| {
             Box::pin(async move {
-                lock_keys(conn, owner).await?;
+                // No key is made by one that is being revoked.
+                lock_owner(conn, owner).await?;
                 let done = sqlx::query(REVOKE).bind(id).bind(owner.as_uuid()).execute(conn).await?;
                 Ok(done.rows_affected() > 0)
             })

@@ -2,7 +2,7 @@
 //!
 //! Read committed, with row locks where something is decided: each statement sees what was committed before it began,
 //! so what is read after a lock is read under it. Locks are taken in one order: keys (sorted), multipart upload,
-//! segments (sorted), nodes (sorted), locations (sorted), repair jobs, then rows of one's own; where two meet all the
+//! segments (sorted), nodes (sorted), locations (sorted), repair jobs, the owner, then rows of one's own; where two meet all the
 //! same, one is run again. No LISTEN, no advisory locks, no connection outside a transaction.
 
 mod audits;
@@ -139,8 +139,8 @@ impl MetadataStore for PostgresStore {
         self.usage_of_owner(id).await
     }
 
-    async fn create_bucket(&self, bucket: &Bucket) -> Result<Bucket> {
-        self.make_bucket(bucket).await
+    async fn create_bucket(&self, bucket: &Bucket, most: u32) -> Result<Bucket> {
+        self.make_bucket(bucket, most).await
     }
 
     async fn bucket(&self, name: &BucketName) -> Result<Option<Bucket>> {
@@ -153,6 +153,10 @@ impl MetadataStore for PostgresStore {
 
     async fn delete_bucket(&self, id: BucketId) -> Result<()> {
         self.drop_bucket(id).await
+    }
+
+    async fn buckets_with_usage(&self, owner: OwnerId) -> Result<Vec<(Bucket, Usage)>> {
+        self.buckets_and_usage_of(owner).await
     }
 
     async fn bucket_usage(&self, id: BucketId) -> Result<Usage> {
@@ -209,8 +213,8 @@ impl MetadataStore for PostgresStore {
         self.page_of_objects(query).await
     }
 
-    async fn create_multipart(&self, upload: &Multipart) -> Result<Multipart> {
-        self.open_multipart(upload).await
+    async fn create_multipart(&self, upload: &Multipart, most: u32) -> Result<Multipart> {
+        self.open_multipart(upload, most).await
     }
 
     async fn multipart(&self, id: UploadId) -> Result<Option<Multipart>> {

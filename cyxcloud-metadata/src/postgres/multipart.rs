@@ -14,6 +14,7 @@ use super::PostgresStore;
 use super::commit::{Ask, Before, NewFile, begin_with_keys, insert_files};
 use super::content::{Body, Nodes, insert_stripes};
 use super::identity::room;
+use super::people::lock_owner;
 use super::read;
 use super::transact::{self, BEGIN, Ended, Failure};
 use crate::error::{Error, Result};
@@ -59,7 +60,10 @@ fn part(row: &PgRow) -> Result<Part, Failure> {
 }
 
 impl PostgresStore {
-    pub(super) async fn open_multipart(&self, upload: &Multipart) -> Result<Multipart> {
+    pub(super) async fn open_multipart(&self, upload: &Multipart, most: u32) -> Result<Multipart> {
+        // Without itself, which a second run may find.
+        const OTHERS: &str =
+            "SELECT count(*) FROM multipart_uploads WHERE owner_id = $1 AND status = 'open' AND id <> $2";
         // The second answer is for a second run after a lost first answer.
         const OPEN: &str = "WITH made AS (
                 INSERT INTO multipart_uploads (id, bucket_id, key, owner_id, content_type, headers, metadata,
@@ -67,8 +71,17 @@ impl PostgresStore {
                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (id) DO NOTHING RETURNING initiated_at
             )
             SELECT initiated_at FROM made UNION ALL SELECT initiated_at FROM multipart_uploads WHERE id = $1";
-        let initiated_at = transact::single(&self.pool, "open the multipart upload", |conn, _| {
+        let initiated_at = transact::run_idempotent(&self.pool, "open the multipart upload", BEGIN, |conn, _| {
             Box::pin(async move {
+                lock_owner(conn, upload.owner).await?;
+                let others: i64 = sqlx::query_scalar(OTHERS)
+                    .bind(upload.owner.as_uuid())
+                    .bind(upload.id.as_uuid())
+                    .fetch_one(&mut *conn)
+                    .await?;
+                if others >= i64::from(most) {
+                    return Err(Error::TooManyUploads { max: most }.into());
+                }
                 let row = sqlx::query(OPEN)
                     .bind(upload.id.as_uuid())
                     .bind(upload.bucket.as_uuid())

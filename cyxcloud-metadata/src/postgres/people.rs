@@ -50,10 +50,20 @@ fn bucket(row: &PgRow) -> Result<Bucket, Failure> {
     })
 }
 
-fn usage(row: Option<PgRow>) -> Result<Usage, Failure> {
-    let Some(row) = row else { return Ok(Usage::default()) };
+fn usage(row: &PgRow) -> Result<Usage, Failure> {
     let objects = row.try_get::<i64, _>("objects")?;
-    Ok(Usage { bytes: read::bytes(&row, "bytes")?, objects: u64::try_from(objects).unwrap_or(0) })
+    Ok(Usage { bytes: read::bytes(row, "bytes")?, objects: u64::try_from(objects).unwrap_or(0) })
+}
+
+fn usage_or_none(row: Option<PgRow>) -> Result<Usage, Failure> {
+    row.as_ref().map_or(Ok(Usage::default()), usage)
+}
+
+/// One at a time makes what is counted of an owner's, so that the count holds.
+pub(super) async fn lock_owner(conn: &mut PgConnection, owner: OwnerId) -> Result<(), Failure> {
+    const LOCK: &str = "SELECT 1 FROM users WHERE id = $1 FOR NO KEY UPDATE";
+    sqlx::query(LOCK).bind(owner.as_uuid()).execute(conn).await?;
+    Ok(())
 }
 
 impl PostgresStore {
@@ -125,19 +135,36 @@ impl PostgresStore {
                 FROM usage_deltas WHERE owner_id = $1
             ) d WHERE u.id = $1";
         transact::single(&self.pool, "read the owner's usage", |conn, _| {
-            Box::pin(async move { usage(sqlx::query(USAGE).bind(id.as_uuid()).fetch_optional(conn).await?) })
+            Box::pin(async move {
+                usage_or_none(sqlx::query(USAGE).bind(id.as_uuid()).fetch_optional(conn).await?)
+            })
         })
         .await
     }
 
-    pub(super) async fn make_bucket(&self, new: &Bucket) -> Result<Bucket> {
+    pub(super) async fn make_bucket(&self, new: &Bucket, most: u32) -> Result<Bucket> {
+        const COUNT: &str = "SELECT count(*) FROM buckets WHERE owner_id = $1";
+        const HOLDER: &str = "SELECT owner_id FROM buckets WHERE name = $1";
         const MAKE: &str = "WITH made AS (
                 INSERT INTO buckets (id, name, owner_id, profile) VALUES ($1, $2, $3, $4)
                 ON CONFLICT (name) DO NOTHING RETURNING *
             )
             SELECT *, TRUE AS made FROM made UNION ALL SELECT *, FALSE FROM buckets WHERE name = $2 LIMIT 1";
-        transact::single(&self.pool, "make the bucket", |conn, _| {
+        // Run again after a lost answer it says that the owner has the bucket already.
+        transact::run_idempotent(&self.pool, "make the bucket", BEGIN, |conn, _| {
             Box::pin(async move {
+                lock_owner(conn, new.owner).await?;
+                let count: i64 =
+                    sqlx::query_scalar(COUNT).bind(new.owner.as_uuid()).fetch_one(&mut *conn).await?;
+                if count >= i64::from(most) {
+                    let holder =
+                        sqlx::query(HOLDER).bind(new.name.as_str()).fetch_optional(&mut *conn).await?;
+                    return Err(match holder {
+                        Some(row) => Error::BucketExists { owner: read::id(&row, "owner_id")? },
+                        None => Error::TooManyBuckets { max: most },
+                    }
+                    .into());
+                }
                 loop {
                     let row = sqlx::query(MAKE)
                         .bind(new.id.as_uuid())
@@ -184,6 +211,22 @@ impl PostgresStore {
         .await
     }
 
+    pub(super) async fn buckets_and_usage_of(&self, owner: OwnerId) -> Result<Vec<(Bucket, Usage)>> {
+        const LIST: &str = "SELECT b.id, b.name, b.owner_id, b.profile, b.created_at,
+                b.storage_used + d.bytes AS bytes, b.object_count + d.objects AS objects
+            FROM buckets b CROSS JOIN LATERAL (
+                SELECT coalesce(sum(bytes), 0)::bigint AS bytes, coalesce(sum(objects), 0)::bigint AS objects
+                FROM usage_deltas WHERE bucket_id = b.id
+            ) d WHERE b.owner_id = $1 ORDER BY b.name";
+        transact::single(&self.pool, "list buckets and their usage", |conn, _| {
+            Box::pin(async move {
+                let rows = sqlx::query(LIST).bind(owner.as_uuid()).fetch_all(conn).await?;
+                rows.iter().map(|row| Ok((bucket(row)?, usage(row)?))).collect()
+            })
+        })
+        .await
+    }
+
     /// Holding the bucket alone waits for commits under way and keeps new ones out.
     pub(super) async fn drop_bucket(&self, id: BucketId) -> Result<()> {
         const LOCK: &str = "SELECT id FROM buckets WHERE id = $1 FOR UPDATE";
@@ -223,7 +266,9 @@ impl PostgresStore {
                 FROM usage_deltas WHERE bucket_id = $1
             ) d WHERE b.id = $1";
         transact::single(&self.pool, "read the bucket's usage", |conn, _| {
-            Box::pin(async move { usage(sqlx::query(USAGE).bind(id.as_uuid()).fetch_optional(conn).await?) })
+            Box::pin(async move {
+                usage_or_none(sqlx::query(USAGE).bind(id.as_uuid()).fetch_optional(conn).await?)
+            })
         })
         .await
     }

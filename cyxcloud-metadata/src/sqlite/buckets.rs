@@ -8,11 +8,15 @@ use super::row::{self, BUCKET, all, exists, one, run};
 use crate::error::Error;
 use crate::model::{Bucket, Usage};
 
-pub(super) fn create(db: &Connection, bucket: &Bucket) -> Done<Bucket> {
+pub(super) fn create(db: &Connection, bucket: &Bucket, most: u32) -> Done<Bucket> {
+    const COUNT: &str = "SELECT count(*) FROM buckets WHERE owner_id = ?1";
     const INSERT: &str =
         "INSERT INTO buckets (id, name, owner_id, profile, created_at) VALUES (?1, ?2, ?3, ?4, ?5)";
     if let Some(taken) = get(db, bucket.name.as_str())? {
         return Err(Error::BucketExists { owner: taken.owner }.into());
+    }
+    if row::number(db, COUNT, [bucket.owner.as_uuid()])? >= i64::from(most) {
+        return Err(Error::TooManyBuckets { max: most }.into());
     }
     let created_at = row::now();
     run(
@@ -36,6 +40,12 @@ pub(super) fn get(db: &Connection, name: &str) -> Done<Option<Bucket>> {
 pub(super) fn list(db: &Connection, owner: OwnerId) -> Done<Vec<Bucket>> {
     let select = format!("SELECT {BUCKET} FROM buckets WHERE owner_id = ?1 ORDER BY name");
     all(db, &select, [owner.as_uuid()], row::bucket)
+}
+
+pub(super) fn list_with_usage(db: &Connection, owner: OwnerId) -> Done<Vec<(Bucket, Usage)>> {
+    let select =
+        format!("SELECT storage_used, object_count, {BUCKET} FROM buckets WHERE owner_id = ?1 ORDER BY name");
+    all(db, &select, [owner.as_uuid()], |row| Ok((row::bucket_at(row, 2)?, row::usage(row)?)))
 }
 
 /// `NoSuchBucket` unless it is there.

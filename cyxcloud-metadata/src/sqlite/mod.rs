@@ -112,9 +112,9 @@ impl MetadataStore for SqliteStore {
         self.engine.read("read an owner's usage", move |db| owners::usage(db, id)).await
     }
 
-    async fn create_bucket(&self, bucket: &Bucket) -> Result<Bucket> {
+    async fn create_bucket(&self, bucket: &Bucket, most: u32) -> Result<Bucket> {
         let bucket = bucket.clone();
-        self.engine.write("create the bucket", move |db| buckets::create(db, &bucket)).await
+        self.engine.write("create the bucket", move |db| buckets::create(db, &bucket, most)).await
     }
 
     async fn bucket(&self, name: &BucketName) -> Result<Option<Bucket>> {
@@ -128,6 +128,11 @@ impl MetadataStore for SqliteStore {
 
     async fn delete_bucket(&self, id: BucketId) -> Result<()> {
         self.engine.write("delete the bucket", move |db| buckets::delete(db, id)).await
+    }
+
+    async fn buckets_with_usage(&self, owner: OwnerId) -> Result<Vec<(Bucket, Usage)>> {
+        let list = move |db: &rusqlite::Connection| buckets::list_with_usage(db, owner);
+        self.engine.read("list buckets and their usage", list).await
     }
 
     async fn bucket_usage(&self, id: BucketId) -> Result<Usage> {
@@ -190,9 +195,9 @@ impl MetadataStore for SqliteStore {
         self.engine.read("list objects", move |db| objects::list(db, &query)).await
     }
 
-    async fn create_multipart(&self, upload: &Multipart) -> Result<Multipart> {
+    async fn create_multipart(&self, upload: &Multipart, most: u32) -> Result<Multipart> {
         let upload = upload.clone();
-        self.engine.write("create the multipart upload", move |db| multipart::create(db, &upload)).await
+        self.engine.write("create the multipart upload", move |db| multipart::create(db, &upload, most)).await
     }
 
     async fn multipart(&self, id: UploadId) -> Result<Option<Multipart>> {

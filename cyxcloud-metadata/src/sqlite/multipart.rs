@@ -50,10 +50,14 @@ fn part(row: &Row<'_>) -> Done<Part> {
     })
 }
 
-pub(super) fn create(db: &Connection, upload: &Multipart) -> Done<Multipart> {
+pub(super) fn create(db: &Connection, upload: &Multipart, most: u32) -> Done<Multipart> {
+    const OPEN: &str = "SELECT count(*) FROM multipart_uploads WHERE owner_id = ?1 AND status = 'open'";
     const INSERT: &str =
         "INSERT INTO multipart_uploads (id, bucket_id, key, owner_id, content_type, headers, metadata,
         checksum_algorithm, checksum_type, initiated_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+    if row::number(db, OPEN, [upload.owner.as_uuid()])? >= i64::from(most) {
+        return Err(Error::TooManyUploads { max: most }.into());
+    }
     buckets::require(db, upload.bucket)?;
     let initiated_at = row::now();
     run(

@@ -190,13 +190,18 @@ pub(super) const BUCKET: &str = "id, name, owner_id, profile, created_at";
 
 /// A row of `buckets`.
 pub(super) fn bucket(row: &Row<'_>) -> Done<Bucket> {
-    let name = row.get_ref(1)?.as_str().map_err(|e| corrupt("bucket name", e))?;
+    bucket_at(row, 0)
+}
+
+/// The same, from this column on.
+pub(super) fn bucket_at(row: &Row<'_>, first: usize) -> Done<Bucket> {
+    let name = row.get_ref(first + 1)?.as_str().map_err(|e| corrupt("bucket name", e))?;
     Ok(Bucket {
-        id: id(row, 0)?,
+        id: id(row, first)?,
         name: name.parse().map_err(|e| corrupt("bucket name", e))?,
-        owner: id(row, 2)?,
-        profile: row.get(3)?,
-        created_at: time(row, 4)?,
+        owner: id(row, first + 2)?,
+        profile: row.get(first + 3)?,
+        created_at: time(row, first + 4)?,
     })
 }
 

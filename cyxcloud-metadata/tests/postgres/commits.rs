@@ -166,7 +166,7 @@ async fn multipart(store: &dyn MetadataStore, place: Place) -> UploadId {
         checksum_type: None,
         initiated_at: cyxcloud_core::Timestamp::default(),
     };
-    store.create_multipart(&upload).await.expect("create").id
+    store.create_multipart(&upload, 1000).await.expect("create").id
 }
 
 fn part(upload: UploadId, number: u32, intent: Option<UploadId>, segment: NewSegment) -> CommitPart {

@@ -47,7 +47,7 @@ pub(crate) async fn place(store: &dyn MetadataStore) -> Place {
         created_at: Timestamp::default(),
     };
     store.ensure_owner(&owner).await.expect("owner");
-    store.create_bucket(&bucket).await.expect("bucket");
+    store.create_bucket(&bucket, 1000).await.expect("bucket");
     Place { owner: owner.id, bucket: bucket.id }
 }
 
