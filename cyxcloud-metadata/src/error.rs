@@ -30,6 +30,12 @@ pub enum Error {
         /// so many
         max: u32,
     },
+    /// Its owner may have no more in use, or the key that it comes of.
+    #[error("there are as many keys in use as there may be, which is {max}")]
+    TooManyKeys {
+        /// so many
+        max: u32,
+    },
     /// There is no current object under the key.
     #[error("there is no such key")]
     NoSuchKey,

@@ -48,11 +48,12 @@ pub trait Identity: Send + Sync {
 
     // API keys.
 
-    /// Makes an API key. `Stale` if the id is taken.
-    async fn create_api_key(&self, key: &ApiKey) -> Result<ApiKey>;
+    /// Makes an API key. `Stale` if the id is taken, or the key that it is made with is not in use. `TooManyKeys` if `most` are
+    /// in use already: of those that the owner made itself, or, where a key makes it, of those that come of the same one of them.
+    async fn create_api_key(&self, key: &ApiKey, most: u32) -> Result<ApiKey>;
     /// One key, also if expired or revoked.
     async fn api_key(&self, id: &str) -> Result<Option<ApiKey>>;
-    /// The owner's keys, those revoked too, newest first, at most `limit`.
+    /// The owner's keys, at most `limit`: first those in use, then those revoked or expired, each newest first.
     async fn api_keys(&self, owner: OwnerId, limit: usize) -> Result<Vec<ApiKey>>;
     /// Revokes the owner's key; false if there is none of this id.
     async fn revoke_api_key(&self, owner: OwnerId, id: &str) -> Result<bool>;

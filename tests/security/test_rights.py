@@ -110,9 +110,14 @@ def test_adv_16_a_key_makes_no_key_beyond_itself(cluster, owners):
     # Nor does it see or end those that it is less than.
     assert one.api("GET", "/api/v1/auth/api-keys", token=narrow["token"]).status_code == 403
     assert one.api("DELETE", f"/api/v1/auth/api-keys/{narrow['id']}", token=child.json()["token"]).status_code == 403
-    # With a key ends whatever it made, and what that made.
     grandchild = one.api("POST", "/api/v1/auth/api-keys", token=child.json()["token"], json={"name": "grandchild"})
     assert grandchild.status_code == 201, grandchild.text
+    # Nor does it fill the owner's account with keys: a few come of it, whoever of them makes the rest.
+    assert [ask().status_code for _ in range(9)] == [201] * 8 + [409]
+    more = one.api("POST", "/api/v1/auth/api-keys", token=grandchild.json()["token"], json={"name": "more"})
+    assert (more.status_code, more.json()["type"]) == (409, "urn:cyxcloud:problem:too-many-keys"), more.text
+    assert one.key()["id"]
+    # With a key ends whatever it made, and what that made.
     assert one.api("DELETE", f"/api/v1/auth/api-keys/{narrow['id']}").ok
     for ended in (narrow, child.json(), grandchild.json()):
         assert one.api("GET", "/api/v1/auth/me", token=ended["token"]).status_code == 401

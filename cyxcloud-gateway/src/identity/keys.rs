@@ -21,10 +21,12 @@ use crate::limits::Limits;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Longest life of a key, and what it gets where nothing is said.
 const DAYS_MAX: u32 = 365;
-/// Keys in use per owner.
-const KEYS_MAX: usize = 100;
-/// Keys listed at most; those revoked count too.
-const LISTED_MAX: usize = 1000;
+/// Keys in use that an owner made itself.
+const KEYS_MAX: u32 = 100;
+/// Keys in use that come of each of those: who has a key may make others, and takes no room for them from its owner.
+const KEYS_OF_KEY_MAX: u32 = 10;
+/// Keys listed at most: all that can be in use, and some that were.
+const LISTED_MAX: usize = 2000;
 const NAME_MAX: usize = 64;
 /// Buckets and prefixes of one key, each.
 const NAMED_MAX: usize = 100;
@@ -121,12 +123,6 @@ impl Identity {
             }
             expires_at = expires_at.min(end);
         }
-        let in_use = self.metadata.api_keys(caller.owner, LISTED_MAX).await?;
-        let is_in_use =
-            |key: &&ApiKey| key.revoked_at.is_none() && key.expires_at.is_none_or(|end| end > now);
-        if in_use.iter().filter(is_in_use).count() >= KEYS_MAX {
-            return Err(Refusal::TooManyKeys(KEYS_MAX));
-        }
         let id = new_id();
         let secret: SecretString = URL_SAFE_NO_PAD.encode(rand::random::<[u8; 30]>()).into();
         let wrapped_secret =
@@ -157,12 +153,13 @@ impl Identity {
             expires_at,
         };
         let token = self.auth.issue(&token, person.owner.wallet_address.as_deref(), now)?;
-        let key = self.metadata.create_api_key(&key).await?;
+        let most = if key.made_by.is_some() { KEYS_OF_KEY_MAX } else { KEYS_MAX };
+        let key = self.metadata.create_api_key(&key, most).await?;
         self.audit(Some(caller.owner), &actor(caller), "api-key.create", &id, from, "ok").await;
         Ok(MadeKey { key, token, secret })
     }
 
-    /// The owner's keys, newest first, those revoked too.
+    /// The owner's keys, newest first: those in use, then those revoked or expired.
     pub async fn keys(&self, owner: OwnerId) -> Result<Vec<ApiKey>, Refusal> {
         Ok(self.metadata.api_keys(owner, LISTED_MAX).await?)
     }

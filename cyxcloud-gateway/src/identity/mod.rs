@@ -72,7 +72,7 @@ pub enum Refusal {
     Invalid(&'static str),
     /// There are enough keys.
     #[error("there are {0} keys in use already; revoke one first")]
-    TooManyKeys(usize),
+    TooManyKeys(u32),
     /// The credentials do not hold.
     #[error(transparent)]
     Auth(#[from] AuthError),
@@ -83,6 +83,9 @@ pub enum Refusal {
 
 impl From<cyxcloud_metadata::Error> for Refusal {
     fn from(error: cyxcloud_metadata::Error) -> Self {
+        if let cyxcloud_metadata::Error::TooManyKeys { max } = error {
+            return Self::TooManyKeys(max);
+        }
         error!(error = &error as &dyn std::error::Error, "the metadata store failed a log-in");
         Self::Unavailable
     }

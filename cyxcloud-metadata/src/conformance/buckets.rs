@@ -13,7 +13,8 @@ pub async fn a_bucket_name_is_taken_once(store: &dyn MetadataStore) {
     let wanted = new_bucket(owner);
     assert_eq!(store.bucket(&wanted.name).await.expect("read a bucket"), None);
     let rivals: Vec<Bucket> = (0..8).map(|_| Bucket { id: fresh(), ..wanted.clone() }).collect();
-    let asked = futures::future::join_all(rivals.iter().map(|bucket| store.create_bucket(bucket, MANY))).await;
+    let asked =
+        futures::future::join_all(rivals.iter().map(|bucket| store.create_bucket(bucket, MANY))).await;
     let mut made = Vec::new();
     for answer in asked {
         match answer {
@@ -55,7 +56,10 @@ pub async fn an_owner_has_so_many_buckets(store: &dyn MetadataStore) {
     let wanted: Vec<Bucket> = (0..8).map(|_| new_bucket(owner)).collect();
     let asked = futures::future::join_all(wanted.iter().map(|bucket| store.create_bucket(bucket, 3))).await;
     let too_many = |answer: &Result<Bucket, Error>| matches!(answer, Err(Error::TooManyBuckets { max: 3 }));
-    assert_eq!((asked.iter().flatten().count(), asked.iter().filter(|answer| too_many(answer)).count()), (3, 5));
+    assert_eq!(
+        (asked.iter().flatten().count(), asked.iter().filter(|answer| too_many(answer)).count()),
+        (3, 5)
+    );
     let have = store.list_buckets(owner).await.expect("list buckets");
     assert_eq!(have.len(), 3);
     let again = store.create_bucket(&Bucket { id: fresh(), ..have[0].clone() }, 3).await;

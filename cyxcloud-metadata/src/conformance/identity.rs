@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use cyxcloud_core::{ByteCount, Timestamp};
+use cyxcloud_core::{ByteCount, OwnerId, Timestamp};
 use uuid::Uuid;
 
 use super::multipart::{new_part, open};
-use super::{Place, fresh, key, new_owner, place, place_with_quota};
+use super::{MANY, Place, fresh, key, new_owner, place, place_with_quota};
 use crate::identity::model::*;
 use crate::model::{CommitPart, NewUpload, Owner};
 use crate::{Error, MetadataStore};
@@ -158,30 +158,40 @@ pub async fn what_is_revoked_stays_revoked(store: &dyn MetadataStore) {
     store.end_session(Uuid::new_v4()).await.expect("nothing to end");
 }
 
+fn new_key(owner: OwnerId, maker: Option<&str>) -> ApiKey {
+    ApiKey {
+        id: format!("CYX{}", Uuid::new_v4().simple()),
+        owner,
+        name: "backup".to_owned(),
+        wrapped_secret: b"wrapped".to_vec(),
+        buckets: None,
+        prefixes: None,
+        read_only: false,
+        expires_at: None,
+        made_by: maker.map(str::to_owned),
+        created_at: Timestamp::default(),
+        last_used_at: None,
+        revoked_at: None,
+    }
+}
+
 /// Nobody else revokes it or sees it, and its id is taken once.
 pub async fn a_key_keeps_its_limits_and_its_owner(store: &dyn MetadataStore) {
     let owner = store.ensure_owner(&new_owner(None)).await.expect("make an owner").id;
     let other = store.ensure_owner(&new_owner(None)).await.expect("make an owner").id;
     let new = ApiKey {
-        id: format!("CYX{}", Uuid::new_v4().simple()),
-        owner,
-        name: "backup".to_owned(),
-        wrapped_secret: b"wrapped".to_vec(),
         buckets: Some(vec!["one".to_owned(), "two".to_owned()]),
         prefixes: Some(vec!["a/ä".to_owned()]),
         read_only: true,
         expires_at: Some(Timestamp::from_unix_millis(1_900_000_000_001)),
-        made_by: None,
-        created_at: Timestamp::default(),
-        last_used_at: None,
-        revoked_at: None,
+        ..new_key(owner, None)
     };
-    let made = store.create_api_key(&new).await.expect("make a key");
+    let made = store.create_api_key(&new, MANY).await.expect("make a key");
     assert_eq!(made, ApiKey { created_at: made.created_at, ..new.clone() });
-    let taken = store.create_api_key(&ApiKey { owner: other, ..new.clone() }).await;
+    let taken = store.create_api_key(&ApiKey { owner: other, ..new.clone() }, MANY).await;
     assert!(matches!(taken, Err(Error::Stale { .. })), "{taken:?}");
     let open = ApiKey { id: format!("CYX{}", Uuid::new_v4().simple()), buckets: None, prefixes: None, ..new };
-    let open = store.create_api_key(&open).await.expect("make a key");
+    let open = store.create_api_key(&open, MANY).await.expect("make a key");
     let listed = store.api_keys(owner, 9).await.expect("list");
     assert!(listed.len() == 2 && listed.contains(&made) && listed.contains(&open), "{listed:?}");
     assert_eq!(store.api_keys(other, 9).await.expect("list"), []);
@@ -203,21 +213,7 @@ pub async fn a_key_is_revoked_with_the_one_that_made_it(store: &dyn MetadataStor
     let owner = store.ensure_owner(&new_owner(None)).await.expect("make an owner").id;
     let other = store.ensure_owner(&new_owner(None)).await.expect("make an owner").id;
     let make = async |owner, maker: Option<&str>| {
-        let key = ApiKey {
-            id: format!("CYX{}", Uuid::new_v4().simple()),
-            owner,
-            name: "x".to_owned(),
-            wrapped_secret: b"wrapped".to_vec(),
-            buckets: None,
-            prefixes: None,
-            read_only: false,
-            expires_at: None,
-            made_by: maker.map(str::to_owned),
-            created_at: Timestamp::default(),
-            last_used_at: None,
-            revoked_at: None,
-        };
-        let made = store.create_api_key(&key).await?;
+        let made = store.create_api_key(&new_key(owner, maker), MANY).await?;
         assert_eq!(made.made_by.as_deref(), maker);
         Ok::<_, Error>(made.id)
     };
@@ -240,6 +236,54 @@ pub async fn a_key_is_revoked_with_the_one_that_made_it(store: &dyn MetadataStor
         let refused = make(owner, Some(maker)).await;
         assert!(matches!(refused, Err(Error::Stale { .. })), "{refused:?}");
     }
+}
+
+/// In use, and however many ask at once. Those that come of a key are counted apart, however many lie between.
+pub async fn an_owner_has_so_many_keys(store: &dyn MetadataStore) {
+    let owner = store.ensure_owner(&new_owner(None)).await.expect("make an owner").id;
+    let make = async |maker: Option<&str>, most| {
+        store.create_api_key(&new_key(owner, maker), most).await.map(|key| key.id)
+    };
+    let too_many = |answer: Result<String, Error>| matches!(answer, Err(Error::TooManyKeys { .. }));
+    let asked = futures::future::join_all((0..8).map(|_| make(None, 3))).await;
+    let own: Vec<String> = asked.into_iter().filter_map(Result::ok).collect();
+    assert_eq!(own.len(), 3);
+    let child = make(Some(&own[0]), 2).await.expect("made");
+    let grandchild = make(Some(&child), 2).await.expect("made");
+    for maker in [&own[0], &child, &grandchild] {
+        assert!(too_many(make(Some(maker), 2).await));
+    }
+    make(Some(&own[1]), 2).await.expect("another key has its own count");
+    // Nobody's room is taken by those, nor by what is over.
+    assert!(too_many(make(None, 3).await));
+    assert!(store.revoke_api_key(owner, &child).await.expect("revoke"));
+    make(Some(&own[0]), 1).await.expect("none that came of it is in use");
+    assert!(store.revoke_api_key(owner, &own[2]).await.expect("revoke"));
+    let expires_at = Some(Timestamp::from_unix_millis(1_000_000));
+    store.create_api_key(&ApiKey { expires_at, ..new_key(owner, None) }, 3).await.expect("there is room");
+    make(None, 3).await.expect("the one before is over");
+    assert!(too_many(make(None, 3).await));
+}
+
+/// Whatever was made and ended since.
+pub async fn keys_in_use_are_listed_first(store: &dyn MetadataStore) {
+    let owner = store.ensure_owner(&new_owner(None)).await.expect("make an owner").id;
+    let oldest = store.create_api_key(&new_key(owner, None), MANY).await.expect("make a key").id;
+    let over = ApiKey { expires_at: Some(Timestamp::from_unix_millis(1_000_000)), ..new_key(owner, None) };
+    store.create_api_key(&over, MANY).await.expect("make a key");
+    for _ in 0..3 {
+        let made = store.create_api_key(&new_key(owner, None), MANY).await.expect("make a key").id;
+        assert!(store.revoke_api_key(owner, &made).await.expect("revoke"));
+    }
+    let last = ApiKey { expires_at: Some(later(store).await), ..new_key(owner, None) };
+    let last = store.create_api_key(&last, MANY).await.expect("make a key").id;
+    let listed = store.api_keys(owner, 2).await.expect("list");
+    let mut ids: Vec<_> = listed.iter().map(|key| &key.id).collect();
+    ids.sort();
+    let mut in_use = [&oldest, &last];
+    in_use.sort();
+    assert_eq!(ids, in_use);
+    assert_eq!(store.api_keys(owner, 9).await.expect("list").len(), 6);
 }
 
 fn upload(place: Place, name: &str, reserve: u64) -> NewUpload {

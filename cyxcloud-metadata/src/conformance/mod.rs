@@ -177,6 +177,8 @@ macro_rules! conformance_suite {
             identity::what_is_revoked_stays_revoked,
             identity::a_key_keeps_its_limits_and_its_owner,
             identity::a_key_is_revoked_with_the_one_that_made_it,
+            identity::an_owner_has_so_many_keys,
+            identity::keys_in_use_are_listed_first,
             identity::room_is_reserved_and_given_back,
             identity::uploads_at_once_do_not_take_the_same_room,
             identity::room_is_reserved_as_a_body_grows,

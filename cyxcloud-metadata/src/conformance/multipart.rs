@@ -485,7 +485,8 @@ pub async fn an_owner_has_so_many_open_uploads(store: &dyn MetadataStore) {
     let second = store.create_bucket(&super::new_bucket(place.owner), MANY).await.expect("make a bucket");
     let beside = Place { bucket: second.id, ..place };
     let wanted: Vec<_> = (0..8).map(|n| new_upload(if n % 2 == 0 { place } else { beside }, "k")).collect();
-    let asked = futures::future::join_all(wanted.iter().map(|upload| store.create_multipart(upload, 3))).await;
+    let asked =
+        futures::future::join_all(wanted.iter().map(|upload| store.create_multipart(upload, 3))).await;
     let too_many = |answer: &Result<Multipart>| matches!(answer, Err(Error::TooManyUploads { max: 3 }));
     assert_eq!(asked.iter().filter(|answer| too_many(answer)).count(), 5, "{asked:?}");
     store.create_multipart(&new_upload(other, "k"), 3).await.expect("another has its own count");

@@ -57,6 +57,17 @@ fn audit_entry(row: &PgRow) -> Result<AuditEntry, Failure> {
     })
 }
 
+/// How many keys are in use that count beside a new one.
+async fn keys_in_use(conn: &mut PgConnection, new: &ApiKey) -> Result<i64, Failure> {
+    const OWN: &str = "SELECT count(*) FROM access_keys WHERE owner_id = $1 AND made_by IS NULL
+        AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())";
+    let count = match &new.made_by {
+        None => sqlx::query_scalar(OWN).bind(new.owner.as_uuid()),
+        Some(maker) => sqlx::query_scalar(include_str!("sql/keys_of_key.sql")).bind(maker),
+    };
+    Ok(count.fetch_one(conn).await?)
+}
+
 async fn end(conn: &mut PgConnection, id: Uuid) -> Result<(), Failure> {
     const END: &str =
         "UPDATE sessions SET revoked_at = coalesce(revoked_at, now()), answer = NULL WHERE id = $1";
@@ -276,7 +287,7 @@ impl Identity for PostgresStore {
         .await
     }
 
-    async fn create_api_key(&self, key: &ApiKey) -> Result<ApiKey> {
+    async fn create_api_key(&self, key: &ApiKey, most: u32) -> Result<ApiKey> {
         const MAKE: &str = "INSERT INTO access_keys
                 (id, owner_id, name, secret, buckets, prefixes, read_only, expires_at, made_by)
             SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9
@@ -286,6 +297,9 @@ impl Identity for PostgresStore {
         transact::run_once(&self.pool, "make an API key", BEGIN, |conn, _| {
             Box::pin(async move {
                 lock_owner(conn, key.owner).await?;
+                if keys_in_use(conn, key).await? >= i64::from(most) {
+                    return Err(Error::TooManyKeys { max: most }.into());
+                }
                 let row = sqlx::query(MAKE)
                     .bind(&key.id)
                     .bind(key.owner.as_uuid())
@@ -325,8 +339,8 @@ impl Identity for PostgresStore {
     }
 
     async fn api_keys(&self, owner: OwnerId, limit: usize) -> Result<Vec<ApiKey>> {
-        const LIST: &str =
-            "SELECT * FROM access_keys WHERE owner_id = $1 ORDER BY created_at DESC, id LIMIT $2";
+        const LIST: &str = "SELECT * FROM access_keys WHERE owner_id = $1
+            ORDER BY revoked_at IS NOT NULL OR coalesce(expires_at <= now(), FALSE), created_at DESC, id LIMIT $2";
         transact::single(&self.pool, "list API keys", |conn, _| {
             Box::pin(async move {
                 let found = sqlx::query(LIST).bind(owner.as_uuid()).bind(rows(limit)).fetch_all(conn).await?;

@@ -71,32 +71,33 @@ impl PostgresStore {
                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (id) DO NOTHING RETURNING initiated_at
             )
             SELECT initiated_at FROM made UNION ALL SELECT initiated_at FROM multipart_uploads WHERE id = $1";
-        let initiated_at = transact::run_idempotent(&self.pool, "open the multipart upload", BEGIN, |conn, _| {
-            Box::pin(async move {
-                lock_owner(conn, upload.owner).await?;
-                let others: i64 = sqlx::query_scalar(OTHERS)
-                    .bind(upload.owner.as_uuid())
-                    .bind(upload.id.as_uuid())
-                    .fetch_one(&mut *conn)
-                    .await?;
-                if others >= i64::from(most) {
-                    return Err(Error::TooManyUploads { max: most }.into());
-                }
-                let row = sqlx::query(OPEN)
-                    .bind(upload.id.as_uuid())
-                    .bind(upload.bucket.as_uuid())
-                    .bind(upload.key.as_bytes())
-                    .bind(upload.owner.as_uuid())
-                    .bind(upload.attributes.content_type.as_deref())
-                    .bind(Json(&upload.attributes.headers))
-                    .bind(Json(&upload.attributes.metadata))
-                    .bind(upload.checksum_algorithm.as_deref())
-                    .bind(upload.checksum_type.as_deref())
-                    .fetch_one(conn)
-                    .await?;
-                read::time(&row, "initiated_at")
-            })
-        });
+        let initiated_at =
+            transact::run_idempotent(&self.pool, "open the multipart upload", BEGIN, |conn, _| {
+                Box::pin(async move {
+                    lock_owner(conn, upload.owner).await?;
+                    let others: i64 = sqlx::query_scalar(OTHERS)
+                        .bind(upload.owner.as_uuid())
+                        .bind(upload.id.as_uuid())
+                        .fetch_one(&mut *conn)
+                        .await?;
+                    if others >= i64::from(most) {
+                        return Err(Error::TooManyUploads { max: most }.into());
+                    }
+                    let row = sqlx::query(OPEN)
+                        .bind(upload.id.as_uuid())
+                        .bind(upload.bucket.as_uuid())
+                        .bind(upload.key.as_bytes())
+                        .bind(upload.owner.as_uuid())
+                        .bind(upload.attributes.content_type.as_deref())
+                        .bind(Json(&upload.attributes.headers))
+                        .bind(Json(&upload.attributes.metadata))
+                        .bind(upload.checksum_algorithm.as_deref())
+                        .bind(upload.checksum_type.as_deref())
+                        .fetch_one(conn)
+                        .await?;
+                    read::time(&row, "initiated_at")
+                })
+            });
         Ok(Multipart { initiated_at: initiated_at.await?, ..upload.clone() })
     }
 

@@ -73,9 +73,9 @@ impl Identity for SqliteStore {
         self.engine.read("look for a revocation", move |db| is_revoked(db, &jti, session)).await
     }
 
-    async fn create_api_key(&self, key: &ApiKey) -> Result<ApiKey> {
+    async fn create_api_key(&self, key: &ApiKey, most: u32) -> Result<ApiKey> {
         let key = key.clone();
-        self.engine.write("make an API key", move |db| create_key(db, &key)).await
+        self.engine.write("make an API key", move |db| create_key(db, &key, most)).await
     }
 
     async fn api_key(&self, id: &str) -> Result<Option<ApiKey>> {
@@ -86,9 +86,10 @@ impl Identity for SqliteStore {
     async fn api_keys(&self, owner: OwnerId, limit: usize) -> Result<Vec<ApiKey>> {
         let list = move |db: &Connection| {
             let sql = format!(
-                "SELECT {KEY} FROM access_keys WHERE owner_id = ?1 ORDER BY created_at DESC, id LIMIT ?2"
+                "SELECT {KEY} FROM access_keys WHERE owner_id = ?1
+                ORDER BY revoked_at IS NOT NULL OR coalesce(expires_at <= ?3, 0), created_at DESC, id LIMIT ?2"
             );
-            all(db, &sql, params![owner.as_uuid(), int(limit as u64)], read_key)
+            all(db, &sql, params![owner.as_uuid(), int(limit as u64), now().unix_millis()], read_key)
         };
         self.engine.read("list API keys", list).await
     }
@@ -300,13 +301,37 @@ fn key(db: &Connection, id: &str) -> Done<Option<ApiKey>> {
     one(db, &format!("SELECT {KEY} FROM access_keys WHERE id = ?1"), [id], read_key)
 }
 
-fn create_key(db: &Connection, new: &ApiKey) -> Done<ApiKey> {
+/// How many keys are in use that count beside a new one.
+fn keys_in_use(db: &Connection, new: &ApiKey) -> Done<i64> {
+    const OWN: &str = "SELECT count(*) FROM access_keys WHERE owner_id = ?1 AND made_by IS NULL
+        AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?2)";
+    // None outlives the one that made it, so those in use lead to all that come of the same one; that one is not counted.
+    const OF_KEY: &str = "WITH RECURSIVE up (id, made_by) AS (
+            SELECT id, made_by FROM access_keys WHERE id = ?1
+            UNION SELECT k.id, k.made_by FROM access_keys k JOIN up ON k.id = up.made_by
+        ), down (id) AS (
+            SELECT id FROM up WHERE made_by IS NULL
+            UNION SELECT k.id FROM access_keys k JOIN down ON k.made_by = down.id
+            WHERE k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > ?2)
+        )
+        SELECT count(*) - 1 FROM down";
+    let now = now().unix_millis();
+    Ok(match &new.made_by {
+        None => number(db, OWN, params![new.owner.as_uuid(), now])?,
+        Some(maker) => number(db, OF_KEY, params![maker, now])?,
+    })
+}
+
+fn create_key(db: &Connection, new: &ApiKey, most: u32) -> Done<ApiKey> {
     const INSERT: &str = "INSERT INTO access_keys
         (id, owner_id, name, secret, buckets, prefixes, read_only, expires_at, created_at, made_by)
         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10
         WHERE ?10 IS NULL
             OR EXISTS (SELECT 1 FROM access_keys WHERE id = ?10 AND owner_id = ?2 AND revoked_at IS NULL)
         ON CONFLICT DO NOTHING";
+    if keys_in_use(db, new)? >= i64::from(most) {
+        return Err(Error::TooManyKeys { max: most }.into());
+    }
     let made = run(
         db,
         INSERT,
