@@ -56,8 +56,9 @@ fn name_of(bucket: &str) -> Result<BucketName, Problem> {
 pub(crate) struct AccountBody {
     owner_id: String,
     username: Option<String>,
-    storage_used_bytes: u64,
-    object_count: u64,
+    /// Of the buckets that the credentials open; `null`, like the next and those of each bucket, for a key limited to prefixes.
+    storage_used_bytes: Option<u64>,
+    object_count: Option<u64>,
     /// `null` is no limit.
     storage_quota_bytes: Option<u64>,
     buckets: Vec<BucketBody>,
@@ -70,18 +71,19 @@ pub(crate) struct BucketBody {
     created_at: String,
     /// How its objects are placed.
     profile: String,
-    storage_used_bytes: u64,
-    object_count: u64,
+    /// `null`, like the next, for a key limited to prefixes: of a bucket only the whole is counted.
+    storage_used_bytes: Option<u64>,
+    object_count: Option<u64>,
 }
 
 impl BucketBody {
-    fn of(bucket: &Bucket, usage: Usage) -> Self {
+    fn of(bucket: &Bucket, usage: Option<Usage>) -> Self {
         Self {
             name: bucket.name.as_str().to_owned(),
             created_at: rfc3339(bucket.created_at),
             profile: bucket.profile.clone(),
-            storage_used_bytes: usage.bytes.get(),
-            object_count: usage.objects,
+            storage_used_bytes: usage.map(|usage| usage.bytes.get()),
+            object_count: usage.map(|usage| usage.objects),
         }
     }
 }
@@ -177,8 +179,8 @@ pub(crate) async fn account(State(objects): Objects, caller: Caller) -> Result<J
     Ok(Json(AccountBody {
         owner_id: account.owner.id.to_string(),
         username: account.owner.username,
-        storage_used_bytes: account.usage.bytes.get(),
-        object_count: account.usage.objects,
+        storage_used_bytes: account.usage.map(|usage| usage.bytes.get()),
+        object_count: account.usage.map(|usage| usage.objects),
         storage_quota_bytes: account.owner.storage_quota.map(|quota| quota.get()),
         buckets: account.buckets.iter().map(|(bucket, usage)| BucketBody::of(bucket, *usage)).collect(),
     }))
@@ -192,7 +194,7 @@ pub(crate) async fn bucket(
     let caller = known(caller)?;
     let bucket = objects.bucket(&caller.caller(), &name_of(&name)?, Need::List("")).await?;
     let usage = objects.bucket_usage(&bucket).await?;
-    Ok(Json(BucketBody::of(&bucket, usage)))
+    Ok(Json(BucketBody::of(&bucket, Some(usage))))
 }
 
 pub(crate) async fn object(

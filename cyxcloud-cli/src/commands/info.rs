@@ -83,12 +83,12 @@ fn account(info: &Value) -> Vec<String> {
         "BUCKET", "OBJECTS", "STORED", "PROFILE"
     ));
     for bucket in &buckets {
-        let stored = bucket.get("storage_used_bytes").and_then(Value::as_u64).unwrap_or(0);
+        let stored = bucket.get("storage_used_bytes").and_then(Value::as_u64);
         lines.push(format!(
             "{:<width$}  {:>10}  {:>12}  {:<10}  {}",
             text(bucket, "name"),
             text(bucket, "object_count"),
-            ByteCount::bytes(stored).to_string(),
+            stored.map_or_else(|| "-".to_owned(), |n| ByteCount::bytes(n).to_string()),
             text(bucket, "profile"),
             text(bucket, "created_at"),
         ));
@@ -218,6 +218,12 @@ mod tests {
         assert!(lines.contains(&"Quota         none".to_owned()));
         assert_eq!(lines.last().map(String::as_str), Some("photos           1          10 B  standard    t"));
         assert!(account(&json!({})).contains(&"Buckets       none".to_owned()));
+        // A key that is limited to prefixes is not told of the rest.
+        let info = json!({"buckets": [{"name": "photos", "created_at": "t", "storage_used_bytes": null, "object_count": null,
+            "profile": "standard"}]});
+        let lines = account(&info);
+        assert!(lines.contains(&"Stored        -".to_owned()));
+        assert_eq!(lines.last().map(String::as_str), Some("photos           -             -  standard    t"));
     }
 
     #[test]

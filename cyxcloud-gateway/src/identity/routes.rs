@@ -199,7 +199,7 @@ pub(crate) struct MeBody {
     role: &'static str,
     /// Bytes; `null` is no limit.
     storage_quota: Option<u64>,
-    /// Bytes; like the next `null` for a limited key, which learns at `/api/v1/account` of what it may read.
+    /// Bytes; like the next `null` for a limited key, which learns at `/api/v1/account` of the buckets that it opens.
     storage_used: Option<u64>,
     object_count: Option<u64>,
     created_at: String,

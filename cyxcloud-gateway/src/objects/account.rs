@@ -14,10 +14,10 @@ use crate::limits::{Caller, Need};
 pub struct Account {
     /// The owner.
     pub owner: Owner,
-    /// All its buckets together.
-    pub usage: Usage,
+    /// All its buckets together; `None`, here and below, for a caller limited to prefixes, who is not told of the rest.
+    pub usage: Option<Usage>,
     /// Each bucket with what it holds, in byte order of name.
-    pub buckets: Vec<(Bucket, Usage)>,
+    pub buckets: Vec<(Bucket, Option<Usage>)>,
 }
 
 /// An object with how it is kept.
@@ -44,16 +44,20 @@ impl ObjectService {
     pub async fn account(&self, caller: &Caller) -> Result<Account> {
         let owner = self.metadata.owner(caller.owner).await?;
         let owner = owner.ok_or(Error::OwnerKey { owner: caller.owner, source: None })?;
-        let mut usage = self.metadata.owner_usage(caller.owner).await?;
+        let usage = self.metadata.owner_usage(caller.owner).await?;
         let mut buckets = self.metadata.buckets_with_usage(caller.owner).await?;
         buckets.retain(|(bucket, _)| caller.may(&bucket.name, Need::Look));
-        // Who may see some buckets is not told of the rest.
-        if caller.limits.is_some() {
-            usage = buckets.iter().fold(Usage::default(), |sum, (_, usage)| Usage {
+        let usage = match &caller.limits {
+            None => Some(usage),
+            // Of a bucket only the whole is counted.
+            Some(limits) if limits.prefixes.is_some() => None,
+            Some(_) => Some(buckets.iter().fold(Usage::default(), |sum, (_, usage)| Usage {
                 bytes: sum.bytes.saturating_add(usage.bytes),
                 objects: sum.objects.saturating_add(usage.objects),
-            });
-        }
+            })),
+        };
+        let told = |held| usage.is_some().then_some(held);
+        let buckets = buckets.into_iter().map(|(bucket, held)| (bucket, told(held))).collect();
         Ok(Account { owner, usage, buckets })
     }
 
@@ -89,5 +93,48 @@ fn summarize(object: Object, extents: &[Extent]) -> Kept {
         segments: segments.len() as u64,
         chunks: chunks.sum(),
         object,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use cyxcloud_metadata::model::Precondition;
+
+    use super::*;
+    use crate::limits::Limits;
+    use crate::objects::testing::service;
+    use crate::objects::{Claims, PutObject};
+
+    #[tokio::test]
+    async fn adv_16_who_sees_a_part_is_not_told_of_the_rest() {
+        let (service, bucket, key) = service().await;
+        let other = service.create_bucket(&bucket.owner.into(), "other".parse().expect("valid"), None).await;
+        let other = other.expect("makes a bucket").name;
+        for name in [&bucket.name, &other] {
+            let put = PutObject {
+                caller: bucket.owner.into(),
+                bucket: name.clone(),
+                key: key.clone(),
+                attributes: Default::default(),
+                precondition: Precondition::None,
+                claims: Claims { length: Some(5), ..Claims::default() },
+                stripe_size: None,
+            };
+            let body = futures::stream::iter([Ok(Bytes::from_static(b"hello"))]);
+            service.put(put, body).await.expect("stays in the database");
+        }
+        // What it is told of all, and of each bucket.
+        let told = async |buckets: Option<&BucketName>, prefix: Option<&str>| {
+            let names = buckets.map(|name| vec![name.to_string()]);
+            let limits = Limits::of(names, prefix.map(|prefix| vec![prefix.to_owned()]), false);
+            let account = service.account(&Caller { owner: bucket.owner, limits }).await.expect("is there");
+            let bytes = |usage: Option<Usage>| usage.map(|usage| usage.bytes.get());
+            (bytes(account.usage), account.buckets.iter().map(|(_, usage)| bytes(*usage)).collect::<Vec<_>>())
+        };
+        assert_eq!(told(None, None).await, (Some(10), vec![Some(5); 2]));
+        assert_eq!(told(Some(&other), None).await, (Some(5), vec![Some(5)]));
+        assert_eq!(told(None, Some("elsewhere/")).await, (None, vec![None; 2]));
+        assert_eq!(told(Some(&other), Some("elsewhere/")).await, (None, vec![None]));
     }
 }
