@@ -14,6 +14,7 @@ pub mod postgres;
 mod rows;
 pub mod sqlite;
 pub mod upkeep;
+mod versions;
 
 use std::ops::Range;
 use std::time::Duration;

@@ -16,7 +16,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use cyxcloud_core::name::ObjectKey;
-use cyxcloud_core::{BucketId, ByteCount, FileId, OwnerId, Timestamp, UploadId};
+use cyxcloud_core::{BucketId, ByteCount, OwnerId, Timestamp, UploadId};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
@@ -28,9 +28,9 @@ use super::gather::Gather;
 use super::pool::Connections;
 use super::read::{self, object_columns};
 use super::transact::{self, Ended, Failure};
-use crate::check_quota;
 use crate::error::{Error, Result};
-use crate::model::{Attributes, CommitObject, Content, NewSegment, Object, Precondition, SegmentBody};
+use crate::model::{CommitObject, Content, NewSegment, Object, Precondition, SegmentBody};
+use crate::versions::{self, Current, NewVersion};
 
 const COMMITTING: &str = "commit the object";
 /// Stripes of a segment that may be committed together with others.
@@ -102,15 +102,6 @@ pub(super) struct Before {
     recorded: bool,
 }
 
-struct Current {
-    file: Uuid,
-    version_seq: i64,
-    owner: OwnerId,
-    size: ByteCount,
-    etag: String,
-    is_delete_marker: bool,
-}
-
 impl Before {
     /// What each finds, in order, and how the nodes stand. `NoSuchBucket` if one of the buckets is gone.
     async fn read(
@@ -163,75 +154,16 @@ impl Before {
         })
     }
 
-    /// Whether an object of this size may take the key. Commits at the same time see each other's bytes only once
-    /// they are committed: a quota may be overshot by what is under way.
-    pub(super) fn admit(&self, precondition: &Precondition, owner: OwnerId, size: ByteCount) -> Result<()> {
-        let visible = self.visible();
-        precondition.judge(visible.map(|current| current.etag.as_str()))?;
-        let freed =
-            visible.filter(|current| current.owner == owner).map_or(ByteCount::ZERO, |current| current.size);
-        if size <= freed {
-            return Ok(());
-        }
-        check_quota(self.quota, self.used.saturating_sub(freed), size)
-    }
-
-    fn visible(&self) -> Option<&Current> {
-        self.current.as_ref().filter(|current| !current.is_delete_marker)
+    /// Whether this version may take the key. Commits at the same time see each other's bytes only once they are
+    /// committed: a quota may be overshot by those of them that reserved nothing.
+    pub(super) fn admit(&self, version: &NewVersion<'_>) -> Result<()> {
+        versions::admit(self.current.as_ref(), self.quota, self.used, version)
     }
 
     /// How usage changes when an object of this owner and size takes the key: owners, bytes, objects.
     fn deltas(&self, owner: OwnerId, size: ByteCount) -> impl Iterator<Item = (OwnerId, i64, i64)> {
-        let gone = self.visible().map(|current| (current.owner, -current.size.as_i64(), -1));
+        let gone = versions::visible(self.current.as_ref()).map(|current| (current.owner, -current.size.as_i64(), -1));
         std::iter::once((owner, size.as_i64(), 1)).chain(gone)
-    }
-}
-
-/// A version to be made current.
-pub(super) struct NewFile<'a> {
-    pub(super) id: FileId,
-    pub(super) upload: UploadId,
-    pub(super) bucket: BucketId,
-    pub(super) key: &'a ObjectKey,
-    pub(super) owner: OwnerId,
-    pub(super) size: ByteCount,
-    pub(super) etag: &'a str,
-    pub(super) content_hash: &'a [u8; 32],
-    pub(super) attributes: &'a Attributes,
-    pub(super) part_sizes: Vec<u64>,
-}
-
-impl<'a> NewFile<'a> {
-    fn of(commit: &'a CommitObject) -> Self {
-        Self {
-            id: commit.file,
-            upload: commit.upload,
-            bucket: commit.bucket,
-            key: &commit.key,
-            owner: commit.owner,
-            size: commit.size,
-            etag: &commit.etag,
-            content_hash: &commit.content_hash,
-            attributes: &commit.attributes,
-            part_sizes: Vec::new(),
-        }
-    }
-
-    /// As readers will see it.
-    pub(super) fn into_object(self, modified_at: Timestamp) -> Object {
-        Object {
-            file: self.id,
-            bucket: self.bucket,
-            key: self.key.clone(),
-            owner: self.owner,
-            version_id: "null".to_owned(),
-            size: self.size,
-            etag: self.etag.to_owned(),
-            content_hash: *self.content_hash,
-            attributes: self.attributes.clone(),
-            part_sizes: self.part_sizes,
-            modified_at,
-        }
     }
 }
 
@@ -246,7 +178,7 @@ pub(super) struct Inserted {
 /// Stripes are not written.
 pub(super) async fn insert_files(
     conn: &mut PgConnection,
-    files: &[(&NewFile<'_>, &Before, &Body<'_>)],
+    files: &[(&NewVersion<'_>, &Before, &Body<'_>)],
 ) -> Result<Vec<Inserted>, Failure> {
     let replaced = files.iter().filter_map(|(_, before, _)| before.current.as_ref());
     let segments = SegmentColumns::of(files.iter().filter_map(|(_, _, body)| body.segment));
@@ -310,8 +242,8 @@ pub(super) async fn insert_files(
             Inserted { created_at, intent_ended: row.try_get("intent_ended")? },
         );
     }
-    let of_file = |(file, _, _): &(&NewFile<'_>, _, _)| {
-        inserted.remove(&file.id.as_uuid()).ok_or_else(|| Error::NoSuchBucket.into())
+    let of_file = |(version, _, _): &(&NewVersion<'_>, _, _)| {
+        inserted.remove(&version.file.as_uuid()).ok_or_else(|| Error::NoSuchBucket.into())
     };
     files.iter().map(of_file).collect()
 }
@@ -409,9 +341,10 @@ async fn commit_in<C: Borrow<CommitObject> + Sync>(
             objects.push(Some(object));
             continue;
         }
-        before.admit(&commit.precondition, commit.owner, commit.size)?;
+        let version = NewVersion::of(commit);
+        before.admit(&version)?;
         let body = Body::prepare(conn, &commit.content, commit.size).await?;
-        new.push((NewFile::of(commit), before, body));
+        new.push((version, before, body));
         objects.push(None);
     }
     let files: Vec<_> = new.iter().map(|(file, before, body)| (file, *before, body)).collect();

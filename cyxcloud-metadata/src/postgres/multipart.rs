@@ -11,7 +11,7 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, Row};
 
 use super::PostgresStore;
-use super::commit::{Ask, Before, NewFile, begin_with_keys, insert_files};
+use super::commit::{Ask, Before, begin_with_keys, insert_files};
 use super::content::{Body, Nodes, insert_stripes};
 use super::identity::room;
 use super::people::lock_owner;
@@ -23,6 +23,7 @@ use crate::model::{
     SegmentRange,
 };
 use crate::rows::Completed;
+use crate::versions::NewVersion;
 
 const PART: &str = "commit the part";
 
@@ -347,24 +348,25 @@ async fn complete_in(
     let ask =
         Ask { bucket: complete.bucket, key: &complete.key, owner: upload.owner, upload: complete.multipart };
     let before = Before::read_one(conn, ask).await?;
-    before.admit(&complete.precondition, upload.owner, size)?;
-    let ranges = part_ranges(conn, complete).await?;
-    let body = Body::of_references(conn, ranges, size).await?;
     let attributes = Attributes { checksums, ..upload.attributes.clone() };
-    let file = NewFile {
-        id: complete.file,
+    let version = NewVersion {
+        file: complete.file,
         upload: complete.multipart,
         bucket: complete.bucket,
         key: &complete.key,
         owner: upload.owner,
+        precondition: &complete.precondition,
         size,
         etag: &etag,
         content_hash: &content_hash,
         attributes: &attributes,
         part_sizes: parts.iter().map(|part| part.size.get()).collect(),
     };
-    let inserted = insert_files(conn, &[(&file, &before, &body)]).await?;
-    let object = file.into_object(inserted[0].created_at);
+    before.admit(&version)?;
+    let ranges = part_ranges(conn, complete).await?;
+    let body = Body::of_references(conn, ranges, size).await?;
+    let inserted = insert_files(conn, &[(&version, &before, &body)]).await?;
+    let object = version.into_object(inserted[0].created_at);
     let result = Completed::new(&object, &complete.parts);
     end(conn, complete.multipart, "completed", Some(&result), &numbers(complete)).await?;
     crash_point!("complete.before_commit");

@@ -4,49 +4,23 @@
 //! totals of usage are exact at every commit.
 
 use cyxcloud_core::name::ObjectKey;
-use cyxcloud_core::{BucketId, ByteCount, FileId, OwnerId, UploadId};
+use cyxcloud_core::{BucketId, ByteCount, OwnerId, UploadId};
 use rusqlite::{Connection, params};
-use uuid::Uuid;
 
 use super::content::{self, Body};
 use super::engine::Done;
 use super::row::{self, OBJECT, int, one, run};
 use super::{buckets, uploads};
-use crate::check_quota;
 use crate::error::Error;
-use crate::model::{Attributes, CommitObject, Object, Precondition};
+use crate::model::{CommitObject, Object, Precondition};
 use crate::rows::{shown, to_json};
+use crate::versions::{self, Current, NewVersion};
 
 /// Where an object goes, and who pays for it.
 struct Place {
     bucket_name: String,
     quota: Option<ByteCount>,
     used: ByteCount,
-}
-
-/// The version that is current now.
-struct Current {
-    file: Uuid,
-    version_seq: i64,
-    size: ByteCount,
-    etag: String,
-    owner: OwnerId,
-    is_delete_marker: bool,
-}
-
-/// A version to be made current.
-pub(super) struct NewVersion<'a> {
-    pub(super) file: FileId,
-    pub(super) upload: UploadId,
-    pub(super) bucket: BucketId,
-    pub(super) key: &'a ObjectKey,
-    pub(super) owner: OwnerId,
-    pub(super) precondition: &'a Precondition,
-    pub(super) size: ByteCount,
-    pub(super) etag: &'a str,
-    pub(super) content_hash: &'a [u8; 32],
-    pub(super) attributes: &'a Attributes,
-    pub(super) part_sizes: Vec<u64>,
 }
 
 pub(super) fn object(db: &Connection, commit: &CommitObject) -> Done<Object> {
@@ -60,20 +34,7 @@ pub(super) fn object(db: &Connection, commit: &CommitObject) -> Done<Object> {
             return Err(Error::UploadGone.into());
         }
     }
-    let version = NewVersion {
-        file: commit.file,
-        upload: commit.upload,
-        bucket: commit.bucket,
-        key: &commit.key,
-        owner: commit.owner,
-        precondition: &commit.precondition,
-        size: commit.size,
-        etag: &commit.etag,
-        content_hash: &commit.content_hash,
-        attributes: &commit.attributes,
-        part_sizes: Vec::new(),
-    };
-    insert(db, version, |db| content::record(db, &commit.content, commit.size))
+    insert(db, NewVersion::of(commit), |db| content::record(db, &commit.content, commit.size))
 }
 
 /// The object that this upload made, while it is current.
@@ -89,13 +50,7 @@ pub(super) fn insert(
 ) -> Done<Object> {
     let place = place(db, version.bucket, version.owner)?;
     let current = current(db, version.bucket, version.key)?;
-    let visible = current.as_ref().filter(|current| !current.is_delete_marker);
-    version.precondition.judge(visible.map(|current| current.etag.as_str()))?;
-    let freed =
-        visible.filter(|current| current.owner == version.owner).map_or(ByteCount::ZERO, |old| old.size);
-    if version.size > freed {
-        check_quota(place.quota, place.used.saturating_sub(freed), version.size)?;
-    }
+    versions::admit(current.as_ref(), place.quota, place.used, &version)?;
     let Body { ranges, shape } = body(db)?;
     if let Some(current) = &current {
         drop_version(db, version.bucket, current, "overwritten")?;
@@ -116,19 +71,7 @@ pub(super) fn insert(
         offset += range.length;
     }
     account(db, version.owner, version.bucket, version.size.as_i64(), 1)?;
-    Ok(Object {
-        file: version.file,
-        bucket: version.bucket,
-        key: version.key.clone(),
-        owner: version.owner,
-        version_id: "null".to_owned(),
-        size: version.size,
-        etag: version.etag.to_owned(),
-        content_hash: *version.content_hash,
-        attributes: version.attributes.clone(),
-        part_sizes: version.part_sizes,
-        modified_at,
-    })
+    Ok(version.into_object(modified_at))
 }
 
 fn place(db: &Connection, bucket: BucketId, owner: OwnerId) -> Done<Place> {

@@ -9,7 +9,7 @@ use cyxcloud_core::name::ObjectKey;
 use cyxcloud_core::{BucketId, ByteCount, UploadId};
 use rusqlite::{Connection, Row, params};
 
-use super::commit::{self, NewVersion};
+use super::commit;
 use super::content::{self, Body};
 use super::engine::Done;
 use super::row::{self, all, exists, int, one, run};
@@ -21,6 +21,7 @@ use crate::model::{
     SegmentRange,
 };
 use crate::rows::{self, Completed, FileShape, SegmentShape, to_json};
+use crate::versions::NewVersion;
 
 const UPLOAD: &str = "id, bucket_id, key, owner_id, content_type, headers, metadata, checksum_algorithm,
     checksum_type, initiated_at";

@@ -8,7 +8,7 @@ use cyxcloud_core::{BucketId, OwnerId};
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::{Before, Body, NewFile};
+use super::{Before, Body, NewVersion};
 use crate::model::{NewSegment, SegmentBody, StoredChecksum};
 use crate::rows;
 
@@ -87,29 +87,29 @@ pub(super) struct FileColumns<'a> {
 }
 
 impl<'a> FileColumns<'a> {
-    pub(super) fn of(files: &[(&'a NewFile<'a>, &Before, &Body<'_>)]) -> Self {
+    pub(super) fn of(files: &[(&'a NewVersion<'a>, &Before, &Body<'_>)]) -> Self {
         let mut columns = Self::default();
-        for (file, before, body) in files {
-            columns.id.push(file.id.as_uuid());
-            columns.bucket.push(file.bucket.as_uuid());
-            columns.key.push(file.key.as_bytes());
-            columns.path.push(rows::shown(file.key.as_str()));
-            columns.name.push(rows::shown(file.key.file_name()));
-            columns.owner.push(file.owner.as_uuid());
+        for (version, before, body) in files {
+            columns.id.push(version.file.as_uuid());
+            columns.bucket.push(version.bucket.as_uuid());
+            columns.key.push(version.key.as_bytes());
+            columns.path.push(rows::shown(version.key.as_str()));
+            columns.name.push(rows::shown(version.key.file_name()));
+            columns.owner.push(version.owner.as_uuid());
             columns.version_seq.push(before.current.as_ref().map_or(0, |current| current.version_seq) + 1);
-            columns.upload.push(file.upload.as_uuid());
-            columns.content_hash.push(file.content_hash);
-            columns.etag.push(file.etag);
-            columns.size.push(file.size.as_i64());
+            columns.upload.push(version.upload.as_uuid());
+            columns.content_hash.push(version.content_hash);
+            columns.etag.push(version.etag);
+            columns.size.push(version.size.as_i64());
             columns.chunk_count.push(body.shape.chunk_count);
             columns.data.push(body.shape.data_shards);
             columns.parity.push(body.shape.parity_shards);
             columns.chunk_size.push(body.shape.chunk_size);
-            columns.content_type.push(file.attributes.content_type.as_deref());
-            columns.headers.push(Json(&file.attributes.headers));
-            columns.metadata.push(Json(&file.attributes.metadata));
-            columns.checksums.push(Json(&file.attributes.checksums));
-            let sizes: Vec<String> = file.part_sizes.iter().map(u64::to_string).collect();
+            columns.content_type.push(version.attributes.content_type.as_deref());
+            columns.headers.push(Json(&version.attributes.headers));
+            columns.metadata.push(Json(&version.attributes.metadata));
+            columns.checksums.push(Json(&version.attributes.checksums));
+            let sizes: Vec<String> = version.part_sizes.iter().map(u64::to_string).collect();
             columns.part_sizes.push(format!("{{{}}}", sizes.join(",")));
         }
         columns
@@ -128,11 +128,11 @@ pub(super) struct ExtentColumns {
 }
 
 impl ExtentColumns {
-    pub(super) fn of(files: &[(&NewFile<'_>, &Before, &Body<'_>)]) -> Self {
+    pub(super) fn of(files: &[(&NewVersion<'_>, &Before, &Body<'_>)]) -> Self {
         let mut columns = Self::default();
-        for (file, _, body) in files {
+        for (version, _, body) in files {
             let (segments, object_offsets, segment_offsets, lengths) = body.columns();
-            columns.file.extend(segments.iter().map(|_| file.id.as_uuid()));
+            columns.file.extend(segments.iter().map(|_| version.file.as_uuid()));
             columns.position.extend((0i32..).take(segments.len()));
             columns.segment.extend(segments);
             columns.object_offset.extend(object_offsets);
@@ -153,11 +153,11 @@ pub(super) struct UsageColumns {
 }
 
 impl UsageColumns {
-    pub(super) fn of(files: &[(&NewFile<'_>, &Before, &Body<'_>)]) -> Self {
+    pub(super) fn of(files: &[(&NewVersion<'_>, &Before, &Body<'_>)]) -> Self {
         let mut sums: BTreeMap<(OwnerId, BucketId), (i64, i64)> = BTreeMap::new();
-        for (file, before, _) in files {
-            for (owner, bytes, objects) in before.deltas(file.owner, file.size) {
-                let sum = sums.entry((owner, file.bucket)).or_default();
+        for (version, before, _) in files {
+            for (owner, bytes, objects) in before.deltas(version.owner, version.size) {
+                let sum = sums.entry((owner, version.bucket)).or_default();
                 *sum = (sum.0 + bytes, sum.1 + objects);
             }
         }
