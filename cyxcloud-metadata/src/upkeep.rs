@@ -79,7 +79,8 @@ pub trait Upkeep: Send + Sync {
         after: Option<NodeCursor>,
         limit: usize,
     ) -> Result<Vec<NodeLocation>>;
-    /// Records a compared part of a node's inventory. Idempotent.
+    /// Records a compared part of a node's inventory. What the node is told to delete already is no orphan, and of those that were not
+    /// seen before no more are remembered than may wait. Idempotent.
     async fn record_inventory(&self, compared: &Reconciled) -> Result<()>;
     /// Notes that the node's whole inventory has been compared, with the number of locations where all were counted.
     async fn finish_inventory(&self, node: NodeId, locations: Option<u64>) -> Result<()>;

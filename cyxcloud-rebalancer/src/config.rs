@@ -139,8 +139,8 @@ pub struct Tuning {
     pub gc_grace_secs: u64,
     /// More than this part of all segments is not condemned, nor of a node's chunks collected as orphans
     ///
-    /// An operator must look: GET /api/v1/admin/gc says why. Up to 1,000 orphans of a node always go. A node that returns after all
-    /// it held was made elsewhere holds nothing but orphans; 1 lets them go.
+    /// An operator must look: GET /api/v1/admin/gc says why. Up to 1,000 orphans of a node always go. A node that returns after it
+    /// was forgotten holds nothing but orphans; 1 lets them go.
     #[arg(long, env = "GC_MAX_FRACTION", value_name = "FRACTION", default_value_t = 0.25)]
     pub gc_max_fraction: f64,
     /// So many segments are always condemned

@@ -41,8 +41,9 @@ const WORKERS: [ScanClass; 5] =
     [ScanClass::Recorded, ScanClass::Recorded, ScanClass::Changed, ScanClass::Periodic, ScanClass::Periodic];
 /// How long the questions about one page may take together: an answer may come just in time, again and again.
 const ASKING: Duration = Duration::from_secs(30);
-/// Orphans that one comparison records, beside as many as there are locations. The next one records more.
-const ORPHANS_MAX: u64 = 100_000;
+/// Orphans that are remembered of a node, with what it is told to delete; and that one comparison records, beside as many as there are
+/// locations. The next one records more.
+const ORPHANS_MAX: usize = 100_000;
 
 /// Why a scan stopped.
 #[derive(Debug, thiserror::Error)]
@@ -270,7 +271,7 @@ async fn compare(ctx: &Context, scan: &NodeScan) -> Result<Turn, Failure> {
                 }
                 let over = began.elapsed() >= TURN;
                 // Where not one page was done in all that time, the next turn would not do one either.
-                if orphans >= ORPHANS_MAX + recorded || over && after == scan.after {
+                if orphans >= ORPHANS_MAX as u64 + recorded || over && after == scan.after {
                     return flooded(ctx, node, recorded).await;
                 }
                 if over {
@@ -414,7 +415,8 @@ async fn record(
         ctx.metrics.inventory.with_label_values(&[finding]).inc_by(count as u64);
     }
     if findings.iter().any(|(_, count)| *count > 0) {
-        let reconciled = Reconciled { node, missing, found: proven, renewed, orphans };
+        let orphans_max = ORPHANS_MAX;
+        let reconciled = Reconciled { node, missing, found: proven, renewed, orphans, orphans_max };
         ctx.metadata.record_inventory(&reconciled).await?;
     }
     failed.map_or(Ok(()), |error| Err(error.into()))

@@ -1,5 +1,6 @@
 //! Garbage: what goes, what stays because somebody may still need it, and what stops it all.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use cyxcloud_core::node::NodeStatus::{Draining, Offline, Online, Recovering};
@@ -80,7 +81,14 @@ fn held_again(counter: u64) -> Generation {
 }
 
 fn found_nothing(node: NodeId) -> Reconciled {
-    Reconciled { node, missing: Vec::new(), found: Vec::new(), renewed: Vec::new(), orphans: Vec::new() }
+    Reconciled {
+        node,
+        missing: Vec::new(),
+        found: Vec::new(),
+        renewed: Vec::new(),
+        orphans: Vec::new(),
+        orphans_max: usize::MAX,
+    }
 }
 
 /// A copy, a part of an open upload, an object: each keeps its segment. What goes is not referred to any more.
@@ -373,8 +381,66 @@ pub async fn an_orphan_waits(store: &dyn MetadataStore) {
 }
 
 async fn sees(store: &dyn MetadataStore, node: NodeId, orphans: u8) {
-    let seen = (0..orphans).map(|n| (ChunkId::of(&[n]), held_again(3))).collect();
-    store.record_inventory(&Reconciled { orphans: seen, ..found_nothing(node) }).await.expect("record");
+    lists(store, node, 0..orphans, 3, usize::MAX).await;
+}
+
+async fn lists(
+    store: &dyn MetadataStore,
+    node: NodeId,
+    orphans: Range<u8>,
+    counter: u64,
+    orphans_max: usize,
+) {
+    let orphans = orphans.map(|n| (ChunkId::of(&[n]), held_again(counter))).collect();
+    let seen = Reconciled { orphans, orphans_max, ..found_nothing(node) };
+    store.record_inventory(&seen).await.expect("record");
+}
+
+/// A node that lists ever more is remembered so much of, with what it is told to delete; what was seen before is not forgotten.
+pub async fn orphans_of_a_node_have_a_limit(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    stored(store, place, "k", 1, &nodes).await;
+    let orphans = async || look(store).await.orphans;
+    lists(store, nodes[0], 0..3, 3, 4).await;
+    assert_eq!(orphans().await, 3);
+    lists(store, nodes[0], 1..20, 3, 4).await;
+    assert_eq!(orphans().await, 4, "one is new");
+    for from in [20, 30, 40] {
+        lists(store, nodes[0], from..from + 10, 3, 4).await;
+        assert_eq!(orphans().await, 4);
+    }
+    lists(store, nodes[1], 0..9, 3, 4).await;
+    assert_eq!(orphans().await, 8, "each has its own");
+    lists(store, nodes[0], 0..3, 5, 4).await;
+    tick(store).await;
+    assert_eq!(store.condemn_orphans(Duration::ZERO, 1000, FREE).await.expect("condemn").taken, 8);
+    let told = deletes(store).await;
+    let renewed = told.iter().filter(|at| at.node == nodes[0] && at.generation.counter == 5);
+    assert_eq!((told.len(), renewed.count()), (8, 3));
+    lists(store, nodes[0], 50..60, 3, 4).await;
+    assert_eq!(orphans().await, 0, "as many wait to be deleted");
+    let settled: Vec<_> = told.iter().map(|at| (at.id, DeleteOutcome::Settled)).collect();
+    store.finish_deletes(&settled).await.expect("finish");
+    lists(store, nodes[0], 50..60, 3, 4).await;
+    assert_eq!(orphans().await, 4);
+}
+
+/// It goes without being seen again: a node that returns is told to delete what was made elsewhere, and no brake looks at that. What
+/// was stored since is another matter.
+pub async fn what_is_to_be_deleted_is_no_orphan(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    let segment = stored(store, place, "k", 1, &nodes).await;
+    place.delete(store, &["k"]).await;
+    condemn(store).await;
+    assert_eq!(collect(store).await, 5);
+    let (node, chunk, counter) = held(&segment)[0];
+    for (counter, orphans) in [(counter, 0), (counter + 1, 1)] {
+        let orphan = Reconciled { orphans: vec![(chunk, held_again(counter))], ..found_nothing(node) };
+        store.record_inventory(&orphan).await.expect("record");
+        assert_eq!(look(store).await.orphans, orphans);
+    }
 }
 
 /// More than the brake lets go at once are rather kept by mistake of ours; what other nodes have goes.

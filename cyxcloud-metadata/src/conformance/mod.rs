@@ -103,6 +103,8 @@ macro_rules! conformance_suite {
             garbage::a_delete_waits_for_older_repairs,
             garbage::a_node_that_is_not_there_is_not_asked_to_delete,
             garbage::an_orphan_waits,
+            garbage::orphans_of_a_node_have_a_limit,
+            garbage::what_is_to_be_deleted_is_no_orphan,
             garbage::too_many_orphans_of_a_node_stay,
             garbage::no_orphan_goes_where_no_location_is_known,
             garbage::what_an_operator_lets_go_passes_brakes,

@@ -272,7 +272,7 @@ impl PostgresStore {
         transact::run_idempotent(&self.pool, "record the inventory of a node", BEGIN, |conn, _| {
             Box::pin(async move {
                 let missing = mark(conn, compared).await?;
-                remember_orphans(conn, compared.node, &compared.orphans).await?;
+                remember_orphans(conn, compared).await?;
                 queue_lost(conn, missing, LostBecause::NotListed).await
             })
         })
@@ -331,11 +331,8 @@ async fn mark(conn: &mut PgConnection, compared: &Reconciled) -> Result<Vec<(Uui
     Ok(missing.map(|(segment, stripe, _)| (segment, stripe)).collect())
 }
 
-async fn remember_orphans(
-    conn: &mut PgConnection,
-    node: NodeId,
-    orphans: &[(ChunkId, Generation)],
-) -> Result<(), Failure> {
+async fn remember_orphans(conn: &mut PgConnection, compared: &Reconciled) -> Result<(), Failure> {
+    let Reconciled { node, orphans, orphans_max, .. } = compared;
     if orphans.is_empty() {
         return Ok(());
     }
@@ -344,6 +341,7 @@ async fn remember_orphans(
         .bind(orphans.iter().map(|(chunk, _)| chunk.as_bytes().as_slice()).collect::<Vec<_>>())
         .bind(orphans.iter().map(|(_, held)| held.incarnation).collect::<Vec<_>>())
         .bind(orphans.iter().map(|(_, held)| read::int(held.counter)).collect::<Vec<_>>())
+        .bind(read::limit(*orphans_max))
         .execute(conn)
         .await?;
     Ok(())

@@ -14,7 +14,7 @@ use super::deletes::{self, Entry};
 use super::engine::Done;
 use super::garbage;
 use super::repairs;
-use super::row::{self, all, exists, int, one, run};
+use super::row::{self, all, exists, int, number, one, run};
 use crate::upkeep::model::{
     GcBrake, GcHalt, LostBecause, NodeCursor, NodeLocation, Orphan, OrphanStep, Reconciled,
 };
@@ -128,10 +128,23 @@ pub(super) fn record(db: &Connection, compared: &Reconciled) -> Done<()> {
     for (at, generation) in &compared.renewed {
         held(db, node, at, *generation, "")?;
     }
+    if compared.orphans.is_empty() {
+        return Ok(());
+    }
+    let mut room = compared.orphans_max.saturating_sub(waiting(db, node, compared.orphans_max)?);
     for (chunk, generation) in &compared.orphans {
-        orphan(db, &Orphan { node, chunk: *chunk, generation: *generation })?;
+        let orphan = Orphan { node, chunk: *chunk, generation: *generation };
+        room -= usize::from(remember(db, &orphan, room > 0)?);
     }
     Ok(())
+}
+
+/// Chunks that wait for the node to delete them; no more than `most` are counted.
+fn waiting(db: &Connection, node: NodeId, most: usize) -> Done<usize> {
+    const WAITING: &str = "SELECT count(*) FROM (SELECT 1 FROM orphans WHERE node_id = ?1
+        UNION ALL SELECT 1 FROM chunk_deletes WHERE node_id = ?1 LIMIT ?2)";
+    let waiting = number(db, WAITING, params![node.as_uuid(), int(most as u64)])?;
+    Ok(usize::try_from(waiting).unwrap_or(usize::MAX))
 }
 
 /// Which location is meant.
@@ -176,7 +189,12 @@ fn held(db: &Connection, node: NodeId, at: &NodeCursor, generation: Generation, 
 /// Whether any row says that the node holds the chunk.
 const NAMED: &str = "SELECT 1 FROM chunk_locations WHERE node_id = ?1 AND chunk_id = ?2";
 
-fn orphan(db: &Connection, orphan: &Orphan) -> Done<()> {
+/// Remembers an orphan, one that was not known only where there is `room`. Whether it is new.
+fn remember(db: &Connection, orphan: &Orphan, room: bool) -> Done<bool> {
+    // It goes without being seen again.
+    const TOLD: &str = "SELECT 1 FROM chunk_deletes
+        WHERE node_id = ?1 AND chunk_id = ?2 AND incarnation = ?3 AND generation >= ?4";
+    const KNOWN: &str = "SELECT 1 FROM orphans WHERE node_id = ?1 AND chunk_id = ?2";
     // First seen with this generation: another one has been stored since, perhaps for an upload under way.
     const SEEN: &str = "INSERT INTO orphans (node_id, chunk_id, incarnation, generation, first_seen)
         SELECT id, ?2, ?3, ?4, ?5 FROM nodes WHERE id = ?1
@@ -184,11 +202,19 @@ fn orphan(db: &Connection, orphan: &Orphan) -> Done<()> {
             generation = excluded.generation, first_seen = excluded.first_seen
         WHERE incarnation <> excluded.incarnation OR generation <> excluded.generation";
     let (node, chunk) = (orphan.node.as_uuid(), orphan.chunk.as_bytes().as_slice());
-    if !exists(db, NAMED, params![node, chunk])? {
-        let Generation { incarnation, counter } = orphan.generation;
-        run(db, SEEN, params![node, chunk, incarnation, int(counter), row::now().unix_millis()])?;
+    let Generation { incarnation, counter } = orphan.generation;
+    let counter = int(counter);
+    if exists(db, NAMED, params![node, chunk])?
+        || exists(db, TOLD, params![node, chunk, incarnation, counter])?
+    {
+        return Ok(false);
     }
-    Ok(())
+    let known = exists(db, KNOWN, params![node, chunk])?;
+    if !known && !room {
+        return Ok(false);
+    }
+    let seen = run(db, SEEN, params![node, chunk, incarnation, counter, row::now().unix_millis()])?;
+    Ok(!known && seen > 0)
 }
 
 pub(super) fn finish(db: &Connection, node: NodeId, locations: Option<u64>) -> Done<()> {

@@ -239,13 +239,7 @@ async fn an_inventory_is_recorded_both_ways() {
     let segment = place.striped(coded(), 5, &nodes);
     put(&store, place, "k", &segment).await;
     let node = nodes[0];
-    let empty = || Reconciled {
-        node,
-        missing: Vec::new(),
-        found: Vec::new(),
-        renewed: Vec::new(),
-        orphans: Vec::new(),
-    };
+    let empty = || Reconciled { orphans: Vec::new(), ..missing_nothing(node) };
     let place_of = |stripe| cursor(&segment, stripe, 0);
     let nowhere = NodeCursor { stripe: StripeRef { segment: fresh(), index: 0 }, ..place_of(0) };
     let record = async |compared: Reconciled| {
@@ -286,7 +280,14 @@ async fn an_inventory_is_recorded_both_ways() {
 
 fn missing_nothing(node: NodeId) -> Reconciled {
     let orphans = vec![(ChunkId::of(b"nobody's"), generation(1))];
-    Reconciled { node, missing: Vec::new(), found: Vec::new(), renewed: Vec::new(), orphans }
+    Reconciled {
+        node,
+        missing: Vec::new(),
+        found: Vec::new(),
+        renewed: Vec::new(),
+        orphans,
+        orphans_max: usize::MAX,
+    }
 }
 
 #[tokio::test]

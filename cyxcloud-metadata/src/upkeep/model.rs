@@ -437,8 +437,7 @@ pub enum GcHalt {
         segments: u64,
     },
     /// So many of the chunks that a node holds would go as orphans; other nodes' do go, and so do those that were seen before
-    /// the last `thaw_gc`. It may have been away until all it
-    /// held was made elsewhere, or locations were lost.
+    /// the last `thaw_gc`. It may have been away until it was forgotten, or locations were lost.
     Orphans {
         /// whose
         node: NodeId,
@@ -615,6 +614,9 @@ pub struct Reconciled {
     pub renewed: Vec<(NodeCursor, Generation)>,
     /// Held and in no row: remembered with the time they were first seen, deleted after the grace.
     pub orphans: Vec<(ChunkId, Generation)>,
+    /// Orphans are remembered anew while no more than so many chunks wait for the node to delete them, orphans or handed to
+    /// deletion: its list is a stranger's word, and may have no end.
+    pub orphans_max: usize,
 }
 
 /// Health of what an owner stores under a key.

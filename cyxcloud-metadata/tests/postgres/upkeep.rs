@@ -82,6 +82,7 @@ async fn a_delete_made_anew_is_not_ended_by_the_older_claim() {
             found: Vec::new(),
             renewed: Vec::new(),
             orphans: vec![(ChunkId::of(b"chunk"), held)],
+            orphans_max: 10,
         };
         store.record_inventory(&seen).await.expect("record");
         assert_eq!(store.condemn_orphans(Duration::ZERO, 10, FREE).await.expect("condemn").taken, 1);
@@ -133,6 +134,7 @@ async fn a_removed_node_takes_its_rows_along() {
         found: Vec::new(),
         renewed: Vec::new(),
         orphans: [b"a", b"b"].map(|name| (ChunkId::of(name), held)).into(),
+        orphans_max: 10,
     };
     store.record_inventory(&seen).await.expect("record");
     assert_eq!(store.condemn_orphans(Duration::ZERO, 1, FREE).await.expect("condemn").taken, 1);
