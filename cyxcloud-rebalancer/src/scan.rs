@@ -17,8 +17,8 @@ use cyxcloud_metadata::Error as MetadataError;
 use cyxcloud_metadata::upkeep::model::{
     LocationStatus, NewRepair, NodeCursor, NodeLocation, NodeScan, Reconciled, ScanClass, StripeRef,
 };
-use futures::StreamExt;
 use futures::future::join_all;
+use futures::{Stream, StreamExt};
 use tracing::{debug, info, warn};
 
 use crate::{Context, keep_claim};
@@ -31,8 +31,6 @@ const STRIPES: usize = 200;
 const LEASE: Duration = Duration::from_secs(60);
 /// Pause before a node is asked again that could not be reached; longer where it took longer to find out.
 const RETRY: Duration = Duration::from_secs(30);
-/// How long an inventory is compared before others have their turn.
-const TURN: Duration = Duration::from_secs(600);
 /// Questions to a node at the same time.
 const AT_ONCE: usize = 16;
 /// Nodes looked through at the same time, by the latest class that each worker takes. However many nodes are slow, or mean to be,
@@ -41,9 +39,20 @@ const WORKERS: [ScanClass; 5] =
     [ScanClass::Recorded, ScanClass::Recorded, ScanClass::Changed, ScanClass::Periodic, ScanClass::Periodic];
 /// How long the questions about one page may take together: an answer may come just in time, again and again.
 const ASKING: Duration = Duration::from_secs(30);
-/// Orphans that are remembered of a node, with what it is told to delete; and that one comparison records, beside as many as there are
-/// locations. The next one records more.
+/// Orphans that are remembered of a node, with what it is told to delete.
 const ORPHANS_MAX: usize = 100_000;
+/// How much of a stranger's list is taken in one go.
+const BOUNDS: Bounds = Bounds { orphans: ORPHANS_MAX, turn: Duration::from_secs(600) };
+
+/// What a turn of a comparison may take.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    /// Orphans that it records, beside as many as there are locations. Others are passed by: what is missing behind them is found all
+    /// the same, and a later comparison records more.
+    orphans: usize,
+    /// How long an inventory is compared before others have their turn.
+    turn: Duration,
+}
 
 /// Why a scan stopped.
 #[derive(Debug, thiserror::Error)]
@@ -141,7 +150,7 @@ async fn look(ctx: &Context, scan: &NodeScan) -> Result<Turn, Failure> {
         return look_through(ctx, scan).await.map(|()| Turn::Done);
     }
     // The comparison looks at the clock with each entry. Whatever else a node thinks of to make it wait ends here.
-    let compared = tokio::time::timeout(TURN * 2, compare(ctx, scan)).await;
+    let compared = tokio::time::timeout(BOUNDS.turn * 2, compare(ctx, scan)).await;
     compared.unwrap_or_else(|_| Err(NodeError::TimedOut.into()))
 }
 
@@ -240,9 +249,20 @@ fn lasts(error: &MetadataError) -> bool {
 
 /// Compares what the node holds with what is recorded of it, both in order of chunk id.
 async fn compare(ctx: &Context, scan: &NodeScan) -> Result<Turn, Failure> {
-    let (node, began) = (scan.node, Instant::now());
     let from = scan.after.map(|at| at.chunk);
-    let held = ctx.plane.nodes().list_chunks(node, from, 0, false).await?;
+    let held = ctx.plane.nodes().list_chunks(scan.node, from, 0, false).await?;
+    compare_with(ctx, scan, held, BOUNDS).await
+}
+
+async fn compare_with(
+    ctx: &Context,
+    scan: &NodeScan,
+    held: impl Stream<Item = Result<ListedChunk, NodeError>>,
+    bounds: Bounds,
+) -> Result<Turn, Failure> {
+    let (node, began) = (scan.node, Instant::now());
+    let is_over = || began.elapsed() >= bounds.turn;
+    let passed_by = ctx.metrics.inventory.with_label_values(&["passed_by"]);
     let mut held = std::pin::pin!(held.peekable());
     let mut after = scan.after;
     let (mut recorded, mut orphans) = (0, 0);
@@ -250,7 +270,7 @@ async fn compare(ctx: &Context, scan: &NodeScan) -> Result<Turn, Failure> {
     loop {
         let page = ctx.metadata.node_locations(node, after, PAGE).await?;
         let end = page.last().map(|last| last.at);
-        recorded += page.len() as u64;
+        recorded += page.len();
         ctx.metrics.scanned.with_label_values(&[scan.reason.as_str()]).inc_by(page.len() as u64);
         let mut compared = Comparison::default();
         // What is listed after the last location is met by none.
@@ -265,17 +285,25 @@ async fn compare(ctx: &Context, scan: &NodeScan) -> Result<Turn, Failure> {
                     entry = Some(next);
                     continue;
                 }
-                orphans += u64::from(compared.orphan(&next, after));
+                let room = orphans < bounds.orphans.saturating_add(recorded);
+                if !room && chunk.is_none() {
+                    // Nothing that is recorded is left to be met.
+                    break;
+                }
+                if room {
+                    orphans += usize::from(compared.orphan(&next, after));
+                } else {
+                    passed_by.inc();
+                }
                 if compared.orphans.len() >= PAGE {
                     record(ctx, node, std::mem::take(&mut compared), &mut believable).await?;
                 }
-                let over = began.elapsed() >= TURN;
-                // Where not one page was done in all that time, the next turn would not do one either.
-                if orphans >= ORPHANS_MAX as u64 + recorded || over && after == scan.after {
-                    return flooded(ctx, node, recorded).await;
-                }
-                if over {
-                    return Ok(Turn::Over);
+                if is_over() {
+                    record(ctx, node, compared, &mut believable).await?;
+                    let here = same.map(|same| same[0].at).or(after);
+                    let here = here.map(|at| NodeCursor { chunk: next.chunk, ..at });
+                    return break_off(ctx, scan, &page, here.filter(|at| came_on(scan.after, after, *at)))
+                        .await;
                 }
             }
             compared.meet(same.unwrap_or_default(), entry.as_ref());
@@ -283,21 +311,47 @@ async fn compare(ctx: &Context, scan: &NodeScan) -> Result<Turn, Failure> {
         record(ctx, node, compared, &mut believable).await?;
         let Some(last) = end else { break };
         after = Some(last);
-        let stripes: BTreeSet<StripeRef> = page.iter().map(|location| location.at.stripe).collect();
-        judge(ctx, stripes, "inventory compared").await?;
+        judge_met(ctx, &page).await?;
         ctx.metadata.advance_scan(scan, last, LEASE).await?;
-        if began.elapsed() >= TURN {
+        if is_over() {
             return Ok(Turn::Over);
         }
     }
     // Of a comparison that went on where another stopped, only the rest was counted.
-    ctx.metadata.finish_inventory(node, scan.after.is_none().then_some(recorded)).await?;
+    ctx.metadata.finish_inventory(node, scan.after.is_none().then_some(recorded as u64)).await?;
     Ok(Turn::Done)
 }
 
-/// Ends the comparison with a node whose list might have no end: the next one, when it is due, goes on with what is recorded by then.
-async fn flooded(ctx: &Context, node: NodeId, recorded: u64) -> Result<Turn, Failure> {
-    warn!(%node, recorded, "a node lists far more than it was given; the rest is looked at another time");
+async fn judge_met(ctx: &Context, met: &[NodeLocation]) -> Result<(), MetadataError> {
+    let stripes: BTreeSet<StripeRef> = met.iter().map(|location| location.at.stripe).collect();
+    judge(ctx, stripes, "inventory compared").await
+}
+
+/// Whether a turn that began after `from`, met all up to `after` and got to `here` leaves less to be done. It does where it met a page of
+/// locations, and between two of them where it came through a part of all the ids there could be: so a list that has no end has
+/// an end of turns, 256 beside those of the locations.
+fn came_on(from: Option<NodeCursor>, after: Option<NodeCursor>, here: NodeCursor) -> bool {
+    let part = |at: NodeCursor| at.chunk.as_bytes()[0];
+    after != from || part(here) > from.map_or(0, part)
+}
+
+/// Ends a turn between the locations of a page, to go on from `here`; or the comparison, where there is nothing to be gained.
+async fn break_off(
+    ctx: &Context,
+    scan: &NodeScan,
+    page: &[NodeLocation],
+    here: Option<NodeCursor>,
+) -> Result<Turn, Failure> {
+    let Some(here) = here else { return flooded(ctx, scan.node).await };
+    let met = page.partition_point(|location| location.at.chunk < here.chunk);
+    judge_met(ctx, &page[..met]).await?;
+    ctx.metadata.advance_scan(scan, here, LEASE).await?;
+    Ok(Turn::Over)
+}
+
+/// Ends the comparison with a node whose list seems to have no end: the next one begins anew when it is due.
+async fn flooded(ctx: &Context, node: NodeId) -> Result<Turn, Failure> {
+    warn!(%node, "a node lists far more than it was given; the rest is looked at another time");
     ctx.metrics.inventory.with_label_values(&["flooded"]).inc();
     ctx.metadata.finish_inventory(node, None).await?;
     Ok(Turn::Done)
@@ -424,9 +478,20 @@ async fn record(
 
 #[cfg(test)]
 mod tests {
+    use cyxcloud_core::address::AddressPolicy;
+    use cyxcloud_core::seal::MasterKey;
     use cyxcloud_core::{ByteCount, Generation, Geometry, SegmentId};
+    use cyxcloud_dataplane::DataPlane;
+    use cyxcloud_metadata::MetadataStore;
+    use cyxcloud_metadata::conformance::{online_nodes, place};
+    use cyxcloud_metadata::model::Content;
+    use cyxcloud_metadata::sqlite::{SqliteConfig, SqliteStore};
 
     use super::*;
+    use crate::cluster::{Limits, Watch};
+    use crate::metrics::Metrics;
+    use crate::throttle::{Throttle, Throttles};
+    use crate::{Tuning, audit};
 
     fn generation(counter: u64) -> Generation {
         Generation { incarnation: uuid::Uuid::from_u128(1), counter }
@@ -479,5 +544,122 @@ mod tests {
         compared.orphan(&entry(7, 1, false), None);
         compared.orphan(&entry(7, 1, false), Some(at(7, Stored).at));
         assert_eq!(compared.orphans, [(ChunkId::of(&[7]), generation(1))]);
+    }
+
+    /// A rebalancer without nodes.
+    fn context() -> Context {
+        let metadata: Arc<dyn MetadataStore> =
+            Arc::new(SqliteStore::open(&SqliteConfig::Memory).expect("open"));
+        let (master, registry) = (MasterKey::from_bytes([1; 32]), prometheus::Registry::new());
+        let config = cyxcloud_dataplane::Config::default();
+        let plane =
+            DataPlane::new(config, metadata.clone(), AddressPolicy::default(), master.clone(), &registry);
+        let limits =
+            Limits { window: Duration::from_secs(600), min_copies: 3, offline: Duration::from_secs(300) };
+        let (claimed, _): (audit::Claimed, _) = tokio::sync::mpsc::unbounded_channel();
+        Context {
+            watch: Watch::new(metadata.clone(), plane.clone(), limits),
+            repair_budget: Throttle::new(0),
+            node_budgets: Throttles::new(0),
+            claimed,
+            metrics: Metrics::new(&registry).expect("registered once"),
+            metadata,
+            plane,
+            master,
+            tuning: Tuning::default(),
+        }
+    }
+
+    /// A node with locations, which are its list too, and its inventory in hand.
+    struct Compared {
+        ctx: Context,
+        recorded: Vec<NodeLocation>,
+        scan: NodeScan,
+    }
+
+    impl Compared {
+        async fn make() -> Self {
+            let ctx = context();
+            let store = ctx.metadata.clone();
+            let place = place(&*store).await;
+            let nodes = online_nodes(&*store, 1).await;
+            let segment = place.striped(Geometry::STANDARD, 2, &nodes);
+            store.commit_object(&place.commit("k", Content::New(segment))).await.expect("commit");
+            let recorded = store.node_locations(nodes[0], None, PAGE).await.expect("look");
+            store.queue_inventory(nodes[0]).await.expect("queue");
+            let scan = Self::claim(&store).await.expect("is due");
+            Self { ctx, recorded, scan }
+        }
+
+        async fn claim(store: &Arc<dyn MetadataStore>) -> Option<NodeScan> {
+            store.claim_scans(ScanClass::Periodic, 1, LEASE).await.expect("claim").pop()
+        }
+
+        /// Compares with a list of all that is recorded, the last of it in quarantine, and of chunks that are not.
+        async fn with(&self, orphans: &[ChunkId], bounds: Bounds) -> Turn {
+            let recorded = self.recorded.iter().map(|at| (at.at.chunk, at.generation));
+            let others = orphans.iter().map(|chunk| (*chunk, generation(1)));
+            let last = self.last().at.chunk;
+            let mut list: Vec<ListedChunk> = recorded
+                .chain(others)
+                .map(|(chunk, generation)| ListedChunk {
+                    chunk,
+                    generation,
+                    quarantined: chunk == last,
+                    ..entry(0, 1, false)
+                })
+                .collect();
+            list.sort_by_key(|listed| listed.chunk);
+            let list = futures::stream::iter(list.into_iter().map(Ok));
+            compare_with(&self.ctx, &self.scan, list, bounds).await.expect("compared")
+        }
+
+        fn last(&self) -> &NodeLocation {
+            self.recorded.last().expect("there are some")
+        }
+
+        async fn last_is(&self) -> LocationStatus {
+            let now = self.ctx.metadata.node_locations(self.scan.node, None, PAGE).await.expect("look");
+            now.last().expect("there are some").status
+        }
+    }
+
+    fn low(number: u8) -> ChunkId {
+        let mut id = [0; 32];
+        id[31] = number;
+        ChunkId::from_bytes(id)
+    }
+
+    /// However many orphans lie before it; no more of them are recorded than are allowed.
+    #[tokio::test]
+    async fn what_is_missing_behind_many_orphans_is_found() {
+        let compared = Compared::make().await;
+        let recorded = compared.recorded.len();
+        let orphans: Vec<ChunkId> = (0..200).map(low).collect();
+        let turn = compared.with(&orphans, Bounds { orphans: 3, ..BOUNDS }).await;
+        assert_eq!((turn, compared.last_is().await), (Turn::Done, LocationStatus::Missing));
+        let store = &compared.ctx.metadata;
+        assert_eq!(store.gc_state().await.expect("look").orphans, 3 + recorded as u64);
+        let seen = store.nodes_upkeep().await.expect("look").pop().expect("is known");
+        assert_eq!((seen.reconciled_at.is_some(), seen.locations), (true, recorded as u64));
+    }
+
+    /// Between two locations too, where it came on; a list that has no end is left.
+    #[tokio::test]
+    async fn a_turn_that_is_over_goes_on_where_it_was() {
+        let over = Bounds { turn: Duration::ZERO, ..BOUNDS };
+        let compared = Compared::make().await;
+        assert_eq!(compared.with(&[low(1)], over).await, Turn::Done, "it got nowhere");
+        assert_eq!(compared.last_is().await, LocationStatus::Stored);
+        // Before the last location, and behind all others.
+        let mut middle = *compared.last().at.chunk.as_bytes();
+        middle[16..].fill(0);
+        let middle = ChunkId::from_bytes(middle);
+        assert_eq!(compared.with(&[middle], over).await, Turn::Over);
+        let store = &compared.ctx.metadata;
+        store.pause_scan(&compared.scan, Duration::ZERO).await.expect("put down");
+        let again = Compared::claim(store).await.expect("is due");
+        assert_eq!(again.after.map(|at| at.chunk), Some(middle));
+        assert_eq!(store.gc_state().await.expect("look").orphans, 2);
     }
 }

@@ -260,9 +260,11 @@ pub async fn brought_up_to_date(store: &dyn MetadataStore) {
 
 /// An owner and a bucket of one test.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
-    pub(crate) owner: OwnerId,
-    pub(crate) bucket: BucketId,
+pub struct Place {
+    /// The owner.
+    pub owner: OwnerId,
+    /// The bucket.
+    pub bucket: BucketId,
 }
 
 /// A v4 id of its own.
@@ -300,7 +302,8 @@ fn new_bucket(owner: OwnerId) -> Bucket {
     }
 }
 
-pub(crate) async fn place(store: &dyn MetadataStore) -> Place {
+/// A new owner with a new bucket.
+pub async fn place(store: &dyn MetadataStore) -> Place {
     place_with_quota(store, None).await
 }
 
@@ -312,7 +315,7 @@ async fn place_with_quota(store: &dyn MetadataStore, quota: Option<ByteCount>) -
 
 impl Place {
     /// A segment that lives in its row.
-    pub(crate) fn inline(self, body: &[u8]) -> NewSegment {
+    pub fn inline(self, body: &[u8]) -> NewSegment {
         NewSegment {
             id: fresh(),
             owner: self.owner,
@@ -333,7 +336,7 @@ impl Place {
 
     /// A segment of `stripes` stripes (the last one short), shard `i` on node `i` modulo their number, and so on
     /// for copies.
-    pub(crate) fn striped(self, geometry: Geometry, stripes: u32, nodes: &[NodeId]) -> NewSegment {
+    pub fn striped(self, geometry: Geometry, stripes: u32, nodes: &[NodeId]) -> NewSegment {
         let stripe_size = 1000;
         let short = u64::from(stripes.saturating_sub(1)) * stripe_size + 137;
         NewSegment {
@@ -348,7 +351,7 @@ impl Place {
     }
 
     /// A commit under a key, of a new upload without an intent. Its ETag is random.
-    pub(crate) fn commit(self, key: &str, content: Content) -> CommitObject {
+    pub fn commit(self, key: &str, content: Content) -> CommitObject {
         let size = match &content {
             Content::New(segment) => segment.length,
             Content::References(ranges) => ByteCount::bytes(ranges.iter().map(|range| range.length).sum()),
@@ -450,7 +453,7 @@ fn new_node() -> RegisterNode {
 }
 
 /// Registers `count` nodes that are online.
-pub(crate) async fn online_nodes(store: &dyn MetadataStore, count: usize) -> Vec<NodeId> {
+pub async fn online_nodes(store: &dyn MetadataStore, count: usize) -> Vec<NodeId> {
     let mut ids = Vec::new();
     for _ in 0..count {
         ids.push(store.register_node(&new_node()).await.expect("register a node").id);
