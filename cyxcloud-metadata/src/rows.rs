@@ -148,6 +148,15 @@ pub(crate) fn chunk_count(segment: &NewSegment) -> i32 {
     }
 }
 
+/// How many of these, in their order, come to no more than `most`; the first one always.
+pub(crate) fn up_to(most: u64, counts: impl IntoIterator<Item = u64>) -> usize {
+    let sums = counts.into_iter().scan(0u64, |sum, count| {
+        *sum = sum.saturating_add(count);
+        Some(*sum)
+    });
+    sums.enumerate().take_while(|(nth, sum)| *nth == 0 || *sum <= most).count()
+}
+
 /// What a segment adds to the shape of a file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SegmentShape {

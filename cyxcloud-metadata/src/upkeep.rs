@@ -102,11 +102,13 @@ pub trait Upkeep: Send + Sync {
         brake: GcBrake,
     ) -> Result<std::result::Result<GcStep, GcHalt>>;
     /// Second phase: condemned for at least `grace`, looked at once more under the lock: rows go, chunks are handed to
-    /// deletion on their nodes.
+    /// deletion on their nodes. Of at most `limit` segments, and of no more than have `chunks` chunks on nodes, but of one at least:
+    /// others wait for it.
     async fn collect_segments(
         &self,
         grace: Duration,
         limit: usize,
+        chunks: u64,
     ) -> Result<std::result::Result<GcStep, GcHalt>>;
     /// Claims deletes whose time has come: no location names (node, chunk), and no upload and no repair that began at or
     /// before the entry is under way. An entry that a location names again is dropped. Nothing while frozen, and nothing on

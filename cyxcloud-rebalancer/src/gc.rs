@@ -18,6 +18,8 @@ use crate::Context;
 
 /// Segments or orphans in one transaction.
 const BATCH: usize = 1_000;
+/// Chunks on nodes whose rows go in one transaction, however large their segments: uploads and heartbeats may wait for it.
+const CHUNKS: u64 = 20_000;
 /// Deletes claimed at a time, and sent at the same time.
 const DELETES: usize = 512;
 const DELETES_AT_ONCE: usize = 32;
@@ -97,7 +99,7 @@ async fn condemn(ctx: &Context) -> Result<Option<GcHalt>> {
 
 async fn collect(ctx: &Context) -> Result<Option<GcHalt>> {
     loop {
-        let step = match ctx.metadata.collect_segments(ctx.tuning.gc_grace(), BATCH).await? {
+        let step = match ctx.metadata.collect_segments(ctx.tuning.gc_grace(), BATCH, CHUNKS).await? {
             Ok(step) => step,
             Err(halt) => return Ok(Some(halt)),
         };
@@ -106,7 +108,8 @@ async fn collect(ctx: &Context) -> Result<Option<GcHalt>> {
         if step.taken > 0 {
             crash_point!("gc.collected");
         }
-        if (step.looked_at as usize) < BATCH {
+        // Few may be as many as were allowed.
+        if step.looked_at == 0 {
             return Ok(None);
         }
     }

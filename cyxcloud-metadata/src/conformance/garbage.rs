@@ -1,5 +1,6 @@
 //! Garbage: what goes, what stays because somebody may still need it, and what stops it all.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -25,7 +26,8 @@ async fn look(store: &dyn MetadataStore) -> GcState {
 /// Collects all that is condemned; answers how many chunks went to deletion.
 async fn collect(store: &dyn MetadataStore) -> u64 {
     let step = until("a segment can be collected", async || {
-        let step = store.collect_segments(Duration::ZERO, 1000).await.expect("collect").expect("go on");
+        let step =
+            store.collect_segments(Duration::ZERO, 1000, u64::MAX).await.expect("collect").expect("go on");
         (step.taken > 0).then_some(step)
     })
     .await;
@@ -120,7 +122,7 @@ pub async fn only_what_nothing_refers_to_is_condemned(store: &dyn MetadataStore)
     let refused = store.commit_object(&place.commit("late", reference)).await;
     assert!(matches!(refused, Err(Error::SourceGone)), "{refused:?}");
     // In its grace it can still be read.
-    let waits = store.collect_segments(LONG, 1000).await.expect("collect").expect("go on");
+    let waits = store.collect_segments(LONG, 1000, u64::MAX).await.expect("collect").expect("go on");
     assert_eq!(waits.taken, 0);
     assert_eq!(stripes(store, &gone, 0..2).await, expected(&gone));
     place.delete(store, &["copy"]).await;
@@ -187,7 +189,7 @@ pub async fn a_freeze_stops_everything(store: &dyn MetadataStore) {
     assert_eq!(before, waiting);
     let halt = || GcHalt::Frozen("restored from a backup".to_owned());
     assert_eq!(store.condemn_segments(1000, FREE).await.expect("condemn"), Err(halt()));
-    assert_eq!(store.collect_segments(Duration::ZERO, 1000).await.expect("collect"), Err(halt()));
+    assert_eq!(store.collect_segments(Duration::ZERO, 1000, u64::MAX).await.expect("collect"), Err(halt()));
     assert_eq!(store.condemn_orphans(Duration::ZERO, 1000, FREE).await.expect("condemn").taken, 0);
     assert_eq!(claim(store).await, []);
     assert_eq!(look(store).await, before);
@@ -234,6 +236,26 @@ pub async fn a_collected_segment_leaves_deletes(store: &dyn MetadataStore) {
     tick(store).await;
     assert_eq!(claim(store).await, []);
     assert_eq!(look(store).await.deletes, 1);
+}
+
+/// However large segments are: of what goes at once there is a limit, for others wait for it.
+pub async fn large_segments_are_collected_one_by_one(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    for name in ["a", "b", "c", "d"] {
+        stored(store, place, name, 2, &nodes).await;
+    }
+    place.delete(store, &["a", "b", "c", "d"]).await;
+    condemn(store).await;
+    tick(store).await;
+    let collect = async |chunks| {
+        store.collect_segments(Duration::ZERO, 1000, chunks).await.expect("collect").expect("go on")
+    };
+    let step = |segments| GcStep { looked_at: segments, taken: segments, chunks: 10 * segments };
+    assert_eq!(collect(9).await, step(1), "one at least");
+    assert_eq!(collect(29).await, step(2));
+    assert_eq!(collect(29).await, step(1));
+    assert_eq!(collect(29).await, GcStep::default());
 }
 
 /// Two segments may have one and the same chunk on one node: it stays as long as one of them does.
@@ -333,7 +355,7 @@ pub async fn a_node_that_is_not_there_is_not_asked_to_delete(store: &dyn Metadat
     step(2, Online, Draining).await;
     let asked = async || {
         let claimed = deletes(store).await;
-        claimed.into_iter().map(|at| at.node).collect::<std::collections::BTreeSet<_>>()
+        claimed.into_iter().map(|at| at.node).collect::<BTreeSet<_>>()
     };
     assert_eq!(asked().await, nodes[2..].iter().copied().collect());
     tick(store).await;
@@ -551,13 +573,13 @@ pub async fn a_compared_inventory_is_recorded(store: &dyn MetadataStore) {
         assert_eq!(now, want);
         assert_eq!(look(store).await.orphans, 1);
     }
-    let missed: std::collections::BTreeSet<u32> = ours[..2].iter().map(|at| at.at.stripe.index).collect();
+    let missed: BTreeSet<u32> = ours[..2].iter().map(|at| at.at.stripe.index).collect();
     let jobs = until("repairs can be claimed", async || {
         let jobs = store.claim_repairs(i32::MAX, 10, LONG).await.expect("claim");
         (jobs.len() >= missed.len()).then_some(jobs)
     })
     .await;
-    assert_eq!(jobs.iter().map(|job| job.stripe.index).collect::<std::collections::BTreeSet<_>>(), missed);
+    assert_eq!(jobs.iter().map(|job| job.stripe.index).collect::<BTreeSet<_>>(), missed);
     let back = Reconciled {
         found: vec![(ours[0].at, held_again(70)), (elsewhere, held_again(70))],
         ..found_nothing(nodes[0])

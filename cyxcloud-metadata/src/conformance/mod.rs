@@ -98,6 +98,7 @@ macro_rules! conformance_suite {
             garbage::a_brake_changes_nothing,
             garbage::a_freeze_stops_everything,
             garbage::a_collected_segment_leaves_deletes,
+            garbage::large_segments_are_collected_one_by_one,
             garbage::a_chunk_that_is_still_named_stays,
             garbage::a_delete_waits_for_older_uploads,
             garbage::a_delete_waits_for_older_repairs,

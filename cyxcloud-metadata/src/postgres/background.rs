@@ -132,8 +132,9 @@ impl Upkeep for PostgresStore {
         &self,
         grace: Duration,
         limit: usize,
+        chunks: u64,
     ) -> Result<std::result::Result<GcStep, GcHalt>> {
-        self.collect(grace, limit).await
+        self.collect(grace, limit, chunks).await
     }
 
     async fn claim_deletes(&self, limit: usize, lease: Duration) -> Result<Vec<ChunkDelete>> {

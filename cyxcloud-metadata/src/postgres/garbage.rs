@@ -16,6 +16,7 @@ use super::multipart;
 use super::read;
 use super::transact::{self, BEGIN, Failure};
 use crate::error::Result;
+use crate::rows;
 use crate::upkeep::model::{GcBrake, GcHalt, GcState, GcStep, GcThawed};
 
 /// The answer of a step: done, or why not.
@@ -36,9 +37,9 @@ impl PostgresStore {
         .await
     }
 
-    pub(super) async fn collect(&self, grace: Duration, limit: usize) -> Result<Halted<GcStep>> {
+    pub(super) async fn collect(&self, grace: Duration, limit: usize, chunks: u64) -> Result<Halted<GcStep>> {
         transact::run_idempotent(&self.pool, "collect segments", BEGIN, |conn, _| {
-            Box::pin(collect_in(conn, grace, limit))
+            Box::pin(collect_in(conn, grace, limit, chunks))
         })
         .await
     }
@@ -246,8 +247,9 @@ async fn collect_in(
     conn: &mut PgConnection,
     grace: Duration,
     limit: usize,
+    chunks: u64,
 ) -> Result<Halted<GcStep>, Failure> {
-    const LOCK: &str = "SELECT id FROM segments
+    const LOCK: &str = "SELECT id, chunk_count::bigint * copies FROM segments
         WHERE state = 'condemned' AND condemned_at <= now() - $1 * interval '1 millisecond'
         ORDER BY condemned_at LIMIT $2 FOR UPDATE SKIP LOCKED";
     const PARDON: &str = "UPDATE segments SET state = 'live', condemned_at = NULL WHERE id = ANY($1)";
@@ -265,11 +267,10 @@ async fn collect_in(
     if let Some(halt) = frozen(conn).await? {
         return Ok(Err(halt));
     }
-    let locked: Vec<Uuid> = sqlx::query_scalar(LOCK)
-        .bind(read::millis(grace))
-        .bind(read::limit(limit))
-        .fetch_all(&mut *conn)
-        .await?;
+    let due: Vec<(Uuid, i64)> =
+        sqlx::query_as(LOCK).bind(read::millis(grace)).bind(read::limit(limit)).fetch_all(&mut *conn).await?;
+    let taken = rows::up_to(chunks, due.iter().map(|(_, held)| u64::try_from(*held).unwrap_or(0)));
+    let locked: Vec<Uuid> = due[..taken].iter().map(|(segment, _)| *segment).collect();
     let mut step = GcStep { looked_at: locked.len() as u64, ..GcStep::default() };
     if locked.is_empty() {
         return Ok(Ok(step));

@@ -151,8 +151,9 @@ impl Upkeep for SqliteStore {
         &self,
         grace: Duration,
         limit: usize,
+        chunks: u64,
     ) -> Result<std::result::Result<GcStep, GcHalt>> {
-        self.engine.write("collect segments", move |db| garbage::collect(db, grace, limit)).await
+        self.engine.write("collect segments", move |db| garbage::collect(db, grace, limit, chunks)).await
     }
 
     async fn claim_deletes(&self, limit: usize, lease: Duration) -> Result<Vec<ChunkDelete>> {

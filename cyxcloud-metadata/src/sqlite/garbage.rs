@@ -12,6 +12,7 @@ use rusqlite::{Connection, params};
 use super::deletes;
 use super::engine::Done;
 use super::row::{self, all, int, number, one, run};
+use crate::rows;
 use crate::upkeep::model::{GcBrake, GcHalt, GcState, GcStep, GcThawed};
 
 /// Name of the constant that says why garbage collection is frozen.
@@ -132,20 +133,26 @@ fn count(db: &Connection, sql: &str) -> Done<u64> {
     Ok(u64::try_from(number(db, sql, [])?).unwrap_or(0))
 }
 
-pub(super) fn collect(db: &Connection, grace: Duration, limit: usize) -> Done<Result<GcStep, GcHalt>> {
+pub(super) fn collect(
+    db: &Connection,
+    grace: Duration,
+    limit: usize,
+    chunks: u64,
+) -> Done<Result<GcStep, GcHalt>> {
     const DUE: &str = "SELECT g.id, EXISTS (SELECT 1 FROM file_segments f WHERE f.segment_id = g.id)
-            OR EXISTS (SELECT 1 FROM part_segments p WHERE p.segment_id = g.id)
+            OR EXISTS (SELECT 1 FROM part_segments p WHERE p.segment_id = g.id), g.chunk_count * g.copies
         FROM segments g WHERE g.state = 'condemned' AND g.condemned_at <= ?1 ORDER BY g.condemned_at LIMIT ?2";
     const PARDON: &str = "UPDATE segments SET state = 'live', condemned_at = NULL WHERE id = ?1";
     if let Some(reason) = frozen(db)? {
         return Ok(Err(GcHalt::Frozen(reason)));
     }
-    let due: Vec<(SegmentId, bool)> =
+    let mut due: Vec<(SegmentId, bool, u64)> =
         all(db, DUE, params![row::before(row::now(), grace), int(limit as u64)], |row| {
-            Ok((row::id(row, 0)?, row.get(1)?))
+            Ok((row::id(row, 0)?, row.get(1)?, row::count(row, 2)?))
         })?;
+    due.truncate(rows::up_to(chunks, due.iter().map(|(.., held)| *held)));
     let mut step = GcStep { looked_at: due.len() as u64, ..GcStep::default() };
-    for (segment, referenced) in due {
+    for (segment, referenced, _) in due {
         if referenced {
             run(db, PARDON, [segment.as_uuid()])?;
         } else {

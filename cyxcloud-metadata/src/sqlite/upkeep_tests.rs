@@ -58,7 +58,7 @@ async fn condemn(store: &SqliteStore) -> GcStep {
 }
 
 async fn collect(store: &SqliteStore) -> GcStep {
-    store.collect_segments(NOW, 100).await.expect("collect").expect("go on")
+    store.collect_segments(NOW, 100, u64::MAX).await.expect("collect").expect("go on")
 }
 
 async fn tick() {
@@ -87,7 +87,7 @@ async fn garbage_goes_in_two_phases_and_leaves_nothing() {
     assert_eq!((state.candidates, state.condemned, state.deletes), (0, 2, 0));
     store.report_corrupt_chunks(nodes[2], &[cursor(&segment, 1, 2).chunk]).await.expect("report");
     assert_eq!(count(&store, "SELECT count(*) FROM repair_jobs").await, 1, "not of what nobody needs");
-    let early = store.collect_segments(LONG, 100).await.expect("collect").expect("go on");
+    let early = store.collect_segments(LONG, 100, u64::MAX).await.expect("collect").expect("go on");
     assert_eq!(early, GcStep::default());
     assert_eq!(collect(&store).await, GcStep { looked_at: 2, taken: 2, chunks: 15 });
     assert_eq!(count(&store, LEFT).await, 0);
@@ -140,7 +140,7 @@ async fn a_brake_and_a_freeze_stop_it_all() {
     store.freeze_gc("restored").await.expect("freeze");
     let frozen = GcHalt::Frozen("restored".to_owned());
     assert_eq!(store.condemn_segments(100, FREE).await.expect("judge"), Err(frozen.clone()));
-    assert_eq!(store.collect_segments(NOW, 100).await.expect("judge"), Err(frozen));
+    assert_eq!(store.collect_segments(NOW, 100, u64::MAX).await.expect("judge"), Err(frozen));
     assert_eq!(store.gc_state().await.expect("look").frozen.as_deref(), Some("restored"));
     assert!(store.thaw_gc().await.expect("thaw").frozen);
     assert!(!store.thaw_gc().await.expect("thaw").frozen);

@@ -40,7 +40,7 @@ async fn nothing_visible_is_collected() {
     let collect = async || {
         for _ in 0..40 {
             store.condemn_segments(3, FREE).await.expect("condemn").expect("goes on");
-            store.collect_segments(Duration::ZERO, 3).await.expect("collect").expect("goes on");
+            store.collect_segments(Duration::ZERO, 3, u64::MAX).await.expect("collect").expect("goes on");
         }
     };
     for round in 0..8 {
@@ -50,7 +50,7 @@ async fn nothing_visible_is_collected() {
     for _ in 0..3 {
         store.condemn_segments(1000, FREE).await.expect("condemn").expect("goes on");
         tokio::time::sleep(Duration::from_millis(5)).await;
-        store.collect_segments(Duration::ZERO, 1000).await.expect("collect").expect("goes on");
+        store.collect_segments(Duration::ZERO, 1000, u64::MAX).await.expect("collect").expect("goes on");
     }
     let beside = &mut database.connection().await;
     let left: (i64, i64, i64, i64) = sqlx::query_as(
