@@ -145,7 +145,7 @@ impl From<RepairQueue> for RepairsBody {
     }
 }
 
-/// What waits to be collected.
+/// What waits to be collected; no more than 100,000 of each kind are counted.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct GcBody {
     candidates: u64,

@@ -116,7 +116,7 @@ pub trait Upkeep: Send + Sync {
     async fn claim_deletes(&self, limit: usize, lease: Duration) -> Result<Vec<ChunkDelete>>;
     /// Records what became of claimed deletes.
     async fn finish_deletes(&self, outcomes: &[(i64, DeleteOutcome)]) -> Result<()>;
-    /// How much there is.
+    /// How much there is, up to [`GcState::COUNTED_MAX`] of each kind: it is asked for often.
     async fn gc_state(&self) -> Result<GcState>;
     /// Stops garbage collection until `thaw_gc`, with a reason for operators.
     async fn freeze_gc(&self, reason: &str) -> Result<()>;

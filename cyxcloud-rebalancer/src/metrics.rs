@@ -82,7 +82,11 @@ impl Metrics {
                 "Locations at risk, of nodes that are heard, not proven within AUDIT_RISK_SECS; 1,000 are looked at",
             )?,
             collected: make.counters("collected_total", "Steps of garbage collection", "step")?,
-            garbage: make.gauges("garbage", "What waits to be collected", "kind")?,
+            garbage: make.gauges(
+                "garbage",
+                "What waits to be collected; no more than 100,000 of a kind are counted",
+                "kind",
+            )?,
             gc_halted: make
                 .gauge("gc_halted", "1 while collection is frozen or a brake holds; an operator must look")?,
         };

@@ -46,16 +46,17 @@ impl PostgresStore {
 
     pub(super) async fn garbage(&self) -> Result<GcState> {
         const STATE: &str = "SELECT
-            (SELECT count(*) FROM gc_candidates) AS candidates,
-            (SELECT count(*) FROM segments WHERE state = 'condemned') AS condemned,
-            (SELECT count(*) FROM chunk_deletes) AS deletes,
-            (SELECT count(*) FROM chunk_deletes WHERE not_before <= now()) AS deletes_due,
-            (SELECT count(*) FROM orphans) AS orphans,
+            (SELECT count(*) FROM (SELECT FROM gc_candidates LIMIT $3) c) AS candidates,
+            (SELECT count(*) FROM (SELECT FROM segments WHERE state = 'condemned' LIMIT $3) s) AS condemned,
+            (SELECT count(*) FROM (SELECT FROM chunk_deletes LIMIT $3) d) AS deletes,
+            (SELECT count(*) FROM (SELECT FROM chunk_deletes WHERE not_before <= now() LIMIT $3) e) AS deletes_due,
+            (SELECT count(*) FROM (SELECT FROM orphans LIMIT $3) o) AS orphans,
             (SELECT value FROM constants WHERE name = $1) AS frozen,
             (SELECT value FROM constants WHERE name = $2) AS halted";
         transact::single(&self.pool, "look at the garbage", |conn, _| {
             Box::pin(async move {
-                let row = &sqlx::query(STATE).bind(FROZEN).bind(HALTED).fetch_one(conn).await?;
+                let most = read::limit(GcState::COUNTED_MAX);
+                let row = &sqlx::query(STATE).bind(FROZEN).bind(HALTED).bind(most).fetch_one(conn).await?;
                 Ok(GcState {
                     candidates: read::total(row, "candidates")?,
                     condemned: read::total(row, "condemned")?,

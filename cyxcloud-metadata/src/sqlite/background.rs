@@ -166,7 +166,8 @@ impl Upkeep for SqliteStore {
     }
 
     async fn gc_state(&self) -> Result<GcState> {
-        self.engine.read("read the state of garbage collection", garbage::state).await
+        let state = |db: &Connection| garbage::state(db, GcState::COUNTED_MAX);
+        self.engine.read("read the state of garbage collection", state).await
     }
 
     async fn freeze_gc(&self, reason: &str) -> Result<()> {

@@ -127,8 +127,6 @@ fn halted(db: &Connection, more: u64, brake: GcBrake) -> Done<Option<GcHalt>> {
     Ok(brake.holds(candidates, segments).then_some(GcHalt::Brake { candidates, segments }))
 }
 
-const CONDEMNED: &str = "SELECT count(*) FROM segments WHERE state = 'condemned'";
-
 fn count(db: &Connection, sql: &str) -> Done<u64> {
     Ok(u64::try_from(number(db, sql, [])?).unwrap_or(0))
 }
@@ -180,14 +178,21 @@ fn erase(db: &Connection, segment: SegmentId) -> Done<u64> {
     Ok(chunks as u64)
 }
 
-pub(super) fn state(db: &Connection) -> Done<GcState> {
-    const DUE: &str = "SELECT count(*) FROM chunk_deletes WHERE not_before <= ?1";
+/// How much there is; no more than `most` of each kind are counted.
+pub(super) fn state(db: &Connection, most: usize) -> Done<GcState> {
+    const DUE: &str = "SELECT count(*) FROM (SELECT 1 FROM chunk_deletes WHERE not_before <= ?2 LIMIT ?1)";
+    let most = int(most as u64);
+    let count = |rows: &str| -> Done<u64> {
+        let sql = format!("SELECT count(*) FROM (SELECT 1 FROM {rows} LIMIT ?1)");
+        Ok(u64::try_from(number(db, &sql, [most])?).unwrap_or(0))
+    };
+    let deletes_due = number(db, DUE, params![most, row::now().unix_millis()])?;
     Ok(GcState {
-        candidates: count(db, "SELECT count(*) FROM gc_candidates")?,
-        condemned: count(db, CONDEMNED)?,
-        deletes: count(db, "SELECT count(*) FROM chunk_deletes")?,
-        deletes_due: u64::try_from(number(db, DUE, [row::now().unix_millis()])?).unwrap_or(0),
-        orphans: count(db, "SELECT count(*) FROM orphans")?,
+        candidates: count("gc_candidates")?,
+        condemned: count("segments WHERE state = 'condemned'")?,
+        deletes: count("chunk_deletes")?,
+        deletes_due: u64::try_from(deletes_due).unwrap_or(0),
+        orphans: count("orphans")?,
         frozen: frozen(db)?,
         halted: note(db, HALTED)?,
     })

@@ -106,6 +106,28 @@ async fn garbage_goes_in_two_phases_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn no_more_garbage_is_counted_than_is_asked_for() {
+    let (store, place, nodes) = opened().await;
+    for key in ["a", "b", "c", "d"] {
+        put(&store, place, key, &place.striped(coded(), 1, &nodes)).await;
+    }
+    let counted = async |most| {
+        let state = store.engine.read("look", move |db| super::garbage::state(db, most)).await.expect("look");
+        [state.candidates, state.condemned, state.deletes, state.deletes_due, state.orphans]
+    };
+    delete(&store, place, &["a"]).await;
+    condemn(&store).await;
+    collect(&store).await;
+    delete(&store, place, &["b"]).await;
+    condemn(&store).await;
+    delete(&store, place, &["c", "d"]).await;
+    store.record_inventory(&missing_nothing(nodes[0])).await.expect("record");
+    assert_eq!(counted(100).await, [2, 1, 5, 5, 1]);
+    assert_eq!(counted(3).await, [2, 1, 3, 3, 1]);
+    assert_eq!(counted(1).await, [1; 5]);
+}
+
+#[tokio::test]
 async fn a_segment_that_is_referred_to_stays() {
     let (store, place, nodes) = opened().await;
     let segment = place.striped(coded(), 1, &nodes);

@@ -475,7 +475,7 @@ pub struct OrphanStep {
     pub halt: Option<GcHalt>,
 }
 
-/// State of garbage collection, for operators.
+/// State of garbage collection, for operators. No more than [`Self::COUNTED_MAX`] of each kind are counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GcState {
     /// Segments that lost a reference and were not looked at.
@@ -492,6 +492,11 @@ pub struct GcState {
     pub frozen: Option<String>,
     /// Why a brake holds, as whoever collects last said.
     pub halted: Option<String>,
+}
+
+impl GcState {
+    /// So many are counted: after a large delete there are millions, and whoever collects looks every round.
+    pub const COUNTED_MAX: usize = 100_000;
 }
 
 /// How an audit of one location ended.
