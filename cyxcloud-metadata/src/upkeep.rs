@@ -112,8 +112,13 @@ pub trait Upkeep: Send + Sync {
     ) -> Result<std::result::Result<GcStep, GcHalt>>;
     /// Claims deletes whose time has come: no location names (node, chunk), and no upload and no repair that began at or
     /// before the entry is under way. An entry that a location names again is dropped. Nothing while frozen, and nothing on
-    /// nodes that are offline or drain for their absence.
-    async fn claim_deletes(&self, limit: usize, lease: Duration) -> Result<Vec<ChunkDelete>>;
+    /// nodes that are offline, or drain and were not heard for `silence`.
+    async fn claim_deletes(
+        &self,
+        limit: usize,
+        lease: Duration,
+        silence: Duration,
+    ) -> Result<Vec<ChunkDelete>>;
     /// Records what became of claimed deletes.
     async fn finish_deletes(&self, outcomes: &[(i64, DeleteOutcome)]) -> Result<()>;
     /// How much there is, up to [`GcState::COUNTED_MAX`] of each kind: it is asked for often.

@@ -127,7 +127,8 @@ async fn condemn_orphans(ctx: &Context) -> Result<Option<GcHalt>> {
 
 /// Deletes what may go from nodes; answers how many were claimed.
 async fn delete(ctx: &Context) -> Result<usize> {
-    let claimed = ctx.metadata.claim_deletes(DELETES, ctx.tuning.delete_lease()).await?;
+    let (lease, silence) = (ctx.tuning.delete_lease(), ctx.tuning.offline());
+    let claimed = ctx.metadata.claim_deletes(DELETES, lease, silence).await?;
     let count = claimed.len();
     let silent = Mutex::default();
     let outcomes: Vec<(i64, DeleteOutcome)> = futures::stream::iter(claimed)

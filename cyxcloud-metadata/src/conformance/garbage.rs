@@ -39,7 +39,7 @@ async fn thaw(store: &dyn MetadataStore) -> GcThawed {
 }
 
 async fn claim(store: &dyn MetadataStore) -> Vec<ChunkDelete> {
-    store.claim_deletes(1000, LONG).await.expect("claim deletes")
+    store.claim_deletes(1000, LONG, LONG).await.expect("claim deletes")
 }
 
 /// The next deletes, as soon as there are any.
@@ -363,6 +363,24 @@ pub async fn a_node_that_is_not_there_is_not_asked_to_delete(store: &dyn Metadat
     step(0, Offline, Recovering).await;
     step(1, Draining, Recovering).await;
     assert_eq!(asked().await, nodes[..2].iter().copied().collect());
+}
+
+/// Whoever is to be emptied and has not been heard for so long may be dead; an administrator drains such nodes too.
+pub async fn who_drains_and_is_silent_is_not_asked_to_delete(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    stored(store, place, "k", 1, &nodes).await;
+    place.delete(store, &["k"]).await;
+    condemn(store).await;
+    assert_eq!(collect(store).await, 5);
+    assert!(store.drain_node(nodes[0], true).await.expect("drain"));
+    tick(store).await;
+    let asked = async |silence| {
+        let claimed = store.claim_deletes(1000, LONG, silence).await.expect("claim deletes");
+        claimed.into_iter().map(|at| at.node).collect::<BTreeSet<_>>()
+    };
+    assert_eq!(asked(Duration::ZERO).await, nodes[1..].iter().copied().collect());
+    assert_eq!(asked(LONG).await, BTreeSet::from([nodes[0]]));
 }
 
 /// Its grace, from when it was first seen as it is now, and for uploads begun before that. One that a location names by

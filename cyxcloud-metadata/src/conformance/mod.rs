@@ -103,6 +103,7 @@ macro_rules! conformance_suite {
             garbage::a_delete_waits_for_older_uploads,
             garbage::a_delete_waits_for_older_repairs,
             garbage::a_node_that_is_not_there_is_not_asked_to_delete,
+            garbage::who_drains_and_is_silent_is_not_asked_to_delete,
             garbage::an_orphan_waits,
             garbage::orphans_of_a_node_have_a_limit,
             garbage::what_is_to_be_deleted_is_no_orphan,

@@ -477,9 +477,10 @@ pub async fn a_repair_of_a_condemned_segment_records_nothing(store: &dyn Metadat
     assert!(store.node_locations(nodes[5], None, 10).await.expect("look").is_empty());
     assert_eq!(store.gc_state().await.expect("look").deletes, 1);
     let SegmentBody::Stripes(stripes) = &segment.body else { panic!("made of stripes") };
-    let delete =
-        until("the chunk can be deleted", async || store.claim_deletes(10, LONG).await.expect("claim").pop())
-            .await;
+    let delete = until("the chunk can be deleted", async || {
+        store.claim_deletes(10, LONG, LONG).await.expect("claim").pop()
+    })
+    .await;
     assert_eq!((delete.node, delete.chunk), (nodes[5], stripes[0].shards[0].chunk));
     assert_eq!(delete.generation, Generation { incarnation: FIRST_LIFE, counter: 7 });
     let queue = store.repair_queue().await.expect("look");

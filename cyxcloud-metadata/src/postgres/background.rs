@@ -137,8 +137,13 @@ impl Upkeep for PostgresStore {
         self.collect(grace, limit, chunks).await
     }
 
-    async fn claim_deletes(&self, limit: usize, lease: Duration) -> Result<Vec<ChunkDelete>> {
-        self.take_deletes(limit, lease).await
+    async fn claim_deletes(
+        &self,
+        limit: usize,
+        lease: Duration,
+        silence: Duration,
+    ) -> Result<Vec<ChunkDelete>> {
+        self.take_deletes(limit, lease, silence).await
     }
 
     async fn finish_deletes(&self, outcomes: &[(i64, DeleteOutcome)]) -> Result<()> {

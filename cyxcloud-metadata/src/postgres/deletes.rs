@@ -23,8 +23,8 @@ use crate::upkeep::model::{ChunkDelete, DeleteOutcome, GcBrake, GcHalt, OrphanSt
 fn claim() -> &'static str {
     // What tests must notice: nobody looks at what is named or under way.
     const LOCK_FREE: &str = "UPDATE chunk_deletes d SET not_before = now() + $2 * interval '1 millisecond'
-        WHERE d.id IN (SELECT id FROM chunk_deletes WHERE not_before <= now() ORDER BY not_before LIMIT $1
-            FOR UPDATE SKIP LOCKED)
+        WHERE d.id IN (SELECT id FROM chunk_deletes WHERE not_before <= now() AND $3::bigint IS NOT NULL
+            ORDER BY not_before LIMIT $1 FOR UPDATE SKIP LOCKED)
         RETURNING 0::bigint AS dropped, d.*";
     if faults::switch("LOCK_FREE_GC") { LOCK_FREE } else { include_str!("sql/claim_deletes.sql") }
 }
@@ -118,13 +118,19 @@ impl PostgresStore {
     }
 
     /// Where all that was looked at is named again, it looks on: an answer of none says that there are none.
-    pub(super) async fn take_deletes(&self, limit: usize, lease: Duration) -> Result<Vec<ChunkDelete>> {
+    pub(super) async fn take_deletes(
+        &self,
+        limit: usize,
+        lease: Duration,
+        silence: Duration,
+    ) -> Result<Vec<ChunkDelete>> {
         transact::single(&self.pool, "claim deletes of chunks", |conn, _| {
             Box::pin(async move {
                 loop {
                     let rows = sqlx::query(claim())
                         .bind(read::limit(limit))
                         .bind(read::millis(lease))
+                        .bind(read::millis(silence))
                         .fetch_all(&mut *conn)
                         .await?;
                     let mut claimed = Vec::with_capacity(rows.len());

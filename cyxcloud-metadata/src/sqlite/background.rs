@@ -156,8 +156,13 @@ impl Upkeep for SqliteStore {
         self.engine.write("collect segments", move |db| garbage::collect(db, grace, limit, chunks)).await
     }
 
-    async fn claim_deletes(&self, limit: usize, lease: Duration) -> Result<Vec<ChunkDelete>> {
-        self.engine.write("claim deletes", move |db| deletes::claim(db, limit, lease)).await
+    async fn claim_deletes(
+        &self,
+        limit: usize,
+        lease: Duration,
+        silence: Duration,
+    ) -> Result<Vec<ChunkDelete>> {
+        self.engine.write("claim deletes", move |db| deletes::claim(db, limit, lease, silence)).await
     }
 
     async fn finish_deletes(&self, outcomes: &[(i64, DeleteOutcome)]) -> Result<()> {

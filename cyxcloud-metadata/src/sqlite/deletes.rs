@@ -74,13 +74,18 @@ pub(super) fn oldest_intent(db: &Connection) -> Done<Option<Timestamp>> {
         .flatten())
 }
 
-pub(super) fn claim(db: &Connection, limit: usize, lease: Duration) -> Done<Vec<ChunkDelete>> {
+pub(super) fn claim(
+    db: &Connection,
+    limit: usize,
+    lease: Duration,
+    silence: Duration,
+) -> Done<Vec<ChunkDelete>> {
     const CLAIM: &str = "UPDATE chunk_deletes SET not_before = ?2 WHERE id = ?1";
     if garbage::frozen(db)?.is_some() {
         return Ok(Vec::new());
     }
     let now = row::now();
-    let (claimed, named) = due(db, limit, now)?;
+    let (claimed, named) = due(db, limit, silence, now)?;
     for id in named {
         run(db, "DELETE FROM chunk_deletes WHERE id = ?1", [id])?;
     }
@@ -91,15 +96,21 @@ pub(super) fn claim(db: &Connection, limit: usize, lease: Duration) -> Done<Vec<
 }
 
 /// Entries that may go now, nodes that are not there left out, and those met on the way that must not, because a location names them again.
-fn due(db: &Connection, limit: usize, now: Timestamp) -> Done<(Vec<ChunkDelete>, Vec<i64>)> {
+fn due(
+    db: &Connection,
+    limit: usize,
+    silence: Duration,
+    now: Timestamp,
+) -> Done<(Vec<ChunkDelete>, Vec<i64>)> {
     const DUE: &str = "SELECT d.id, d.node_id, d.chunk_id, d.incarnation, d.generation, d.attempts, EXISTS (
             SELECT 1 FROM chunk_locations l WHERE l.node_id = d.node_id AND l.chunk_id = d.chunk_id)
         FROM chunk_deletes d WHERE d.not_before <= ?1 AND d.since < ?2 AND d.node_id NOT IN (SELECT id FROM nodes
-            WHERE status = 'offline' OR (status = 'draining' AND first_offline_at IS NOT NULL))
+            WHERE status = 'offline'
+                OR (status = 'draining' AND (first_offline_at IS NOT NULL OR last_heartbeat <= ?3)))
         ORDER BY d.not_before";
     let (mut claimed, mut named) = (Vec::new(), Vec::new());
     let mut statement = db.prepare_cached(DUE)?;
-    let mut rows = statement.query(params![now.unix_millis(), horizon(db)?])?;
+    let mut rows = statement.query(params![now.unix_millis(), horizon(db)?, row::before(now, silence)])?;
     while claimed.len() < limit
         && named.len() < limit.saturating_mul(DROPPED_MAX)
         && let Some(row) = rows.next()?

@@ -92,8 +92,8 @@ async fn garbage_goes_in_two_phases_and_leaves_nothing() {
     assert_eq!(collect(&store).await, GcStep { looked_at: 2, taken: 2, chunks: 15 });
     assert_eq!(count(&store, LEFT).await, 0);
     tick().await;
-    let deletes = store.claim_deletes(9, LONG).await.expect("claim");
-    let rest = store.claim_deletes(9, LONG).await.expect("claim");
+    let deletes = store.claim_deletes(9, LONG, LONG).await.expect("claim");
+    let rest = store.claim_deletes(9, LONG, LONG).await.expect("claim");
     assert_eq!((deletes.len(), rest.len()), (9, 6));
     let state = store.gc_state().await.expect("look");
     assert_eq!((state.deletes, state.deletes_due), (15, 0));
@@ -101,7 +101,7 @@ async fn garbage_goes_in_two_phases_and_leaves_nothing() {
     let settled = deletes.iter().chain(&rest[1..]).map(|delete| (delete.id, DeleteOutcome::Settled));
     let outcomes: Vec<_> = settled.chain([later]).collect();
     store.finish_deletes(&outcomes).await.expect("finish");
-    let again = store.claim_deletes(9, LONG).await.expect("claim");
+    let again = store.claim_deletes(9, LONG, LONG).await.expect("claim");
     assert_eq!(again, [ChunkDelete { attempts: 1, ..rest[0].clone() }]);
 }
 
@@ -169,10 +169,10 @@ async fn a_brake_and_a_freeze_stop_it_all() {
     assert_eq!(collect(&store).await.taken, 1);
     tick().await;
     store.freeze_gc("again").await.expect("freeze");
-    assert!(store.claim_deletes(10, LONG).await.expect("claim").is_empty());
+    assert!(store.claim_deletes(10, LONG, LONG).await.expect("claim").is_empty());
     assert_eq!(store.condemn_orphans(NOW, 10, FREE).await.expect("condemn").taken, 0);
     store.thaw_gc().await.expect("thaw");
-    assert_eq!(store.claim_deletes(10, LONG).await.expect("claim").len(), 5);
+    assert_eq!(store.claim_deletes(10, LONG, LONG).await.expect("claim").len(), 5);
 }
 
 async fn begin(store: &SqliteStore, place: Place) -> UploadId {
@@ -206,7 +206,7 @@ async fn a_chunk_waits_for_what_began_before_and_for_who_names_it() {
     for (key, segment) in [("a", &first), ("b", &second), ("c", &third)] {
         put(&store, place, key, segment).await;
     }
-    let claim = async || store.claim_deletes(100, NOW).await.expect("claim").len();
+    let claim = async || store.claim_deletes(100, NOW, LONG).await.expect("claim").len();
     let upload = begin(&store, place).await;
     assert_eq!(store.oldest_intent().await.expect("look").map(|at| at <= row::now()), Some(true));
     discard(&store, place, "a").await;
@@ -343,7 +343,7 @@ async fn orphans_wait_from_when_they_were_first_seen() {
     );
     store.cancel_upload(upload).await.expect("cancel");
     assert_eq!(store.condemn_orphans(NOW, 10, FREE).await.expect("condemn").taken, 1);
-    let deletes = store.claim_deletes(10, LONG).await.expect("claim");
+    let deletes = store.claim_deletes(10, LONG, LONG).await.expect("claim");
     assert_eq!((deletes.len(), deletes[0].chunk, deletes[0].generation), (1, orphan, generation(6)));
     // Committed after it was seen.
     seen(orphan, 7).await;

@@ -11,6 +11,7 @@ use sqlx::Executor;
 use crate::database::Database;
 use crate::fixture::{key, nodes, place};
 
+const LONG: Duration = Duration::from_secs(3600);
 const FREE: GcBrake = GcBrake { max_fraction: 1.0, floor: u64::MAX };
 
 /// Whoever copies, overwrites and deletes at once: what is visible is live and whole, and in the end all else goes.
@@ -88,13 +89,13 @@ async fn a_delete_made_anew_is_not_ended_by_the_older_claim() {
         assert_eq!(store.condemn_orphans(Duration::ZERO, 10, FREE).await.expect("condemn").taken, 1);
     };
     orphan(5).await;
-    let older = store.claim_deletes(10, Duration::from_millis(1)).await.expect("claim");
+    let older = store.claim_deletes(10, Duration::from_millis(1), LONG).await.expect("claim");
     assert_eq!(older.len(), 1);
     orphan(9).await;
     store.finish_deletes(&[(older[0].id, DeleteOutcome::Settled)]).await.expect("finish");
     assert_eq!(store.gc_state().await.expect("look").deletes, 1);
     tokio::time::sleep(Duration::from_millis(10)).await;
-    let newer = store.claim_deletes(10, Duration::ZERO).await.expect("claim");
+    let newer = store.claim_deletes(10, Duration::ZERO, LONG).await.expect("claim");
     assert_eq!((newer.len(), newer[0].generation.counter), (1, 9));
     store.finish_deletes(&[(newer[0].id, DeleteOutcome::Settled)]).await.expect("finish");
     assert_eq!(store.gc_state().await.expect("look").deletes, 0);

@@ -1,6 +1,7 @@
 -- Claims at most $1 deletes for $2 milliseconds, and drops those of them that a location names. One that an upload or a
--- repair from before it may still need waits, and so do those on nodes that are not there: asking them takes time that the
--- others' would wait. One snapshot: what ends meanwhile shows its beginning or its locations.
+-- repair from before it may still need waits, and so do those on nodes that are not there, or drain and were not heard for $3
+-- milliseconds: asking them takes time that the others' would wait. One snapshot: what ends meanwhile shows its beginning or its
+-- locations.
 WITH due AS MATERIALIZED (
     SELECT d.id,
            EXISTS (SELECT 1 FROM chunk_locations l WHERE l.node_id = d.node_id AND l.chunk_id = d.chunk_id) AS named
@@ -12,7 +13,9 @@ WITH due AS MATERIALIZED (
                             'infinity'))
         AND d.node_id NOT IN (
             SELECT id FROM nodes
-            WHERE status = 'offline' OR (status = 'draining' AND first_offline_at IS NOT NULL))
+            WHERE status = 'offline'
+                OR (status = 'draining'
+                    AND (first_offline_at IS NOT NULL OR last_heartbeat <= now() - $3 * interval '1 millisecond')))
         AND NOT EXISTS (SELECT 1 FROM constants WHERE name = 'gc_frozen')
     ORDER BY d.not_before LIMIT $1 FOR UPDATE OF d SKIP LOCKED
 ), dropped AS (
