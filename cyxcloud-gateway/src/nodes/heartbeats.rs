@@ -1,8 +1,12 @@
 //! Gathers heartbeats and records them together, once a second: a thousand nodes cost one statement.
+//!
+//! All wait in one queue, so each node has one in it and no more: whoever sends many keeps nobody else from being heard.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use cyxcloud_core::NodeId;
 use cyxcloud_metadata::MetadataStore;
 use cyxcloud_metadata::model::{Heard, NodeHeartbeat};
 use tokio::sync::{mpsc, oneshot};
@@ -28,12 +32,31 @@ pub enum Outcome {
     Unavailable,
 }
 
-type Waiting = (NodeHeartbeat, oneshot::Sender<Outcome>);
+/// A node's turn to be heard, until nobody holds it.
+#[derive(Debug)]
+pub struct Turn {
+    node: NodeId,
+    taken: Arc<Mutex<HashSet<NodeId>>>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.node);
+    }
+}
+
+struct Waiting {
+    beat: NodeHeartbeat,
+    answer: oneshot::Sender<Outcome>,
+    /// Held here too: whoever asked may go, and the heartbeat waits all the same.
+    turn: Arc<Turn>,
+}
 
 /// Hands heartbeats to the recorder.
 #[derive(Clone, Debug)]
 pub struct Heartbeats {
     sender: mpsc::Sender<Waiting>,
+    taken: Arc<Mutex<HashSet<NodeId>>>,
 }
 
 impl Heartbeats {
@@ -41,13 +64,19 @@ impl Heartbeats {
     pub fn start(metadata: Arc<dyn MetadataStore>, listening: Listening) -> Self {
         let (sender, receiver) = mpsc::channel(BATCH_MAX);
         tokio::spawn(record(metadata, listening, receiver));
-        Self { sender }
+        Self { sender, taken: Arc::default() }
     }
 
-    /// Returns once the heartbeat is recorded, or is not going to be.
-    pub async fn record(&self, beat: NodeHeartbeat) -> Outcome {
+    /// The node's turn; `None` while it has one already. For who has proven to be that node.
+    pub fn turn(&self, node: NodeId) -> Option<Arc<Turn>> {
+        let fresh = self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(node);
+        fresh.then(|| Arc::new(Turn { node, taken: self.taken.clone() }))
+    }
+
+    /// Returns once the heartbeat of the node whose turn it is is recorded, or is not going to be.
+    pub async fn record(&self, turn: &Arc<Turn>, beat: NodeHeartbeat) -> Outcome {
         let (answer, outcome) = oneshot::channel();
-        if self.sender.send((beat, answer)).await.is_err() {
+        if self.sender.send(Waiting { beat, answer, turn: turn.clone() }).await.is_err() {
             return Outcome::Unavailable;
         }
         outcome.await.unwrap_or(Outcome::Unavailable)
@@ -68,18 +97,20 @@ async fn record(
                 Err(_) => break,
             }
         }
-        let beats: Vec<NodeHeartbeat> = batch.iter().map(|(beat, _)| beat.clone()).collect();
+        let beats: Vec<NodeHeartbeat> = batch.iter().map(|waiting| waiting.beat.clone()).collect();
         let known = record_batch(&*metadata, &beats).await;
         if known.is_none() {
             listening.interrupted();
         }
-        for (index, (_, answer)) in batch.drain(..).enumerate() {
+        for (index, Waiting { answer, turn, .. }) in batch.drain(..).enumerate() {
             let outcome = match &known {
                 Some(known) => {
                     known.get(index).copied().flatten().map_or(Outcome::Unknown, Outcome::Recorded)
                 }
                 None => Outcome::Unavailable,
             };
+            // First: whoever is answered may beat again.
+            drop(turn);
             // Whoever waited may have gone; the heartbeat counts all the same.
             let _ = answer.send(outcome);
         }
@@ -98,6 +129,50 @@ async fn record_batch(metadata: &dyn MetadataStore, beats: &[NodeHeartbeat]) -> 
         Err(_) => {
             warn!(limit_secs = RECORD_TIMEOUT.as_secs(), count, "heartbeats were not recorded in time");
             None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cyxcloud_core::ByteCount;
+    use cyxcloud_core::node::LifecycleTimers;
+    use cyxcloud_metadata::sqlite::{SqliteConfig, SqliteStore};
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    fn beat(node: NodeId) -> NodeHeartbeat {
+        NodeHeartbeat {
+            node,
+            storage_used: ByteCount::ZERO,
+            storage_available: ByteCount::ZERO,
+            cpu_usage: 0.0,
+            memory_usage: 0.0,
+            active_connections: 0,
+            maintenance: false,
+            read_only: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn adv_30_many_beats_of_one_node_take_one_place() {
+        let metadata = Arc::new(SqliteStore::open(&SqliteConfig::Memory).expect("opens"));
+        let heartbeats = Heartbeats::start(metadata, Listening::new(&LifecycleTimers::default()));
+        let [loud, quiet] = [1, 2].map(|seed| NodeId::from_random([seed; 16]));
+        for round in 0..2 {
+            let mut under_way = 0;
+            for _ in 0..3 * BATCH_MAX {
+                let Some(turn) = heartbeats.turn(loud) else { continue };
+                under_way += 1;
+                // Asks and goes away at once, as often as it can.
+                assert_eq!(heartbeats.record(&turn, beat(loud)).now_or_never(), None);
+            }
+            assert_eq!(under_way, 1, "round {round}");
+            assert_eq!(heartbeats.sender.capacity(), BATCH_MAX - 1, "all others find room");
+            let turn = heartbeats.turn(quiet).expect("nobody else's turn");
+            assert_eq!(heartbeats.record(&turn, beat(quiet)).await, Outcome::Unknown);
+            assert!(heartbeats.turn(quiet).is_none(), "who is being answered has not been");
         }
     }
 }

@@ -308,18 +308,24 @@ impl NodeService for NodeApi {
         let id = node_id(&beat.node_id)?;
         check_key(shown, self.plane.key_of(id))?;
         let renew = self.check_heartbeat(&beat, id)?;
+        let turn = self.heartbeats.turn(id).ok_or_else(|| {
+            Status::resource_exhausted("a heartbeat of this node is under way already; wait for its answer")
+        })?;
         let outcome = self
             .heartbeats
-            .record(NodeHeartbeat {
-                node: id,
-                storage_used: ByteCount::bytes(beat.storage_used),
-                storage_available: ByteCount::bytes(beat.storage_available),
-                cpu_usage: percent(beat.cpu_usage),
-                memory_usage: percent(beat.memory_usage),
-                active_connections: beat.active_connections,
-                maintenance: beat.maintenance,
-                read_only: beat.read_only,
-            })
+            .record(
+                &turn,
+                NodeHeartbeat {
+                    node: id,
+                    storage_used: ByteCount::bytes(beat.storage_used),
+                    storage_available: ByteCount::bytes(beat.storage_available),
+                    cpu_usage: percent(beat.cpu_usage),
+                    memory_usage: percent(beat.memory_usage),
+                    active_connections: beat.active_connections,
+                    maintenance: beat.maintenance,
+                    read_only: beat.read_only,
+                },
+            )
             .await;
         let heard = match outcome {
             Outcome::Recorded(heard) => heard,
