@@ -22,6 +22,7 @@ use secrecy::ExposeSecret as _;
 use tower::ServiceExt as _;
 
 use crate::auth::{AuthError, Authenticator, Mount, Principal, rewrite};
+use crate::documents::Documents;
 use crate::ephemeral::Ephemeral;
 use crate::events::Event;
 use crate::identity::routes::{self as people, ClientAddress};
@@ -49,6 +50,8 @@ pub struct Api {
     pub identity: Arc<Identity>,
     /// Events.
     pub sockets: Arc<Sockets>,
+    /// Room for bodies.
+    pub documents: Documents,
     /// What nodes are to be told with their next heartbeat.
     pub ephemeral: Arc<dyn Ephemeral>,
     /// What is counted.
@@ -82,6 +85,12 @@ impl FromRef<Api> for Arc<dyn MetadataStore> {
 impl FromRef<Api> for Arc<Identity> {
     fn from_ref(api: &Api) -> Self {
         api.identity.clone()
+    }
+}
+
+impl FromRef<Api> for Documents {
+    fn from_ref(api: &Api) -> Self {
+        api.documents.clone()
     }
 }
 

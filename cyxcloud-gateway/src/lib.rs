@@ -11,6 +11,7 @@ pub mod auth;
 pub mod body;
 pub mod config;
 pub mod data_service;
+pub mod documents;
 pub mod ephemeral;
 pub mod events;
 #[doc(hidden)]

@@ -4,10 +4,10 @@
 //! request and put the `Principal` in its extensions.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{FromRequest, Path, Request, State};
-use axum::http::StatusCode;
+use axum::extract::{FromRef, FromRequest, Path, Request, State};
 use axum::{Extension, Json};
 use chrono::{DateTime, SecondsFormat, Utc};
 use cyxcloud_core::Timestamp;
@@ -18,21 +18,41 @@ use utoipa::ToSchema;
 
 use crate::api::BODY_MAX;
 use crate::auth::Principal;
+use crate::documents::{self, Documents, Sender, Terms};
 use crate::objects::{Condition, Error, Kept, Need, ObjectHealth, ObjectService};
 use crate::problem::{Kind, Problem};
+
+/// What a body here may be.
+const TERMS: Terms = Terms { bytes_max: BODY_MAX, time_max: Duration::from_secs(30) };
 
 /// A whole body, if it is none too large.
 pub(crate) struct Raw(pub(crate) Bytes);
 
-impl<S: Send + Sync> FromRequest<S> for Raw {
+impl<S: Send + Sync> FromRequest<S> for Raw
+where
+    Documents: FromRef<S>,
+{
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        Bytes::from_request(request, state).await.map(Self).map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => {
+        let sender = Sender::of(request.extensions());
+        let taken = Documents::from_ref(state).take_in(sender, request.into_body(), TERMS).await;
+        taken.map(Self).map_err(|error| match error {
+            documents::Error::TooLong => {
                 Problem::new(Kind::TooLarge, format!("a body here has {BODY_MAX} bytes at most"))
             }
-            _ => Problem::new(Kind::InvalidRequest, "the body did not come to its end; send it again"),
+            documents::Error::Late => {
+                let detail =
+                    format!("the body did not come within {} s; send it again", TERMS.time_max.as_secs());
+                Problem::new(Kind::InvalidRequest, detail)
+            }
+            documents::Error::NoRoom => {
+                Problem::new(Kind::Unavailable, "there are too many bodies to be read just now; try again")
+                    .retry_after(Duration::from_secs(1))
+            }
+            documents::Error::Body(_) => {
+                Problem::new(Kind::InvalidRequest, "the body did not come to its end; send it again")
+            }
         })
     }
 }

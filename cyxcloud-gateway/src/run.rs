@@ -27,6 +27,7 @@ use crate::api::{self, Api};
 use crate::auth::{Authenticator, JwtConfig, RootCredentials};
 use crate::config::{Config, ConfigError};
 use crate::data_service::DataApi;
+use crate::documents::Documents;
 use crate::ephemeral::{Ephemeral, InProcess, Redis};
 use crate::events::Events;
 use crate::identity::challenge::Binding;
@@ -303,10 +304,12 @@ pub async fn run(
     let (journal, scribe) = journal(&registry)?;
     let data = DataApi::new(objects.clone(), auth.clone(), journal.clone());
     let sockets = Arc::new(Sockets::new(auth.clone(), events, config.sockets()));
+    let documents = Documents::new(&registry)?;
     let app = Arc::new(App {
         auth: auth.clone(),
         s3: crate::s3::service(
             objects.clone(),
+            documents.clone(),
             crate::s3::Options {
                 region: config.region.clone(),
                 cors_permissive: config.cors_permissive,
@@ -319,6 +322,7 @@ pub async fn run(
             metadata: metadata.clone(),
             identity: identity.clone(),
             sockets,
+            documents,
             ephemeral: ephemeral.clone(),
             registry: registry.clone(),
         }),

@@ -20,7 +20,7 @@ import http2
 import rpc
 from clients import new_bucket, s3_client
 from data import MIB, make_bytes
-from people import As, Owner, coming_from, next_address
+from people import As, Owner, Wallet, coming_from, next_address
 from process import PATIENCE, wait_until
 from raw import Signed, head, presign, send_bytes
 from watch import Watch
@@ -390,6 +390,44 @@ def test_adv_31_bodies_without_bounds(cluster, s3, bucket, empty, stored):
             token = {"authorization": f"Bearer {Owner(cluster).token}"}
             answer = requests.post(cluster.url + path, data=b'{"name": "' + b"x" * MIB + b'"}', headers=token, timeout=30)
             assert answer.status_code in (400, 413), (path, answer.status_code)
+
+
+def test_adv_31_documents_that_never_end(cluster, stored):
+    """300 strangers' documents but for their ends, from three addresses: each has a share of the memory, others are heard, and nobody
+    is waited for longer than half a minute."""
+    addresses, waiting, answers = [next_address() for _ in range(3)], [], []
+
+    def look() -> bool:
+        for sock in list(waiting):
+            try:
+                sock.send(b" ")
+                answer = sock.recv(65536)
+            except BlockingIOError:
+                continue
+            except OSError:
+                answer = b""
+            answers.append(answer)
+            waiting.remove(sock)
+            sock.close()
+        return not waiting
+
+    def refused() -> bool:
+        look()
+        return sum(answer.startswith(b"HTTP/1.1 503 ") for answer in answers) >= 50
+
+    with Watch(cluster, stored):
+        opening = b"POST /api/v1/auth/challenge HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 65536\r\n\r\n"
+        for number in range(300):
+            sock = socket.create_connection(("127.0.0.1", cluster.http_port), timeout=PATIENCE, source_address=(addresses[number % 3], 0))
+            sock.sendall(opening + b" " * 65_000)
+            sock.setblocking(False)
+            waiting.append(sock)
+        wait_until("what is more than an address's share is refused", refused, interval=0.5)
+        assert Wallet(cluster).challenge().status_code == 200
+        wait_until("nobody is waited for", look, 120, interval=0.5)
+    assert any(b"did not come within 30 s" in answer for answer in answers), answers[:3]
+    text = requests.get(f"http://127.0.0.1:{cluster.metrics_port}/metrics", timeout=30).text
+    assert re.search(r"^cyxcloud_gateway_documents_refused_total [1-9]", text, re.M), text
 
 
 def delete(cluster, bucket: str, body: bytes) -> requests.Response:

@@ -34,6 +34,7 @@ pub use crate::objects::checksums;
 
 use crate::auth::{Authenticator, Mount};
 use crate::body::S3Body;
+use crate::documents::Documents;
 use crate::journal::Journal;
 use crate::objects::{BoxError, ObjectService};
 use deeds::Doing;
@@ -61,6 +62,7 @@ impl Default for Options {
 #[derive(Clone)]
 pub struct S3Service {
     inner: s3s::service::S3Service,
+    documents: Documents,
     options: Arc<Options>,
 }
 
@@ -70,15 +72,15 @@ impl std::fmt::Debug for S3Service {
     }
 }
 
-/// The S3 surface of an object service.
-pub fn service(objects: Arc<ObjectService>, options: Options) -> S3Service {
+/// The S3 surface of an object service, with this room for documents.
+pub fn service(objects: Arc<ObjectService>, documents: Documents, options: Options) -> S3Service {
     let options = Arc::new(options);
     let mut config = S3Config::default();
     // Bodies are limited in `request`, by operation; this is the outer bound.
     config.xml_max_body_size = request::LONG_XML_MAX;
     let mut builder = S3ServiceBuilder::new(api::Translator { objects, options: Arc::clone(&options) });
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
-    S3Service { inner: builder.build(), options }
+    S3Service { inner: builder.build(), documents, options }
 }
 
 impl S3Service {
@@ -146,7 +148,7 @@ impl S3Service {
     }
 
     async fn perform(&self, answer: &Answer, request: Request<S3Body>) -> Response<Body> {
-        let request = match request::prepare(request).await {
+        let request = match request::prepare(request, &self.documents).await {
             Ok(request) => request,
             Err(error) => return answer.error(error),
         };

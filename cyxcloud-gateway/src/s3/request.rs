@@ -2,10 +2,10 @@
 //! bodies in, limited and checked. The body of an object or part streams on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use percent_encoding::percent_decode_str;
 use quick_xml::events::Event;
 use s3s::{Body, HttpRequest, S3Error, S3Result, s3_error};
@@ -13,7 +13,8 @@ use s3s::{Body, HttpRequest, S3Error, S3Result, s3_error};
 use super::error::{from_body, s3_error_of};
 use super::headers::{OURS, Original, claims, text};
 use crate::auth::Principal;
-use crate::body::S3Body;
+use crate::body::{BodyError, S3Body};
+use crate::documents::{self, Documents, Sender, Terms};
 use crate::objects::checksums::{Algorithm, Hasher};
 
 /// Longest XML body of most operations.
@@ -22,6 +23,8 @@ const XML_MAX: usize = 1 << 20;
 const DEPTH_MAX: usize = 32;
 /// Longest XML body where S3 allows that much: 10,000 parts with checksums, or 1,000 escaped keys.
 pub(super) const LONG_XML_MAX: usize = 8 << 20;
+/// An XML body has come to its end by then.
+const XML_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Query names that select something else than the object or bucket itself.
 pub(super) const SUBRESOURCES: [&str; 42] = [
@@ -138,7 +141,7 @@ pub(super) fn level(path: &str) -> Level {
 }
 
 /// Turns a verified request into one for `s3s`.
-pub(super) async fn prepare(request: Request<S3Body>) -> S3Result<HttpRequest> {
+pub(super) async fn prepare(request: Request<S3Body>, documents: &Documents) -> S3Result<HttpRequest> {
     let (mut parts, body) = request.into_parts();
     let principal = parts.extensions.get::<Principal>();
     let principal = principal.ok_or_else(|| s3_error!(AccessDenied, "Access Denied"))?;
@@ -159,7 +162,9 @@ pub(super) async fn prepare(request: Request<S3Body>) -> S3Result<HttpRequest> {
         Body::http_body_unsync(body)
     } else if parts.method == Method::POST || parts.method == Method::PUT {
         let long = query.iter().any(|(name, _)| name == "delete" || name == "uploadId");
-        let bytes = collect(body, if long { LONG_XML_MAX } else { XML_MAX }).await?;
+        let terms = Terms { bytes_max: if long { LONG_XML_MAX } else { XML_MAX }, time_max: XML_TIME_MAX };
+        let bytes = documents.take_in(Sender::of(&parts.extensions), body, terms).await;
+        let bytes = bytes.map_err(|error| refused(error, terms))?;
         check_shape(&bytes)?;
         let completes = query.iter().any(|(name, _)| name == "uploadId");
         check_document(&bytes, completes, &headers, &parts.extensions)?;
@@ -268,15 +273,27 @@ fn join_metadata(headers: &mut HeaderMap) -> S3Result<()> {
     Ok(())
 }
 
-/// Takes a document in.
-async fn collect(body: S3Body, max: usize) -> S3Result<Bytes> {
-    match Limited::new(body, max).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(s3_error!(
-            MalformedXML,
-            "The document is longer than the {max} bytes that are possible here."
-        )),
-        Err(error) => Err(from_body(&error)),
+/// Why a document was not taken in.
+fn refused(error: documents::Error<BodyError>, terms: Terms) -> S3Error {
+    let Terms { bytes_max, time_max } = terms;
+    match error {
+        documents::Error::TooLong => {
+            s3_error!(
+                MalformedXML,
+                "The document is longer than the {bytes_max} bytes that are possible here."
+            )
+        }
+        documents::Error::Late => {
+            s3_error!(
+                RequestTimeout,
+                "The document did not come within {} s; send it again.",
+                time_max.as_secs()
+            )
+        }
+        documents::Error::NoRoom => {
+            s3_error!(SlowDown, "There are too many documents to be read just now; please try again.")
+        }
+        documents::Error::Body(error) => from_body(&error.into()),
     }
 }
 
@@ -325,9 +342,14 @@ fn check_document(
 #[cfg(test)]
 mod tests {
     use cyxcloud_core::OwnerId;
+    use prometheus::Registry;
 
     use super::*;
     use crate::auth::Scheme;
+
+    async fn prepare(request: Request<S3Body>) -> S3Result<HttpRequest> {
+        super::prepare(request, &Documents::new(&Registry::new()).expect("registers")).await
+    }
 
     fn request(method: Method, uri: &str, headers: &[(&'static str, &str)]) -> Request<S3Body> {
         let mut request = Request::builder().method(method).uri(uri);
@@ -430,6 +452,19 @@ mod tests {
         let crc = [("x-amz-checksum-crc32", "AAAAAA==")];
         assert_eq!(code(prepare(send("/bucket?delete", 1, &crc)).await).as_deref(), Some("BadDigest"));
         assert_eq!(code(prepare(send("/bucket/key?uploadId=1", 1, &crc)).await), None);
+    }
+
+    #[test]
+    fn adv_31_clients_know_which_refusals_to_try_again() {
+        let terms = Terms { bytes_max: XML_MAX, time_max: XML_TIME_MAX };
+        for (error, code, status) in [
+            (documents::Error::TooLong, "MalformedXML", StatusCode::BAD_REQUEST),
+            (documents::Error::Late, "RequestTimeout", StatusCode::BAD_REQUEST),
+            (documents::Error::NoRoom, "SlowDown", StatusCode::SERVICE_UNAVAILABLE),
+        ] {
+            let error = refused(error, terms);
+            assert_eq!((error.code().as_str(), error.status_code()), (code, Some(status)));
+        }
     }
 
     #[test]

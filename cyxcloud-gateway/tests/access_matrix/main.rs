@@ -17,6 +17,7 @@ use cyxcloud_core::stripe::INLINE_MAX;
 use cyxcloud_core::{ByteCount, OwnerId, Timestamp};
 use cyxcloud_gateway::api::{self, Access, Api, Route};
 use cyxcloud_gateway::auth::{Authenticator, JwtConfig, Principal, Scheme, Token};
+use cyxcloud_gateway::documents::Documents;
 use cyxcloud_gateway::ephemeral::InProcess;
 use cyxcloud_gateway::identity::challenge::{Binding, Wallet};
 use cyxcloud_gateway::identity::routes::ClientAddress;
@@ -78,6 +79,7 @@ impl House {
             metadata: gateway.metadata.clone(),
             identity: identity.clone(),
             sockets: Arc::new(Sockets::new(auth.clone(), gateway.events.clone(), Default::default())),
+            documents: Documents::new(&prometheus::Registry::new()).expect("registers"),
             ephemeral: Arc::new(InProcess::default()),
             registry: prometheus::Registry::new(),
         };

@@ -14,6 +14,7 @@ use cyxcloud_dataplane::DataPlane;
 use cyxcloud_gateway::api::{self, Api};
 use cyxcloud_gateway::auth::{Authenticator, Principal, Scheme};
 use cyxcloud_gateway::body::S3Body;
+use cyxcloud_gateway::documents::Documents;
 use cyxcloud_gateway::ephemeral::InProcess;
 use cyxcloud_gateway::events::Events;
 use cyxcloud_gateway::identity::challenge::Binding;
@@ -131,9 +132,11 @@ impl Gateway {
         let secrets = OwnerSecrets::new(metadata.clone(), master);
         let config = Config { inline_max, ..Config::default() };
         let events = Events::new(&registry).expect("registers");
+        let documents = Documents::new(&registry).expect("registers");
         let objects = ObjectService::new(metadata.clone(), plane, secrets, config);
         let objects = Arc::new(objects.with_events(events.clone()));
-        let service = s3::service(objects.clone(), Options { cors_permissive: true, ..Options::default() });
+        let service =
+            s3::service(objects.clone(), documents, Options { cors_permissive: true, ..Options::default() });
         Self { service, objects, metadata, events, caller: OwnerId::from_random([1; 16]) }
     }
 
@@ -181,6 +184,7 @@ impl Gateway {
             metadata: self.metadata.clone(),
             identity: identity.clone(),
             sockets: Arc::new(Sockets::new(auth, self.events.clone(), Default::default())),
+            documents: Documents::new(&prometheus::Registry::new()).expect("registers"),
             ephemeral: Arc::new(InProcess::default()),
             registry: prometheus::Registry::new(),
         };
