@@ -11,6 +11,7 @@ use auth_support::{
 };
 use cyxcloud_core::sigv4::{self, Scope, sha256_hex};
 use cyxcloud_gateway::auth::{Mount, Principal, Scheme};
+use cyxcloud_gateway::identity::routes::ClientAddress;
 use http::header::AUTHORIZATION;
 use http_body_util::BodyExt as _;
 
@@ -106,7 +107,7 @@ fn schemes(door: &Door, draft: &Draft, mount: Mount) -> Vec<(&'static str, Sent,
         ("v4", draft.sign(&user), "OK"),
         ("v4 of root", draft.sign(&signer(ROOT_KEY, ROOT_SECRET)), "OK"),
         ("v4 wrong secret", draft.sign(&signer(USER_KEY, ROOT_SECRET)), "SignatureDoesNotMatch"),
-        ("v4 unknown key", draft.sign(&signer("AKNOBODY", USER_SECRET)), "InvalidAccessKeyId"),
+        ("v4 unknown key", draft.sign(&signer("CYXNOBODYNOBODYNOBOD", USER_SECRET)), "InvalidAccessKeyId"),
         ("v4 revoked key", draft.sign(&signer(REVOKED_KEY, USER_SECRET)), "InvalidAccessKeyId"),
         ("v4 expired key", draft.sign(&signer(EXPIRED_KEY, USER_SECRET)), "InvalidAccessKeyId"),
         ("v4 key of nobody", draft.sign(&signer(ORPHAN_KEY, USER_SECRET)), "InvalidAccessKeyId"),
@@ -319,8 +320,8 @@ async fn authorization_headers_have_one_shape() {
         (",Signature", ",Extra=1,Signature", "AuthorizationHeaderMalformed"),
         ("20130524/us", "20130523/us", "AuthorizationHeaderMalformed"),
         ("aws4_request", "aws5_request", "AuthorizationHeaderMalformed"),
-        ("AKUSER/", "", "AuthorizationHeaderMalformed"),
-        ("AKUSER/", "AK/USER/", "InvalidAccessKeyId"),
+        ("CYXUSERUSERUSERUSERU/", "", "AuthorizationHeaderMalformed"),
+        ("CYXUSERUSERUSERUSERU/", "CYX/USER/", "InvalidAccessKeyId"),
         ("=host;", "=Host;", "AuthorizationHeaderMalformed"),
         ("=host;", "=host;host;", "AuthorizationHeaderMalformed"),
         ("=host;", "=x-amz-date;host;", "AuthorizationHeaderMalformed"),
@@ -524,7 +525,7 @@ async fn what_became_of_a_key_is_not_for_those_who_only_know_its_id() {
     };
     assert_eq!(refused(USER_KEY).await.0, "SignatureDoesNotMatch");
     assert!(!used().await);
-    let unknown = refused("AKNOBODY").await;
+    let unknown = refused("CYXNOBODYNOBODYNOBOD").await;
     assert_eq!(unknown.0, "InvalidAccessKeyId");
     assert_eq!((refused(REVOKED_KEY).await, refused(EXPIRED_KEY).await), (unknown.clone(), unknown.clone()));
     assert_eq!(door.verdict(draft("GET", "/").sign(&user_signer()), Mount::Root).await, "OK");
@@ -567,6 +568,46 @@ async fn nothing_printed_holds_a_secret() {
     for secret in [ROOT_SECRET, USER_SECRET, auth_support::JWT_SECRET, &signature] {
         assert!(!printed.contains(secret), "{printed}");
     }
+}
+
+/// Whoever guesses ids of keys asks the store so often and no more, and nobody else is kept out by it.
+#[tokio::test]
+async fn adv_30_keys_that_are_none_are_looked_up_so_often() {
+    let door = Door::open().await;
+    let knock = async |key: &str, from: &str| {
+        let mut request = draft("GET", "/").sign(&signer(key, USER_SECRET));
+        request.extensions_mut().insert(ClientAddress(from.parse().expect("an address")));
+        door.verdict(request, Mount::Root).await
+    };
+    let guess = |number: usize| {
+        let digit =
+            |place: u32| b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"[number / 32_usize.pow(place) % 32] as char;
+        format!("CYXAAAAAAAAAAAAAA{}{}{}", digit(2), digit(1), digit(0))
+    };
+    const NEW: &str = "CYXNEWNEWNEWNEWNEWNE";
+    assert_eq!(knock(USER_KEY, "192.0.2.1").await, "OK");
+    // What is no id of ours is not looked up, and not counted.
+    for id in ["AKSHORT", "cyxuseruseruseruseru", "CYXUSERUSERUSERUSER1", "CYXUSERUSERUSERUSERUU"] {
+        door.put_key(id, None, false).await;
+        assert_eq!(knock(id, "192.0.2.1").await, "InvalidAccessKeyId", "{id}");
+    }
+    for number in 0..300 {
+        assert_eq!(knock(&guess(number), "192.0.2.1").await, "InvalidAccessKeyId", "{number}");
+    }
+    door.put_key(NEW, None, false).await;
+    assert_eq!(knock(&guess(300), "192.0.2.1").await, "SlowDown");
+    assert_eq!(knock(NEW, "192.0.2.1").await, "SlowDown");
+    assert_eq!(knock(&guess(301), "192.0.2.2").await, "InvalidAccessKeyId", "another address has its own");
+    door.auth.forget_all();
+    assert_eq!(knock(USER_KEY, "192.0.2.1").await, "OK", "it was found here before");
+    assert_eq!(knock(NEW, "192.0.2.2").await, "OK");
+    door.auth.forget_all();
+    assert_eq!(knock(NEW, "192.0.2.1").await, "OK");
+    // One that was revoked is like one that never was.
+    door.put_key(NEW, None, true).await;
+    door.auth.forget_all();
+    assert_eq!(knock(NEW, "192.0.2.1").await, "InvalidAccessKeyId");
+    assert_eq!(knock(NEW, "192.0.2.1").await, "SlowDown");
 }
 
 /// Secrets and signatures are compared in constant time, which `==` is not.

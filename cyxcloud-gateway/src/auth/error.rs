@@ -68,6 +68,11 @@ impl AuthError {
         )
     }
 
+    /// Too much is asked; the request may be right.
+    pub(crate) fn slow_down(message: &'static str) -> Self {
+        Self::new("SlowDown", StatusCode::SERVICE_UNAVAILABLE, message)
+    }
+
     pub(crate) fn internal() -> Self {
         Self::new(
             "InternalError",

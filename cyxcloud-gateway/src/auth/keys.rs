@@ -3,10 +3,12 @@
 //! What the store said is remembered for [`REMEMBERED`], so what was revoked elsewhere stops working by then, and at once
 //! where [`KeyRing::forget_all`] or [`KeyRing::refuse`] is called (here, and by news wherever Redis carries them). While
 //! those news are known to be lost, nothing is remembered. An expiry is looked at on every use. What does not exist is
-//! not remembered.
+//! not remembered, so that a new key works at once everywhere; instead it is looked up so often for an address and no more,
+//! and only where it looks like one of ours. Keys that were found here before are looked up whoever asks.
 
 use std::collections::HashSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,6 +19,7 @@ use cyxcloud_core::{ByteCount, OwnerId, Timestamp};
 use cyxcloud_metadata::MetadataStore;
 use cyxcloud_metadata::identity::model::PersonChange;
 use cyxcloud_metadata::model::Owner;
+use cyxcloud_tls::crowd::address_group;
 use cyxwiz_client::Account;
 use http::StatusCode;
 use moka::future::Cache;
@@ -36,6 +39,12 @@ use crate::objects::OwnerSecrets;
 const REMEMBERED: Duration = Duration::from_secs(20);
 /// Keys and owners remembered at most.
 const REMEMBERED_MAX: u64 = 10_000;
+/// Keys that one address may name in a minute which are found not to exist, or not to be good any more.
+const STRANGE_PER_MINUTE: u64 = 300;
+/// How long it is known that a key was found, after it was last looked up.
+const FOUND_REMEMBERED: Duration = Duration::from_secs(24 * 3_600);
+/// Characters of an access key's id after its beginning.
+const ID_DIGITS: usize = 17;
 /// Days with a signing key at hand, per access key: a presigned URL lives for a week, so nine can be in use.
 const DAYS_MAX: usize = 10;
 
@@ -43,6 +52,8 @@ const DAYS_MAX: usize = 10;
 const SERVICE: &str = "CyxWiz API";
 /// Between two records of which keys were used.
 const TOUCH_EVERY: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_secs(60);
+const NOT_OURS: &str = "the access key id is not one of ours; check it";
 
 /// The root user's key, from the configuration.
 #[derive(Clone, Debug)]
@@ -109,6 +120,10 @@ pub(crate) struct KeyRing {
     /// Whether nobody tells us what was ended elsewhere.
     deaf: AtomicBool,
     keys: Cache<(u64, String), Arc<Key>>,
+    /// Ids of keys that were good when they were last looked up.
+    found: Cache<String, ()>,
+    /// By address, how many keys it named this minute that were not.
+    strange: Cache<String, Arc<AtomicU64>>,
     owners: Cache<(u64, OwnerId), Standing>,
     /// Tokens, by their ids and sessions, that were found to hold.
     good: Cache<(u64, String, Option<Uuid>), ()>,
@@ -150,6 +165,8 @@ impl KeyRing {
             round: AtomicU64::new(0),
             deaf: AtomicBool::new(false),
             keys: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(REMEMBERED).build(),
+            found: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(FOUND_REMEMBERED).build(),
+            strange: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(MINUTE).build(),
             owners: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(REMEMBERED).build(),
             good: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(REMEMBERED).build(),
             ended: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(3 * REMEMBERED).build(),
@@ -208,16 +225,23 @@ impl KeyRing {
         }
     }
 
-    /// The key, if it may be used now. Why it may not is for those who have proven that they have it: see [`unproven`].
-    pub(crate) async fn key(&self, id: &str, now: Timestamp) -> Result<Arc<Key>, AuthError> {
+    /// The key, if it may be used now; `from` is where a stranger names it. Why it may not is for those who have proven that they
+    /// have it: see [`unproven`].
+    pub(crate) async fn key(
+        &self,
+        id: &str,
+        now: Timestamp,
+        from: Option<IpAddr>,
+    ) -> Result<Arc<Key>, AuthError> {
         let key = match &self.root {
             Some(root) if root.id == id => root.clone(),
             _ => {
                 let at = (self.round.load(Ordering::SeqCst), id.to_owned());
                 match self.deaf.load(Ordering::SeqCst) {
-                    true => self.load(id).await?,
+                    true => self.look_up(id, from).await?,
                     false => {
-                        self.keys.try_get_with(at, self.load(id)).await.map_err(|error| (*error).clone())?
+                        let found = self.keys.try_get_with(at, self.look_up(id, from)).await;
+                        found.map_err(|error| (*error).clone())?
                     }
                 }
             }
@@ -230,9 +254,42 @@ impl KeyRing {
         }
     }
 
+    /// Asks the store, unless this address has named too many keys in vain.
+    async fn look_up(&self, id: &str, from: Option<IpAddr>) -> Result<Arc<Key>, AuthError> {
+        if !is_an_id(id) {
+            return Err(unknown_key(NOT_OURS));
+        }
+        let counted = match from {
+            Some(from) if self.found.get(id).await.is_none() => {
+                let group = address_group(from);
+                Some(self.strange.get_with(group, async { Arc::default() }).await)
+            }
+            Some(_) | None => None,
+        };
+        // Before it is asked: who asks many times at once is not asked for each of them.
+        if let Some(count) = &counted
+            && count.fetch_add(1, Ordering::SeqCst) >= STRANGE_PER_MINUTE
+        {
+            return Err(AuthError::slow_down(
+                "too many access keys were named from this address that are not good; wait a minute and try again",
+            ));
+        }
+        let loaded = self.load(id).await;
+        let is_strange = loaded.as_ref().is_err_and(|error| error.status() == StatusCode::FORBIDDEN);
+        if let (false, Some(count)) = (is_strange, counted) {
+            count.fetch_sub(1, Ordering::SeqCst);
+        }
+        if is_strange {
+            self.found.invalidate(id).await;
+        } else if loaded.is_ok() {
+            self.found.insert(id.to_owned(), ()).await;
+        }
+        loaded
+    }
+
     async fn load(&self, id: &str) -> Result<Arc<Key>, AuthError> {
         let key = self.metadata.api_key(id).await.map_err(|error| store_failed(&error))?;
-        let key = key.ok_or_else(|| unknown_key("the access key id is not one of ours; check it"))?;
+        let key = key.ok_or_else(|| unknown_key(NOT_OURS))?;
         if key.revoked_at.is_some() {
             return Err(unknown_key("this access key was revoked; make a new one"));
         }
@@ -409,6 +466,12 @@ impl KeyRing {
             tracing::debug!(%error, "the use of keys was not recorded");
         }
     }
+}
+
+/// Whether this can be the id of a key that was made here.
+fn is_an_id(id: &str) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_uppercase() || (b'2'..=b'7').contains(&byte);
+    id.strip_prefix("CYX").is_some_and(|digits| digits.len() == ID_DIGITS && digits.bytes().all(is_digit))
 }
 
 /// Whether a user was made by [`KeyRing::welcome`]: one who logged in here has a wallet, and root a name.

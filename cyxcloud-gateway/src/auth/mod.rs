@@ -41,6 +41,7 @@ pub use keys::{RootCredentials, access_key_context};
 pub use rewrite::virtual_host_bucket;
 
 use crate::body::{ChunkSigner, Framing, S3Body};
+use crate::identity::routes::ClientAddress;
 use crate::limits::{Caller, Limits};
 use accounts::Known;
 use credentials::{Claim, Presented, only};
@@ -314,13 +315,13 @@ impl Authenticator {
         }
         let id =
             who.access_key.as_ref().ok_or_else(|| AuthError::denied("there are no credentials any more"))?;
-        let key = self.keys.key(id, now).await?;
+        let key = self.keys.key(id, now, None).await?;
         Ok(Principal::of_key(&key, scheme))
     }
 
     /// When an access key ends, if it does.
     pub async fn access_key_expiry(&self, id: &str) -> Result<Option<Timestamp>, AuthError> {
-        Ok(self.keys.key(id, now()).await?.expires_at)
+        Ok(self.keys.key(id, now(), None).await?.expires_at)
     }
 
     /// Whether this is the root user's key, which is in the configuration and not in the store.
@@ -417,7 +418,7 @@ impl Authenticator {
         self.keys.check_token(&token).await?;
         let key = match &token.key {
             Some(id) => {
-                let key = self.keys.key(id, now).await.map_err(AuthError::into_bad_token)?;
+                let key = self.keys.key(id, now, None).await.map_err(AuthError::into_bad_token)?;
                 if key.owner != owner {
                     return Err(AuthError::bad_token("the token is not one of ours; log in again"));
                 }
@@ -466,7 +467,8 @@ impl Authenticator {
             ));
         }
         signature::check_coverage(claim, parts)?;
-        let key = self.keys.key(&claim.access_key, now).await.map_err(keys::unproven)?;
+        let from = parts.extensions.get::<ClientAddress>().map(|ClientAddress(from)| *from);
+        let key = self.keys.key(&claim.access_key, now, from).await.map_err(keys::unproven)?;
         let signing_key = key.signing_key(&claim.scope);
         signature::check(claim, &signing_key, parts, query, hash)?;
         self.keys.used(&key.id);

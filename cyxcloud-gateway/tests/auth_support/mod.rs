@@ -23,11 +23,12 @@ use serde_json::{Value, json};
 /// Amazon's example key, root's here.
 pub(crate) const ROOT_KEY: &str = "AKIAIOSFODNN7EXAMPLE";
 pub(crate) const ROOT_SECRET: &str = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
-pub(crate) const USER_KEY: &str = "AKUSER";
+/// Ids such as the gateway makes.
+pub(crate) const USER_KEY: &str = "CYXUSERUSERUSERUSERU";
 pub(crate) const USER_SECRET: &str = "a secret of a user, 32 bytes or so";
-pub(crate) const REVOKED_KEY: &str = "AKREVOKED";
-pub(crate) const EXPIRED_KEY: &str = "AKEXPIRED";
-pub(crate) const ORPHAN_KEY: &str = "AKORPHAN";
+pub(crate) const REVOKED_KEY: &str = "CYXREVOKEDREVOKEDREV";
+pub(crate) const EXPIRED_KEY: &str = "CYXEXPIREDEXPIREDEXP";
+pub(crate) const ORPHAN_KEY: &str = "CYXORPHANORPHANORPHA";
 pub(crate) const JWT_SECRET: &str = "0123456789abcdef0123456789abcdef-jwt";
 pub(crate) const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
