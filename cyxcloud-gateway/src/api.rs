@@ -27,6 +27,7 @@ use crate::ephemeral::Ephemeral;
 use crate::events::Event;
 use crate::identity::routes::{self as people, ClientAddress};
 use crate::identity::{Identity, actor};
+use crate::journal::Denials;
 use crate::objects::ObjectService;
 use crate::problem::{FOR_ADMINISTRATORS, Kind, Problem};
 use crate::websocket::{self, Sockets};
@@ -54,6 +55,8 @@ pub struct Api {
     pub documents: Documents,
     /// What nodes are to be told with their next heartbeat.
     pub ephemeral: Arc<dyn Ephemeral>,
+    /// What people are refused, here and where objects are.
+    pub denials: Denials,
     /// What is counted.
     pub registry: Registry,
 }
@@ -473,7 +476,8 @@ fn administrators() -> Vec<Route> {
 pub fn router(api: Api) -> Router {
     let mut router = Router::new();
     for Route { method, path, access, handler, .. } in table() {
-        let guarded = Guarded { access, method, path, identity: api.identity.clone() };
+        let (identity, denials) = (api.identity.clone(), api.denials.clone());
+        let guarded = Guarded { access, method, path, identity, denials };
         router = router.route(path, handler.layer(from_fn_with_state(guarded, guard)));
     }
     let nowhere = async || {
@@ -576,6 +580,7 @@ struct Guarded {
     method: Method,
     path: &'static str,
     identity: Arc<Identity>,
+    denials: Denials,
 }
 
 impl Guarded {
@@ -589,7 +594,7 @@ impl Guarded {
         status: StatusCode,
     ) {
         let Some(ClientAddress(from)) = from else { return };
-        let Some(target) = self.identity.denials.tell(caller.owner, target) else { return };
+        let Some(target) = self.denials.tell(caller.owner, target) else { return };
         let (action, outcome) = (format!("{} {}", self.method, self.path), status.as_u16().to_string());
         self.identity.audit(owner, &actor(caller), &action, &target, from, &outcome).await;
     }

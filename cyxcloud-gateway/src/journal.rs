@@ -1,7 +1,8 @@
 //! What was done to buckets and objects, for the audit log: noted without waiting for it, written in batches beside.
 //!
 //! Notes wait in memory, at most [`WAITING_MAX`] of them; what finds no room is lost and counted, as is what could not be
-//! written by the time the gateway has to end. So a line is in the log within about a second of what it tells, and a
+//! written by the time the gateway has to end. Of one owner [`OWNER_WAITING_MAX`] wait, so that nobody takes the room of others;
+//! of what is more than that a line tells how much it was. So a line is in the log within about a second of what it tells, and a
 //! request never waits for it. Rare deeds are written at once ([`write`]). Not here: what deserves a note and how it is called
 //! (`s3`), the lines of log-ins and keys (`identity`), which are written before the answer.
 
@@ -24,6 +25,8 @@ use crate::identity::actor;
 
 /// Notes that wait for the store, at most.
 const WAITING_MAX: usize = 20_000;
+/// Of one owner.
+const OWNER_WAITING_MAX: usize = 5_000;
 /// Lines written at once, at most.
 const BATCH_MAX: usize = 500;
 /// More notes are waited for this long, so that they share a transaction.
@@ -76,10 +79,22 @@ impl Denials {
     }
 }
 
+/// What of one owner's notes is not written yet.
+#[derive(Debug, Default)]
+struct Backlog {
+    waiting: usize,
+    /// Of those that found no room: how many, and the last.
+    left_out: Option<(u64, NewAuditEntry)>,
+}
+
+/// By owner; those of whom nothing waits are not in it.
+type Backlogs = Arc<Mutex<HashMap<Option<OwnerId>, Backlog>>>;
+
 /// Takes notes. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Journal {
     notes: mpsc::Sender<NewAuditEntry>,
+    backlogs: Backlogs,
     lost: IntCounter,
     denials: Denials,
 }
@@ -88,19 +103,46 @@ pub struct Journal {
 #[derive(Debug)]
 pub struct Scribe {
     notes: mpsc::Receiver<NewAuditEntry>,
+    backlogs: Backlogs,
     lost: IntCounter,
 }
 
-/// A journal and who writes it.
-pub fn journal(registry: &Registry) -> Result<(Journal, Scribe), prometheus::Error> {
+/// A journal and who writes it. Who else tells of refusals tells them to the same `denials`.
+pub fn journal(registry: &Registry, denials: Denials) -> Result<(Journal, Scribe), prometheus::Error> {
     let lost = IntCounter::new(
         "cyxcloud_gateway_audit_lines_lost_total",
         "Lines about buckets and objects that are not in the audit log: too many waited, or the store failed to the end",
     )?;
     registry.register(Box::new(lost.clone()))?;
     let (sender, receiver) = mpsc::channel(WAITING_MAX);
-    let journal = Journal { notes: sender, lost: lost.clone(), denials: Denials::default() };
-    Ok((journal, Scribe { notes: receiver, lost }))
+    let backlogs = Backlogs::default();
+    let journal = Journal { notes: sender, backlogs: backlogs.clone(), lost: lost.clone(), denials };
+    Ok((journal, Scribe { notes: receiver, backlogs, lost }))
+}
+
+/// A line of the log.
+fn entry(
+    owner: Option<OwnerId>,
+    actor: &str,
+    action: &str,
+    target: String,
+    from: Option<IpAddr>,
+    outcome: &str,
+) -> NewAuditEntry {
+    NewAuditEntry {
+        // In the order of what happened, also where the store's clock says the same of several.
+        id: Uuid::now_v7(),
+        owner,
+        actor: actor.to_owned(),
+        action: action.to_owned(),
+        target,
+        address: from.map(|from| from.to_canonical().to_string()).unwrap_or_default(),
+        outcome: outcome.to_owned(),
+    }
+}
+
+fn shortened(target: &str, most: usize) -> String {
+    target.chars().take(most).collect()
 }
 
 impl Journal {
@@ -120,18 +162,21 @@ impl Journal {
 
     /// Notes what somebody did, or tried.
     pub fn note(&self, who: &Principal, action: &'static str, target: &str, from: IpAddr, outcome: &str) {
-        let entry = NewAuditEntry {
-            // In the order of what happened, also where the store's clock says the same of several.
-            id: Uuid::now_v7(),
-            owner: Some(who.owner),
-            actor: actor(who),
-            action: action.to_owned(),
-            target: target.chars().take(TARGET_MAX).collect(),
-            address: from.to_canonical().to_string(),
-            outcome: outcome.to_owned(),
-        };
-        if self.notes.try_send(entry).is_err() {
+        let target = shortened(target, TARGET_MAX);
+        let entry = entry(Some(who.owner), &actor(who), action, target, Some(from), outcome);
+        let mut backlogs = self.backlogs.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = backlogs.get(&entry.owner).map_or(0, |backlog| backlog.waiting);
+        if waiting >= OWNER_WAITING_MAX {
             self.lost.inc();
+            let backlog = backlogs.entry(entry.owner).or_default();
+            let before = backlog.left_out.take().map_or(0, |(count, _)| count);
+            backlog.left_out = Some((before + 1, entry));
+            return;
+        }
+        let owner = entry.owner;
+        match self.notes.try_send(entry) {
+            Ok(()) => backlogs.entry(owner).or_default().waiting += 1,
+            Err(_) => self.lost.inc(),
         }
     }
 }
@@ -146,15 +191,7 @@ pub(crate) async fn write(
     from: Option<IpAddr>,
     outcome: &str,
 ) {
-    let entry = NewAuditEntry {
-        id: Uuid::new_v4(),
-        owner,
-        actor: actor.to_owned(),
-        action: action.to_owned(),
-        target: target.chars().take(LINE_TARGET_MAX).collect(),
-        address: from.map(|from| from.to_canonical().to_string()).unwrap_or_default(),
-        outcome: outcome.to_owned(),
-    };
+    let entry = entry(owner, actor, action, shortened(target, LINE_TARGET_MAX), from, outcome);
     if let Err(error) = metadata.append_audit(std::slice::from_ref(&entry)).await {
         tracing::error!(
             error = &error as &dyn std::error::Error,
@@ -179,21 +216,56 @@ impl Scribe {
                 got = self.notes.recv_many(&mut batch, BATCH_MAX) => if got == 0 { return },
             }
             self.gather(&mut batch, &stop).await;
-            while let Err(error) = metadata.append_audit(&batch).await {
-                warn!(error = &error as &dyn std::error::Error, lines = batch.len(), "the audit log waits");
-                if stop.is_cancelled() {
-                    let lines = batch.len() + self.notes.len();
-                    self.lost.inc_by(lines as u64);
-                    tracing::error!(lines, "lines of the audit log are lost");
-                    return;
-                }
-                tokio::select! {
-                    () = tokio::time::sleep(RETRY) => {}
-                    () = stop.cancelled() => {}
-                }
+            if !self.append(&*metadata, &batch, &stop).await {
+                return;
+            }
+            let more = self.written(&batch);
+            if !more.is_empty() && !self.append(&*metadata, &more, &stop).await {
+                return;
             }
             batch.clear();
         }
+    }
+
+    /// Writes these lines, however long it takes; `false` where it could not be done before `stop`.
+    async fn append(
+        &self,
+        metadata: &dyn MetadataStore,
+        lines: &[NewAuditEntry],
+        stop: &CancellationToken,
+    ) -> bool {
+        while let Err(error) = metadata.append_audit(lines).await {
+            warn!(error = &error as &dyn std::error::Error, lines = lines.len(), "the audit log waits");
+            if stop.is_cancelled() {
+                let lines = lines.len() + self.notes.len();
+                self.lost.inc_by(lines as u64);
+                tracing::error!(lines, "lines of the audit log are lost");
+                return false;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(RETRY) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        true
+    }
+
+    /// These notes wait no more; answers the lines that tell how many of their owners' found no room meanwhile.
+    fn written(&self, batch: &[NewAuditEntry]) -> Vec<NewAuditEntry> {
+        let mut backlogs = self.backlogs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut more = Vec::new();
+        for entry in batch {
+            let Some(backlog) = backlogs.get_mut(&entry.owner) else { continue };
+            backlog.waiting -= 1;
+            if let Some((count, last)) = backlog.left_out.take() {
+                let target = format!("{count} more at once, this the last: {}", last.target);
+                more.push(NewAuditEntry { target: shortened(&target, TARGET_MAX), ..last });
+            }
+            if backlog.waiting == 0 {
+                backlogs.remove(&entry.owner);
+            }
+        }
+        more
     }
 
     /// Fills the batch for a moment.
@@ -222,7 +294,11 @@ mod tests {
     const HOME: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     fn somebody() -> Principal {
-        let owner = OwnerId::from_random([1; 16]);
+        person(1)
+    }
+
+    fn person(number: u8) -> Principal {
+        let owner = OwnerId::from_random([number; 16]);
         Principal { owner, admin: false, access_key: None, scheme: Scheme::Header, limits: None, token: None }
     }
 
@@ -230,7 +306,7 @@ mod tests {
     async fn what_was_noted_is_written_in_order_before_the_end() {
         let metadata: Arc<dyn MetadataStore> =
             Arc::new(SqliteStore::open(&SqliteConfig::Memory).expect("opens"));
-        let (journal, scribe) = journal(&Registry::new()).expect("registers");
+        let (journal, scribe) = journal(&Registry::new(), Denials::default()).expect("registers");
         let stop = CancellationToken::new();
         let writing = tokio::spawn(scribe.write(metadata.clone(), stop.clone()));
         for number in 0..BATCH_MAX * 2 + 1 {
@@ -264,10 +340,41 @@ mod tests {
 
     #[test]
     fn what_finds_no_room_is_counted() {
-        let (journal, scribe) = journal(&Registry::new()).expect("registers");
-        for _ in 0..WAITING_MAX + 3 {
-            journal.note(&somebody(), "object.put", "bucket/key", HOME, "ok");
+        let (journal, scribe) = journal(&Registry::new(), Denials::default()).expect("registers");
+        for number in 0..WAITING_MAX + 3 {
+            let who = person((number / OWNER_WAITING_MAX) as u8);
+            journal.note(&who, "object.put", "bucket/key", HOME, "ok");
         }
         assert_eq!((scribe.notes.len(), scribe.lost.get()), (WAITING_MAX, 3));
+        assert_eq!(scribe.backlogs.lock().expect("not poisoned").len(), 4);
+    }
+
+    #[tokio::test]
+    async fn adv_30_nobody_takes_the_room_of_others() {
+        let metadata: Arc<dyn MetadataStore> =
+            Arc::new(SqliteStore::open(&SqliteConfig::Memory).expect("opens"));
+        let (journal, scribe) = journal(&Registry::new(), Denials::default()).expect("registers");
+        for number in 0..WAITING_MAX + 3 {
+            journal.note(&person(1), "object.delete", &format!("bucket/{number}"), HOME, "ok");
+        }
+        journal.note(&person(2), "object.put", "bucket/key", HOME, "ok");
+        assert_eq!(scribe.notes.len(), OWNER_WAITING_MAX + 1);
+        let (stop, backlogs) = (CancellationToken::new(), scribe.backlogs.clone());
+        stop.cancel();
+        scribe.write(metadata.clone(), stop).await;
+        let lines = async |number: u8, most: usize| {
+            let lines = metadata.audit_log(Some(person(number).owner), None, most).await.expect("reads");
+            lines.into_iter().map(|line| line.entry.target).collect::<Vec<_>>()
+        };
+        assert_eq!(lines(2, 10).await, ["bucket/key"]);
+        let told = lines(1, OWNER_WAITING_MAX + 10).await;
+        assert_eq!(told.len(), OWNER_WAITING_MAX + 1);
+        let more =
+            format!("{} more at once, this the last: bucket/20002", WAITING_MAX + 3 - OWNER_WAITING_MAX);
+        assert_eq!(told.iter().filter(|target| **target == more).count(), 1);
+        assert!(
+            backlogs.lock().expect("not poisoned").is_empty(),
+            "nothing is remembered of what was written"
+        );
     }
 }

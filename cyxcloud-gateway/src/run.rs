@@ -32,7 +32,7 @@ use crate::ephemeral::{Ephemeral, InProcess, Redis};
 use crate::events::Events;
 use crate::identity::challenge::Binding;
 use crate::identity::{self, Identity};
-use crate::journal::journal;
+use crate::journal::{Denials, journal};
 use crate::nodes::callback::Caller;
 use crate::nodes::{Heartbeats, Monitor, NodeApi, Operators, Suspensions};
 use crate::objects::{self, ObjectService, OwnerSecrets};
@@ -301,7 +301,8 @@ pub async fn run(
     );
     let suspensions =
         config.wants_operators().then(|| Suspensions::new(metadata.clone(), ephemeral.clone(), auth.clone()));
-    let (journal, scribe) = journal(&registry)?;
+    let denials = Denials::default();
+    let (journal, scribe) = journal(&registry, denials.clone())?;
     let data = DataApi::new(objects.clone(), auth.clone(), journal.clone());
     let sockets = Arc::new(Sockets::new(auth.clone(), events, config.sockets()));
     let documents = Documents::new(&registry)?;
@@ -323,6 +324,7 @@ pub async fn run(
             identity: identity.clone(),
             sockets,
             documents,
+            denials,
             ephemeral: ephemeral.clone(),
             registry: registry.clone(),
         }),

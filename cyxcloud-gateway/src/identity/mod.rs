@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 use crate::auth::{AuthError, Authenticator, Principal, Scheme, Token, now};
 use crate::ephemeral::{Ephemeral, Heard, Topic, over_limit};
-use crate::journal::{self, Denials};
+use crate::journal;
 use crate::objects::OwnerSecrets;
 use challenge::{Binding, Wallet};
 use cyxcloud_tls::client::address_group;
@@ -146,8 +146,6 @@ pub struct Identity {
     auth: Arc<Authenticator>,
     master: MasterKey,
     config: Config,
-    /// What people were refused at the doors of the API.
-    pub(crate) denials: Denials,
 }
 
 fn session_context(session: Uuid) -> String {
@@ -182,7 +180,7 @@ impl Identity {
         master: MasterKey,
         config: Config,
     ) -> Self {
-        Self { metadata, ephemeral, auth, master, config, denials: Denials::default() }
+        Self { metadata, ephemeral, auth, master, config }
     }
 
     async fn limit(&self, what: &str, who: &str, most: u64) -> Result<(), Refusal> {

@@ -22,6 +22,7 @@ use cyxcloud_gateway::ephemeral::InProcess;
 use cyxcloud_gateway::identity::challenge::{Binding, Wallet};
 use cyxcloud_gateway::identity::routes::ClientAddress;
 use cyxcloud_gateway::identity::{Config, Identity, Issued, Refusal, WantedKey};
+use cyxcloud_gateway::journal::Denials;
 use cyxcloud_gateway::websocket::Sockets;
 use cyxcloud_metadata::identity::model::PersonChange;
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -81,6 +82,7 @@ impl House {
             sockets: Arc::new(Sockets::new(auth.clone(), gateway.events.clone(), Default::default())),
             documents: Documents::new(&prometheus::Registry::new()).expect("registers"),
             ephemeral: Arc::new(InProcess::default()),
+            denials: Denials::default(),
             registry: prometheus::Registry::new(),
         };
         Self { gateway, auth, identity, router: api::router(api) }

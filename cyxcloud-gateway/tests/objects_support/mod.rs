@@ -19,6 +19,7 @@ use cyxcloud_gateway::ephemeral::InProcess;
 use cyxcloud_gateway::events::Events;
 use cyxcloud_gateway::identity::challenge::Binding;
 use cyxcloud_gateway::identity::{self, Identity};
+use cyxcloud_gateway::journal::Denials;
 use cyxcloud_gateway::objects::{Config, ObjectService, OwnerSecrets};
 use cyxcloud_gateway::s3::{self, Options, S3Service};
 use cyxcloud_gateway::websocket::Sockets;
@@ -186,6 +187,7 @@ impl Gateway {
             sockets: Arc::new(Sockets::new(auth, self.events.clone(), Default::default())),
             documents: Documents::new(&prometheus::Registry::new()).expect("registers"),
             ephemeral: Arc::new(InProcess::default()),
+            denials: Denials::default(),
             registry: prometheus::Registry::new(),
         };
         (api::router(api), identity)
