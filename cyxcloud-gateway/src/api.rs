@@ -281,7 +281,8 @@ fn own() -> Vec<Route> {
             "A ticket for one WebSocket, soon",
             ok::<people::TicketBody>(),
             post(people::ticket),
-        ),
+        )
+        .fails(&[Kind::TooManyRequests]),
         route(
             G,
             "/api/v1/audit-log",

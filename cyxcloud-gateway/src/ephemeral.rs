@@ -1,7 +1,7 @@
 //! What may be lost: news that gateways pass each other so that they look at the metadata store sooner than their next
-//! tick, things that are good once and for minutes (nonces, tickets), and counts for rate limits. Losing all of it lets
-//! nobody in and logs nobody out: what is not here is refused. One thing is here because it was used: registrations of nodes,
-//! which are good once as long as this is not lost, and for an hour if it is.
+//! tick, things that are good once and for minutes (nonces, tickets), counts for rate limits, and the places of an owner that
+//! are held. Losing all of it lets nobody in and logs nobody out: what is not here is refused. One thing is here because it was
+//! used: registrations of nodes, which are good once as long as this is not lost, and for an hour if it is.
 //!
 //! Two implementations: Redis between several gateways, and this process alone.
 
@@ -29,6 +29,21 @@ const KEPT_MAX: usize = 100_000;
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 /// News waiting for a slow subscriber, at most; beyond it the oldest are dropped.
 const BACKLOG: usize = 256;
+
+/// Holds a place: KEYS[1] has the holders by when they let go, by Redis's clock; ARGV are the holder, the places there are,
+/// and the milliseconds for which one is held.
+const HOLD: &str = r"
+    local time = redis.call('TIME')
+    local now = time[1] * 1000 + math.floor(time[2] / 1000)
+    redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+    if not redis.call('ZSCORE', KEYS[1], ARGV[1]) and redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[2]) then
+        return 0
+    end
+    redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1])
+    redis.call('PEXPIRE', KEYS[1], ARGV[3], 'NX')
+    redis.call('PEXPIRE', KEYS[1], ARGV[3], 'GT')
+    return 1
+";
 
 /// Why ephemeral state did not answer. Callers go on without.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +106,10 @@ pub trait Ephemeral: Send + Sync + std::fmt::Debug {
     async fn look(&self, name: &str) -> Result<Option<String>, Error>;
     /// Takes what is kept under a name: of all who ask, one gets it.
     async fn take(&self, name: &str) -> Result<Option<String>, Error>;
+    /// Holds one of `most` places under a name for so long, from now if it holds one already; `false` where others hold them all.
+    async fn hold(&self, name: &str, holder: &str, most: usize, ttl: Duration) -> Result<bool, Error>;
+    /// Gives a place back.
+    async fn release(&self, name: &str, holder: &str) -> Result<(), Error>;
     /// Counts one more under a name that begins anew after `window`; answers how many there are and how long it lasts.
     async fn count(&self, name: &str, window: Duration) -> Result<(u64, Duration), Error>;
 }
@@ -112,6 +131,8 @@ pub struct InProcess {
     sender: broadcast::Sender<(Topic, String)>,
     /// By kind.
     kept: Mutex<HashMap<String, Shelf>>,
+    /// Under each name, who holds a place until when.
+    held: Mutex<HashMap<String, HashMap<String, Instant>>>,
 }
 
 /// All of a kind.
@@ -155,7 +176,7 @@ struct Kept {
 
 impl Default for InProcess {
     fn default() -> Self {
-        Self { sender: broadcast::channel(BACKLOG).0, kept: Mutex::default() }
+        Self { sender: broadcast::channel(BACKLOG).0, kept: Mutex::default(), held: Mutex::default() }
     }
 }
 
@@ -211,6 +232,29 @@ impl Ephemeral for InProcess {
         Ok(taken.filter(|kept| kept.until > Instant::now()).map(|kept| kept.value))
     }
 
+    async fn hold(&self, name: &str, holder: &str, most: usize, ttl: Duration) -> Result<bool, Error> {
+        let now = Instant::now();
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = held.entry(name.to_owned()).or_default();
+        places.retain(|_, until| *until > now);
+        let free = places.len() < most || places.contains_key(holder);
+        if free {
+            places.insert(holder.to_owned(), now + ttl);
+        }
+        Ok(free)
+    }
+
+    async fn release(&self, name: &str, holder: &str) -> Result<(), Error> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(places) = held.get_mut(name) {
+            places.remove(holder);
+            if places.is_empty() {
+                held.remove(name);
+            }
+        }
+        Ok(())
+    }
+
     async fn count(&self, name: &str, window: Duration) -> Result<(u64, Duration), Error> {
         let now = Instant::now();
         let mut shelves = self.shelves();
@@ -234,6 +278,7 @@ impl Ephemeral for InProcess {
 pub struct Redis {
     client: redis::Client,
     connection: redis::aio::ConnectionManager,
+    hold: redis::Script,
 }
 
 impl std::fmt::Debug for Redis {
@@ -253,7 +298,7 @@ impl Redis {
             .set_response_timeout(Some(ANSWER_TIMEOUT))
             .set_number_of_retries(2);
         let connection = client.get_connection_manager_with_config(config).await.map_err(failed)?;
-        Ok(Self { client, connection })
+        Ok(Self { client, connection, hold: redis::Script::new(HOLD) })
     }
 
     /// Host and port that connections go to; none where that is a socket of this machine.
@@ -329,6 +374,22 @@ impl Ephemeral for Redis {
         let mut connection = self.connection.clone();
         let taken: redis::RedisResult<Option<String>> = connection.get_del(key_of(name)).await;
         taken.map_err(|source| Error { doing: "take something from Redis", source: Some(source) })
+    }
+
+    async fn hold(&self, name: &str, holder: &str, most: usize, ttl: Duration) -> Result<bool, Error> {
+        let ttl = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
+        let mut connection = self.connection.clone();
+        let mut script = self.hold.key(key_of(name));
+        let held = script.arg(holder).arg(most).arg(ttl).invoke_async(&mut connection).await;
+        held.map_err(|source| Error { doing: "hold a place in Redis", source: Some(source) })
+    }
+
+    async fn release(&self, name: &str, holder: &str) -> Result<(), Error> {
+        let mut connection = self.connection.clone();
+        let released: redis::RedisResult<i64> = connection.zrem(key_of(name), holder).await;
+        released
+            .map(|_| ())
+            .map_err(|source| Error { doing: "give a place back in Redis", source: Some(source) })
     }
 
     async fn count(&self, name: &str, window: Duration) -> Result<(u64, Duration), Error> {
@@ -418,6 +479,23 @@ mod tests {
         }
     }
 
+    async fn so_many_places_are_held_and_given_back(ephemeral: &dyn Ephemeral) {
+        let name = format!("test:{}", uuid::Uuid::new_v4());
+        let minute = Duration::from_secs(60);
+        let hold = async |holder: &str, ttl| ephemeral.hold(&name, holder, 2, ttl).await.expect("answers");
+        assert!(hold("a", minute).await && hold("b", minute).await);
+        assert!(!hold("c", minute).await && hold("a", minute).await, "who holds one goes on holding it");
+        ephemeral.release(&name, "a").await.expect("answers");
+        ephemeral.release(&name, "nobody").await.expect("answers");
+        assert!(hold("c", minute).await && !hold("a", minute).await);
+        // Whoever does not say that it is still there is not.
+        assert!(hold("b", Duration::from_millis(1)).await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(hold("d", minute).await && !hold("b", minute).await);
+        let other = ephemeral.hold(&format!("{name}-other"), "c", 2, minute).await;
+        assert!(other.expect("answers"), "another name has places of its own");
+    }
+
     #[tokio::test]
     async fn much_of_one_kind_leaves_room_for_others() {
         let ephemeral = InProcess::default();
@@ -440,6 +518,7 @@ mod tests {
     async fn in_process() {
         news_reach_a_subscriber(&InProcess::default()).await;
         what_is_kept_is_taken_once(&InProcess::default()).await;
+        so_many_places_are_held_and_given_back(&InProcess::default()).await;
     }
 
     #[tokio::test]
@@ -456,6 +535,7 @@ mod tests {
         let redis = Redis::connect(&url).await.expect("connects");
         news_reach_a_subscriber(&redis).await;
         what_is_kept_is_taken_once(&redis).await;
+        so_many_places_are_held_and_given_back(&redis).await;
     }
 
     #[test]

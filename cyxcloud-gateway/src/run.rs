@@ -304,7 +304,7 @@ pub async fn run(
     let denials = Denials::default();
     let (journal, scribe) = journal(&registry, denials.clone())?;
     let data = DataApi::new(objects.clone(), auth.clone(), journal.clone());
-    let sockets = Arc::new(Sockets::new(auth.clone(), events, config.sockets()));
+    let sockets = Arc::new(Sockets::new(auth.clone(), events, ephemeral.clone(), config.sockets()));
     let documents = Documents::new(&registry)?;
     let app = Arc::new(App {
         auth: auth.clone(),

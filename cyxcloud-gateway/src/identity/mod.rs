@@ -41,6 +41,8 @@ const NONCE_MAX: usize = 64;
 /// A nonce is good for so long.
 const CHALLENGE_LIFE: Duration = Duration::from_secs(300);
 const TICKET_LIFE: Duration = Duration::from_secs(30);
+/// Of one owner.
+const TICKETS_PER_MINUTE: u64 = 60;
 const CHALLENGES_PER_MINUTE: u64 = 10;
 /// Log-ins of one wallet; and tries at one wallet from one address that proved nothing.
 const LOGINS_PER_MINUTE: u64 = 5;
@@ -372,6 +374,7 @@ impl Identity {
     /// A ticket that opens one WebSocket soon, for browsers, whose addresses would tell a token to everybody.
     /// It stands for the credentials that the caller came with, and for nothing that they do not.
     pub async fn ticket(&self, caller: &Principal) -> Result<(String, Duration), Refusal> {
+        self.limit("ticket", &caller.owner.to_string(), TICKETS_PER_MINUTE).await?;
         let ticket = hex::encode(rand::random::<[u8; 32]>());
         let Principal { owner, access_key, token, .. } = caller.clone();
         let given = Given { owner, access_key, token };

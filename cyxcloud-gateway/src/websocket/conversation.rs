@@ -13,11 +13,11 @@ use serde_json::json;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 use tracing::debug;
 
+use super::seats::Seat;
 use super::view::may_know;
 use crate::auth::{Authenticator, Principal};
 use crate::events::{Heard, Listener, Metrics, Notice, Topic};
 use crate::serve::Held;
-use cyxcloud_tls::crowd::Place;
 
 /// A peer may take nothing of a message for this long.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,7 +50,7 @@ pub(super) struct Conversation {
     /// The connection below.
     pub(super) held: Held,
     /// Among the owner's sockets.
-    pub(super) place: Place,
+    pub(super) seat: Seat,
 }
 
 /// Why a socket ends.
@@ -159,7 +159,7 @@ impl Conversation {
             say_goodbye(socket, ending).await;
         }
         self.metrics.connections.dec();
-        drop((self.place, self.held));
+        drop((self.seat, self.held));
     }
 
     async fn converse(&mut self, socket: &mut WebSocket) -> Result<std::convert::Infallible, Ending> {

@@ -9,6 +9,7 @@
 pub(crate) mod conversation;
 pub(crate) mod credentials;
 pub mod origin;
+mod seats;
 pub(crate) mod view;
 
 use std::sync::Arc;
@@ -26,17 +27,18 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use crate::auth::{Authenticator, Principal};
+use crate::ephemeral::Ephemeral;
 use crate::events::Events;
 use crate::problem::{Kind, Problem};
 use crate::rest::known;
 use crate::serve::Held;
 use conversation::Conversation;
-use cyxcloud_tls::crowd::Crowd;
 use origin::Origins;
+use seats::Seats;
 
 /// Where sockets are opened.
 pub const PATH: &str = "/ws";
-/// Sockets of one owner at one gateway (specification, 15.5).
+/// Sockets of one owner, at all gateways together (specification, 15.5).
 const SOCKETS_MAX: usize = 10;
 /// Largest message, and frame, that a client may send.
 pub(crate) const MESSAGE_MAX: usize = 64 << 10;
@@ -65,14 +67,19 @@ impl Default for Config {
 pub struct Sockets {
     auth: Arc<Authenticator>,
     events: Events,
-    crowd: Crowd,
+    seats: Seats,
     config: Config,
 }
 
 impl Sockets {
-    /// Sockets that tell these events to whom `auth` lets in.
-    pub fn new(auth: Arc<Authenticator>, events: Events, config: Config) -> Self {
-        Self { auth, events, crowd: Crowd::new(SOCKETS_MAX), config }
+    /// Sockets that tell these events to whom `auth` lets in; counted with those of other gateways by `ephemeral`.
+    pub fn new(
+        auth: Arc<Authenticator>,
+        events: Events,
+        ephemeral: Arc<dyn Ephemeral>,
+        config: Config,
+    ) -> Self {
+        Self { auth, events, seats: Seats::new(SOCKETS_MAX, ephemeral), config }
     }
 }
 
@@ -114,7 +121,7 @@ pub(crate) async fn open(
     let Query(asked) = asked.map_err(|rejection| invalid(rejection.body_text()))?;
     let topics = view::topics(asked.topics.as_deref()).map_err(|error| invalid(error.to_string()))?;
     let (Ok(upgrade), Some(Extension(held))) = (upgrade, held) else { return Ok(upgrade_required()) };
-    let Some(place) = sockets.crowd.enter_as(who.owner.to_string()) else {
+    let Some(seat) = sockets.seats.take(who.owner).await else {
         let detail = format!("there are {SOCKETS_MAX} sockets of this user open already; close one first");
         return Err(Problem::new(Kind::TooManySockets, detail));
     };
@@ -127,7 +134,7 @@ pub(crate) async fn open(
         metrics: sockets.events.metrics().clone(),
         ping_every: sockets.config.ping_every,
         held,
-        place,
+        seat,
     };
     let upgrade = upgrade
         .max_message_size(MESSAGE_MAX)

@@ -79,7 +79,12 @@ impl House {
             objects: gateway.objects.clone(),
             metadata: gateway.metadata.clone(),
             identity: identity.clone(),
-            sockets: Arc::new(Sockets::new(auth.clone(), gateway.events.clone(), Default::default())),
+            sockets: Arc::new(Sockets::new(
+                auth.clone(),
+                gateway.events.clone(),
+                Arc::new(InProcess::default()),
+                Default::default(),
+            )),
             documents: Documents::new(&prometheus::Registry::new()).expect("registers"),
             ephemeral: Arc::new(InProcess::default()),
             denials: Denials::default(),
@@ -561,6 +566,20 @@ async fn adv_33_a_ticket_is_good_once_and_for_what_it_was_given_for() {
     assert_eq!(open(&fine).await.0, 401);
     house.ask(&Method::POST, "/api/v1/auth/logout", Some(&tokens.access_token), "").await;
     assert_eq!(open(&unused).await.0, 401, "the session has ended");
+}
+
+#[tokio::test]
+async fn adv_33_an_owner_gets_so_many_tickets_a_minute() {
+    let house = House::open().await;
+    let [one, other] = [1, 2]
+        .map(|seed| house.token(OwnerId::from_random([seed; 16]), Kind::Access, 0, Duration::from_secs(60)));
+    let ask = async |token: &str| house.ask(&Method::POST, "/api/v1/ws-ticket", Some(token), "").await;
+    for number in 0..60 {
+        assert_eq!(ask(&one).await.0, 200, "{number}");
+    }
+    let (status, refused) = ask(&one).await;
+    assert_eq!((status.as_u16(), &refused["type"]), (429, &"urn:cyxcloud:problem:too-many-requests".into()));
+    assert_eq!(ask(&other).await.0, 200);
 }
 
 #[tokio::test]

@@ -180,13 +180,14 @@ impl Gateway {
             identity::Config { binding, quota: None, signups_per_hour: 10 },
         );
         let identity = Arc::new(identity);
+        let ephemeral = Arc::new(InProcess::default());
         let api = Api {
             objects: self.objects.clone(),
             metadata: self.metadata.clone(),
             identity: identity.clone(),
-            sockets: Arc::new(Sockets::new(auth, self.events.clone(), Default::default())),
+            sockets: Arc::new(Sockets::new(auth, self.events.clone(), ephemeral.clone(), Default::default())),
             documents: Documents::new(&prometheus::Registry::new()).expect("registers"),
-            ephemeral: Arc::new(InProcess::default()),
+            ephemeral,
             denials: Denials::default(),
             registry: prometheus::Registry::new(),
         };

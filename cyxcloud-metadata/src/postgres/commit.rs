@@ -162,7 +162,8 @@ impl Before {
 
     /// How usage changes when an object of this owner and size takes the key: owners, bytes, objects.
     fn deltas(&self, owner: OwnerId, size: ByteCount) -> impl Iterator<Item = (OwnerId, i64, i64)> {
-        let gone = versions::visible(self.current.as_ref()).map(|current| (current.owner, -current.size.as_i64(), -1));
+        let gone = versions::visible(self.current.as_ref())
+            .map(|current| (current.owner, -current.size.as_i64(), -1));
         std::iter::once((owner, size.as_i64(), 1)).chain(gone)
     }
 }
