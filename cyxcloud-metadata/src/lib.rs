@@ -171,7 +171,8 @@ pub trait MetadataStore: Upkeep + Identity + std::fmt::Debug {
     /// Forgets a node and its locations. `Stale` unless it is `draining`.
     async fn remove_node(&self, id: NodeId) -> Result<()>;
     /// Marks locations lost or corrupt and queues the repair of their stripes; of nodes that sent other bytes an audit of the
-    /// whole chunk is due at once, among the contained ones. Idempotent.
+    /// whole chunk is due at once, among the contained ones. So it is, of one chunk, of a node that denied some, if it is not
+    /// held back, owes no answer soon, and collection is not frozen. Idempotent.
     async fn report_bad_locations(&self, bad: &[BadLocation]) -> Result<()>;
 
     /// Marks every location of these chunks on this node corrupt and queues repairs, as the node itself asked;

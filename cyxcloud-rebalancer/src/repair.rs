@@ -280,8 +280,9 @@ async fn make(
     plan: &Plan,
     priority: i32,
 ) -> Result<RepairDone, Failure> {
-    // The row of a wrong shard goes with its repair. Whoever is to be audited for it is so all the same.
-    if state.locations.iter().any(|at| at.status == LocationStatus::Corrupt) {
+    // The row of a wrong or denied shard goes with its repair. Whoever is to be audited for it is so all the same.
+    let doubtful = |status| matches!(status, LocationStatus::Corrupt | LocationStatus::Missing);
+    if state.locations.iter().any(|at| doubtful(at.status)) {
         audit::call_in(ctx).await;
     }
     let mut made = Repaired::default();

@@ -199,9 +199,14 @@ async fn wrong_and_missing_shards_are_reported() {
         assert_eq!(lost(&after), found, "{fault:?}");
         let left = load(&after[0]).get(&victim).copied().unwrap_or(0);
         assert_eq!(left + found, load(&before[0])[&victim]);
-        // Who sent a lie is to be audited for it, and not who owned up to a loss.
+        // Who sent a lie is to be audited for it, who denied shards for one of them, and not who owned up to rot.
         let owed = cluster.metadata.claim_contained(100, PATIENCE).await.expect("claim");
-        assert_eq!(owed.len(), if fault == Fault::WrongBytes { found } else { 0 }, "{fault:?}");
+        let due = match fault {
+            Fault::Forget => 1,
+            Fault::Rotten => 0,
+            _ => found,
+        };
+        assert_eq!(owed.len(), due, "{fault:?}");
         assert!(owed.iter().all(|owed| owed.node == victim));
     }
 }

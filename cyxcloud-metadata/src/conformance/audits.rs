@@ -130,8 +130,8 @@ pub async fn a_late_answer_is_asked_for_again(store: &dyn MetadataStore) {
     assert_eq!(state(store, at.stripe).await.expect("live").locations[3].status, LocationStatus::Corrupt);
 }
 
-/// For the whole chunk, once for each location that was not known to be bad; and not who says that it lost the chunk, or that it
-/// rotted. What was asked for already is asked for now.
+/// For the whole chunk, once for each location that was not known to be bad; and not who says that it rotted. What was asked for
+/// already is asked for now.
 pub async fn who_sent_other_bytes_is_asked_at_once(store: &dyn MetadataStore) {
     let place = place(store).await;
     let nodes = online_nodes(store, 5).await;
@@ -162,7 +162,7 @@ pub async fn who_sent_other_bytes_is_asked_at_once(store: &dyn MetadataStore) {
         slice: 0..65,
         attempts: 1,
     };
-    assert_eq!(claimed, [whole(1), whole(4)]);
+    assert_eq!(claimed, [whole(0), whole(1), whole(4)]);
     let answers =
         [again(nodes[1], cursor(&segment, 1, 1), AuditOutcome::Wrong), again(node, at, AuditOutcome::Proven)];
     store.record_audits(&answers, LONG, &judge).await.expect("record audits");
@@ -175,6 +175,43 @@ pub async fn who_sent_other_bytes_is_asked_at_once(store: &dyn MetadataStore) {
     store.report_bad_locations(&reported).await.expect("report again");
     tick(store).await;
     assert_eq!(store.claim_contained(10, LONG).await.expect("claim"), []);
+}
+
+/// For the whole of it, and for no other while that answer is owed soon or it is held back: one that lost a disk is not to fail a
+/// hundred audits at once. For none while collection is frozen.
+pub async fn who_denies_chunks_is_asked_for_one(store: &dyn MetadataStore) {
+    let place = place(store).await;
+    let nodes = online_nodes(store, 5).await;
+    let segment = stored(store, place, "k", 6, &nodes).await;
+    let denied = async |stripes: std::ops::Range<u32>, shard: usize, fault| {
+        let bad = |stripe| BadLocation {
+            segment: segment.id,
+            stripe,
+            shard: coded().shard(shard).expect("exists"),
+            node: nodes[shard],
+            fault,
+        };
+        store.report_bad_locations(&stripes.map(bad).collect::<Vec<_>>()).await.expect("report");
+        tick(store).await;
+        store.claim_contained(10, Duration::from_secs(240)).await.expect("claim")
+    };
+    let owed = denied(0..3, 0, Fault::Missing).await;
+    let asked: Vec<_> = owed.iter().map(|owed| (owed.node, owed.slice.clone(), owed.attempts)).collect();
+    assert_eq!(asked, [(nodes[0], 0..65, 1)]);
+    assert_eq!(denied(3..4, 0, Fault::Missing).await, [], "an answer is owed");
+    assert_eq!(denied(4..5, 0, Fault::Corrupt).await.len(), 1, "a lie is another matter");
+    // What it owes in hours excuses nobody now.
+    record(store, &[event(nodes[1], cursor(&segment, 0, 1), AuditOutcome::Late)], LONG).await;
+    assert_eq!(denied(1..3, 1, Fault::Missing).await.len(), 1);
+    store.freeze_gc("restored from a backup").await.expect("freeze");
+    assert_eq!(denied(0..3, 2, Fault::Missing).await, [], "it may rightly be gone");
+    store.thaw_gc().await.expect("thaw");
+    let owed = denied(3..4, 2, Fault::Missing).await;
+    assert_eq!(owed.len(), 1);
+    let failed = [again(nodes[2], owed[0].at, AuditOutcome::Lost)];
+    store.record_audits(&failed, LONG, &judge).await.expect("record audits");
+    assert!(upkeep(store, nodes[2]).await.quarantined);
+    assert_eq!(denied(4..6, 2, Fault::Missing).await, [], "it is held back");
 }
 
 /// Such that the order of events shows.

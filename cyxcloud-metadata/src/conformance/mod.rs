@@ -78,6 +78,7 @@ macro_rules! conformance_suite {
             audits::an_audit_is_kept_and_marks_its_location,
             audits::a_late_answer_is_asked_for_again,
             audits::who_sent_other_bytes_is_asked_at_once,
+            audits::who_denies_chunks_is_asked_for_one,
             audits::a_node_is_judged_by_its_audits,
             audits::who_has_nothing_left_to_prove_is_let_back,
             audits::who_is_held_back_is_taken_back_by_an_administrator,

@@ -4,6 +4,7 @@
 //! (`scans`) or for their stripes to be repaired (`repairs`).
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use cyxcloud_core::node::NodeStatus;
 use cyxcloud_core::{ChunkId, NodeId, Timestamp};
@@ -13,7 +14,7 @@ use uuid::Uuid;
 use super::content::small;
 use super::engine::Done;
 use super::row::{self, AUDIT_RECORD, all, exists, int, number, one, run};
-use super::{repairs, scans};
+use super::{garbage, repairs, scans};
 use crate::error::Error;
 use crate::model::{BadLocation, Fault, Heard, Node, NodeHeartbeat, NodeStep, RegisterNode};
 use crate::rows::{changes_hands, corrupt, endpoint, percent};
@@ -316,24 +317,48 @@ pub(super) fn report_bad(db: &Connection, bad: &[BadLocation]) -> Done<()> {
         "UPDATE chunk_locations SET status = ?5, verification_failures = verification_failures + 1
         WHERE segment_id = ?1 AND stripe_index = ?2 AND shard_index = ?3 AND node_id = ?4
             AND status IN ('stored', 'leaving')";
-    // For the whole chunk: which part of it is wrong nobody said.
+    // For the whole chunk: which part of it is wrong, or whether it is all that is denied, nobody said.
     const AUDIT: &str = "INSERT INTO contained_audits (node_id, segment_id, stripe_index, shard_index, chunk_id,
             size_bytes, slice_start, slice_end, not_before)
         SELECT ?4, segment_id, stripe_index, shard_index, chunk_id, size_bytes, 0, size_bytes, ?5 FROM chunks
         WHERE segment_id = ?1 AND stripe_index = ?2 AND shard_index = ?3
         ON CONFLICT (node_id, segment_id, stripe_index, shard_index) DO UPDATE SET
             slice_start = excluded.slice_start, slice_end = excluded.slice_end, not_before = excluded.not_before";
+    let ask = |at: &BadLocation| {
+        let (segment, shard, node) = (at.segment.as_uuid(), small(at.shard.get()), at.node.as_uuid());
+        run(db, AUDIT, params![segment, at.stripe, shard, node, row::now().unix_millis()]).map(drop)
+    };
+    let mut denied = Vec::new();
     for at in bad {
         let (segment, shard, node) = (at.segment.as_uuid(), small(at.shard.get()), at.node.as_uuid());
         if run(db, MARK, params![segment, at.stripe, shard, node, status(at.fault)])? > 0 {
-            if at.fault == Fault::Corrupt {
-                run(db, AUDIT, params![segment, at.stripe, shard, node, row::now().unix_millis()])?;
+            match at.fault {
+                Fault::Corrupt => ask(at)?,
+                Fault::Missing => denied.push(at),
+                Fault::Rotten => {}
             }
             let stripe = StripeRef { segment: at.segment, index: at.stripe };
             repairs::queue_lost(db, stripe, LostBecause::Reported)?;
         }
     }
+    for at in denied {
+        if may_be_asked(db, at.node)? {
+            ask(at)?;
+        }
+    }
     Ok(())
+}
+
+/// Whether a node that denied a chunk is to be audited for it now: unless it is held back, where it is asked often, or is to answer
+/// soon anyway. Not while collection is frozen: what a restored database names may rightly be gone.
+fn may_be_asked(db: &Connection, node: NodeId) -> Done<bool> {
+    const SOON: Duration = Duration::from_secs(5 * 60);
+    const MAY: &str = "SELECT 1 FROM nodes WHERE id = ?1 AND NOT quarantined
+        AND NOT EXISTS (SELECT 1 FROM contained_audits WHERE node_id = ?1 AND not_before <= ?2)";
+    if garbage::frozen(db)?.is_some() {
+        return Ok(false);
+    }
+    Ok(exists(db, MAY, params![node.as_uuid(), row::after(row::now(), SOON)])?)
 }
 
 pub(super) fn report_corrupt(db: &Connection, node: NodeId, chunks: &[ChunkId]) -> Done<usize> {
