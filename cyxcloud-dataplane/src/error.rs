@@ -127,7 +127,7 @@ pub enum NodeError {
     /// It does not hold the chunk.
     #[error("the node does not hold the chunk")]
     Missing,
-    /// The bytes or slices it sent are not those of the chunk.
+    /// The bytes or slices it sent are not those of the chunk: wrong, too few or too many, or no message at all.
     #[error("the node's bytes are not those of the chunk")]
     Corrupt,
     /// It says that what it holds is not the chunk any more.

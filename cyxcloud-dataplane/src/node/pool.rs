@@ -83,7 +83,7 @@ pub(crate) enum Check {
 
 /// The bytes of a chunk, which must be of this length.
 fn of_length(answer: Pieces, length: usize) -> Result<Pieces, NodeError> {
-    let data = raw::bytes_field(answer, 1).map_err(|status| NodeError::from_status(&status))?;
+    let data = raw::bytes_field(answer, 1)?;
     if data.len() == length { Ok(data) } else { Err(NodeError::Corrupt) }
 }
 
@@ -152,9 +152,12 @@ impl NodePool {
         let timeout = self.config.write_timeout;
         let answer = match self.channel(&client) {
             Ok(channel) => {
-                raw::unary(&channel, STORE_CHUNK, &request, Some((2, data)), ENVELOPE, timeout, timeout)
-                    .await
-                    .map_err(|status| NodeError::from_status(&status))
+                let answer =
+                    raw::unary(&channel, STORE_CHUNK, &request, Some((2, data)), ENVELOPE, timeout, timeout);
+                answer.await.map_err(|error| match error {
+                    NodeError::Corrupt => NodeError::BadReceipt("the answer is malformed"),
+                    error => error,
+                })
             }
             Err(error) => Err(error),
         };
@@ -227,8 +230,7 @@ impl NodePool {
         // A slice grows to whole groups of 16 KiB at both ends, the last group comes too, and the paths are 64 bytes a step.
         let limit = wanted + (slices.len() + 1) * (40 << 10) + ENVELOPE;
         let verified = self.get(&client, &chunk, slices, limit, first_byte).await.and_then(|answer| {
-            let proof =
-                raw::bytes_field(answer, 2).map_err(|status| NodeError::from_status(&status))?.into_bytes();
+            let proof = raw::bytes_field(answer, 2)?.into_bytes();
             proof::verify(&chunk, length.get(), slices, &proof).map_err(|_| NodeError::Corrupt)
         });
         self.note(&client, "slice", &verified);
@@ -413,9 +415,7 @@ impl NodePool {
             token: self.token(client, Operation::Get),
         };
         let channel = self.channel(client)?;
-        raw::unary(&channel, GET_CHUNK, &request, None, limit, self.config.read_timeout, first_byte)
-            .await
-            .map_err(|status| NodeError::from_status(&status))
+        raw::unary(&channel, GET_CHUNK, &request, None, limit, self.config.read_timeout, first_byte).await
     }
 
     /// A chunk that was not checked when it came turned out to be wrong.

@@ -2,7 +2,8 @@
 //!
 //! tonic's codec copies each message into one fresh buffer on its way out and another on its way in. Here a chunk
 //! leaves as the slice it is, behind a head of a few bytes, and arrives as the pieces that the connection read.
-//! Everything else (connection, flow control, status) is tonic's.
+//! Everything else (connection, flow control, status) is tonic's. What is found wrong with an answer here, its length or its
+//! form, is the node's lie as other bytes are: `Corrupt`, and not a status, which would be a node's own word.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -18,6 +19,8 @@ use tonic::body::Body;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tower::{Service, ServiceExt};
+
+use crate::error::NodeError;
 
 /// Compression flag and length in front of a gRPC message.
 const HEAD: usize = 5;
@@ -75,7 +78,7 @@ pub(crate) async fn unary(
     limit: usize,
     timeout: Duration,
     first_byte: Duration,
-) -> Result<Pieces, Status> {
+) -> Result<Pieces, NodeError> {
     let mut request = http::Request::new(Body::new(Frames::new(message, payload)));
     *request.method_mut() = http::Method::POST;
     *request.version_mut() = http::Version::HTTP_2;
@@ -88,7 +91,7 @@ pub(crate) async fn unary(
     }
     let call = async {
         let mut channel = channel.clone();
-        let unavailable = |error: tonic::transport::Error| Status::from_error(Box::new(error));
+        let unavailable = |error: tonic::transport::Error| said(&Status::from_error(Box::new(error)));
         let begins = async { channel.ready().await?.call(request).await };
         let response = tokio::time::timeout(first_byte, begins).await.map_err(late)?.map_err(unavailable)?;
         receive(response, limit).await
@@ -96,29 +99,34 @@ pub(crate) async fn unary(
     tokio::time::timeout(timeout, call).await.map_err(late)?
 }
 
-fn late(_: tokio::time::error::Elapsed) -> Status {
-    Status::deadline_exceeded("no answer in time")
+fn late(_: tokio::time::error::Elapsed) -> NodeError {
+    NodeError::TimedOut
+}
+
+/// What the node answered, or became of the connection.
+fn said(status: &Status) -> NodeError {
+    NodeError::from_status(status)
 }
 
 /// Reads the one message of a response, and its status.
-async fn receive(response: http::Response<Body>, limit: usize) -> Result<Pieces, Status> {
+async fn receive(response: http::Response<Body>, limit: usize) -> Result<Pieces, NodeError> {
     let (parts, mut body) = response.into_parts();
     if parts.status != http::StatusCode::OK {
-        return Err(Status::unavailable(format!("HTTP status {}", parts.status.as_u16())));
+        return Err(said(&Status::unavailable(format!("HTTP status {}", parts.status.as_u16()))));
     }
     // An error without a message comes in the headers alone.
     if let Some(status) = Status::from_header_map(&parts.headers).filter(|status| status.code() != Code::Ok) {
-        return Err(status);
+        return Err(said(&status));
     }
     let mut pieces = Vec::new();
     let mut len = 0;
     let mut ended_well = false;
     while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        match frame?.into_data() {
+        match frame.map_err(|status| said(&status))?.into_data() {
             Ok(data) => {
                 len += data.len();
                 if len > limit + HEAD {
-                    return Err(Status::out_of_range("the answer is longer than what was asked for"));
+                    return Err(NodeError::Corrupt);
                 }
                 if !data.is_empty() {
                     pieces.push(data);
@@ -127,49 +135,49 @@ async fn receive(response: http::Response<Body>, limit: usize) -> Result<Pieces,
             Err(frame) => {
                 let trailers = frame.into_trailers().unwrap_or_default();
                 match Status::from_header_map(&trailers) {
-                    Some(status) if status.code() != Code::Ok => return Err(status),
+                    Some(status) if status.code() != Code::Ok => return Err(said(&status)),
                     status => ended_well = status.is_some(),
                 }
             }
         }
     }
     if !ended_well {
-        return Err(Status::unavailable("the answer broke off"));
+        return Err(said(&Status::unavailable("the answer broke off")));
     }
     message_of(Pieces(pieces))
 }
 
 /// The one message in a body: behind a flag, which must say that it is not compressed, and its length.
-pub(crate) fn message_of(body: Pieces) -> Result<Pieces, Status> {
-    let malformed = || Status::internal("the answer is not one gRPC message");
+pub(crate) fn message_of(body: Pieces) -> Result<Pieces, NodeError> {
     let mut cursor = Cursor::new(body);
-    let uncompressed = cursor.byte().ok_or_else(malformed)? == 0;
-    let stated =
-        cursor.take(4).ok_or_else(malformed)?.iter().flatten().fold(0, |n, &b| n << 8 | usize::from(b));
+    let uncompressed = cursor.byte().ok_or(NodeError::Corrupt)? == 0;
+    let length = cursor.take(4).ok_or(NodeError::Corrupt)?;
+    let stated = length.iter().flatten().fold(0, |n, &b| n << 8 | usize::from(b));
     if !uncompressed || stated != cursor.left {
-        return Err(malformed());
+        return Err(NodeError::Corrupt);
     }
-    cursor.take(stated).ok_or_else(malformed)
+    cursor.take(stated).ok_or(NodeError::Corrupt)
 }
 
 /// The last `bytes` field of this number in a message; empty if there is none. Other fields are skipped.
-pub(crate) fn bytes_field(message: Pieces, number: u32) -> Result<Pieces, Status> {
-    let malformed = || Status::internal("the answer is not a valid message");
+pub(crate) fn bytes_field(message: Pieces, number: u32) -> Result<Pieces, NodeError> {
     let mut cursor = Cursor::new(message);
     let mut found = Pieces::default();
     while cursor.left > 0 {
-        let key = cursor.varint().ok_or_else(malformed)?;
+        let key = cursor.varint().ok_or(NodeError::Corrupt)?;
         let skip = match key & 7 {
             0 => {
-                cursor.varint().ok_or_else(malformed)?;
+                cursor.varint().ok_or(NodeError::Corrupt)?;
                 continue;
             }
             1 => 8,
-            2 => usize::try_from(cursor.varint().ok_or_else(malformed)?).map_err(|_| malformed())?,
+            2 => {
+                usize::try_from(cursor.varint().ok_or(NodeError::Corrupt)?).map_err(|_| NodeError::Corrupt)?
+            }
             5 => 4,
-            _ => return Err(malformed()),
+            _ => return Err(NodeError::Corrupt),
         };
-        let value = cursor.take(skip).ok_or_else(malformed)?;
+        let value = cursor.take(skip).ok_or(NodeError::Corrupt)?;
         if key == u64::from(number) << 3 | 2 {
             found = value;
         }
@@ -308,11 +316,36 @@ mod tests {
         for nonsense in
             [&[0x0a][..], &[0x0a, 5, 1], &[0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], &[0x0b, 0], &[0x80; 12]]
         {
-            assert!(bytes_field(Pieces::of(nonsense, 2), 1).is_err(), "{nonsense:?}");
+            let refused = bytes_field(Pieces::of(nonsense, 2), 1);
+            assert!(matches!(refused, Err(NodeError::Corrupt)), "{nonsense:?}: {refused:?}");
         }
         let mut odd = vec![0x18, 0x96, 0x01, 0x21];
         odd.extend([0; 8]);
         odd.extend([0x2d, 0, 0, 0, 0, 0x0a, 1, 77]);
         assert_eq!(bytes_field(Pieces::of(&odd, 3), 1).expect("valid").into_bytes(), vec![77]);
+    }
+
+    #[test]
+    fn a_body_that_is_not_one_message_is_the_nodes_lie() {
+        assert_eq!(message_of(Pieces::of(&[0, 0, 0, 0, 2, 8, 9], 3)).expect("one").into_bytes(), vec![8, 9]);
+        for body in [&[][..], &[0, 0, 0], &[1, 0, 0, 0, 1, 7], &[0, 0, 0, 0, 2, 7], &[0, 0, 0, 0, 1, 7, 7]] {
+            let refused = message_of(Pieces::of(body, 3));
+            assert!(matches!(refused, Err(NodeError::Corrupt)), "{body:?}: {refused:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_too_long_is_a_lie_and_what_breaks_off_is_not() {
+        let answer = |len: usize| {
+            let pieces = Frames(std::iter::repeat_n(Bytes::from_static(&[7; 10]), len / 10).collect());
+            http::Response::new(Body::new(pieces))
+        };
+        // Nothing says that it ended well.
+        let broken = receive(answer(100 + HEAD), 100).await;
+        assert!(matches!(broken, Err(NodeError::Status { code: Code::Unavailable, .. })), "{broken:?}");
+        for len in [110, 10_000] {
+            let long = receive(answer(len), 100).await;
+            assert!(matches!(long, Err(NodeError::Corrupt)), "{len}: {long:?}");
+        }
     }
 }

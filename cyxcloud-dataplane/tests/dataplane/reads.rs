@@ -170,6 +170,7 @@ async fn any_one_of_six_nodes_may_fail_in_any_way() {
 async fn wrong_and_missing_shards_are_reported() {
     for (fault, metric) in [
         (Fault::WrongBytes, "corrupt_shards_total"),
+        (Fault::LongBytes, "corrupt_shards_total"),
         (Fault::Rotten, "corrupt_shards_total"),
         (Fault::Forget, "missing_shards_total"),
     ] {
