@@ -169,8 +169,9 @@ impl DataPlane {
         Ok(made)
     }
 
-    /// Asks a node for a slice of a chunk and checks it against the chunk's id, by the call that ranged reads use. The answer
-    /// must begin within `first_byte` and be there at the `deadline`.
+    /// Asks a node for a slice of a chunk and checks it against the chunk's id, by the call that ranged reads use; for a slice that
+    /// is the whole chunk, by the call that readers of a whole chunk use, so that who fails them fails here. The answer must begin
+    /// within `first_byte` and be there at the `deadline`.
     pub async fn audit(
         &self,
         node: NodeId,
@@ -180,9 +181,18 @@ impl DataPlane {
         first_byte: Duration,
         deadline: Duration,
     ) -> Audited {
-        let call = self.0.pool.get_slices_from(node, chunk, size, std::slice::from_ref(&slice), first_byte);
+        let pool = &self.0.pool;
+        let call = async {
+            if slice == (0..size.get()) {
+                pool.fetch_from(node, chunk, size.as_usize(), Check::Now, first_byte).await.map(drop)
+            } else {
+                pool.get_slices_from(node, chunk, size, std::slice::from_ref(&slice), first_byte)
+                    .await
+                    .map(drop)
+            }
+        };
         match tokio::time::timeout(deadline, call).await {
-            Ok(Ok(_)) => Audited::Proven,
+            Ok(Ok(())) => Audited::Proven,
             Ok(Err(NodeError::Missing)) => Audited::Lost,
             Ok(Err(NodeError::Corrupt | NodeError::Rotten)) => Audited::Wrong,
             Ok(Err(NodeError::Unknown(_) | NodeError::BadAddress { .. })) => Audited::Unreachable,

@@ -188,9 +188,21 @@ impl NodePool {
         length: usize,
         check: Check,
     ) -> Result<Pieces, NodeError> {
+        self.fetch_from(node, chunk, length, check, self.config.read_timeout).await
+    }
+
+    /// The same, of a node that must begin to answer within `first_byte`. It cannot tell the two apart.
+    pub(crate) async fn fetch_from(
+        &self,
+        node: NodeId,
+        chunk: ChunkId,
+        length: usize,
+        check: Check,
+        first_byte: Duration,
+    ) -> Result<Pieces, NodeError> {
         let began = Instant::now();
         let client = self.client(node)?;
-        let got = self.get(&client, &chunk, &[], length + ENVELOPE, self.config.read_timeout).await;
+        let got = self.get(&client, &chunk, &[], length + ENVELOPE, first_byte).await;
         let fetched = match (got, check) {
             (Ok(answer), Check::Now) => self.check_chunk(answer, chunk, length).await,
             (Ok(answer), Check::Later) => of_length(answer, length),

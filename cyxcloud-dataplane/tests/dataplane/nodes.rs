@@ -1,12 +1,13 @@
 //! Calls to single nodes.
 
 use cyxcloud_core::{ByteCount, ChunkId, Generation, NodeId};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use cyxcloud_dataplane::{Config, Deleted, NodeError};
+use cyxcloud_dataplane::{Audited, Config, Deleted, NodeError};
 use futures::TryStreamExt;
 
-use crate::cluster::{Cluster, quick, random};
+use crate::cluster::{Cluster, PATIENCE, quick, random};
 use crate::fake::Fault;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -109,6 +110,36 @@ async fn lies_are_found_out() {
     assert!(matches!(whole, Err(NodeError::Corrupt)), "it is not even taken in: {whole:?}");
     let unknown = pool.has_chunk(NodeId::from_random([77; 16]), chunk).await;
     assert!(matches!(unknown, Err(NodeError::Unknown(_))));
+}
+
+/// Whoever tells audits by their slices is asked for a whole chunk as readers ask for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_of_a_whole_chunk_is_what_a_reader_asks() {
+    let cluster = Cluster::start(1).await;
+    let (pool, node) = (cluster.plane.nodes(), cluster.nodes[0].id);
+    let data = random(500_000, 1);
+    let (chunk, length) = (ChunkId::of(&data), ByteCount::bytes(500_000));
+    pool.store_chunk(node, chunk, data, Default::default()).await.expect("store");
+    let audit = async |slice| cluster.plane.audit(node, chunk, length, slice, PATIENCE, PATIENCE).await;
+    let asked = || {
+        let counts = cluster.nodes[0].counts();
+        (counts.gets.load(Ordering::SeqCst), counts.slices.load(Ordering::SeqCst))
+    };
+    assert!(matches!(audit(0..500_000).await, Audited::Proven));
+    assert_eq!(asked(), (1, 0));
+    assert!(matches!(audit(0..16_384).await, Audited::Proven));
+    assert_eq!(asked(), (1, 1));
+    cluster.nodes[0].fault(Fault::AuditsOnly);
+    assert!(matches!(audit(0..16_384).await, Audited::Proven));
+    for (fault, outcome) in [
+        (Fault::AuditsOnly, "Wrong"),
+        (Fault::LongBytes, "Wrong"),
+        (Fault::Rotten, "Wrong"),
+        (Fault::Forget, "Lost"),
+    ] {
+        cluster.nodes[0].fault(fault);
+        assert_eq!(format!("{:?}", audit(0..500_000).await), outcome, "{fault:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
