@@ -35,15 +35,16 @@ def held_back(cluster) -> str:
 
 
 @pytest.mark.timeout(300)
-def test_who_lies_to_a_reader_is_audited_before_its_turn(workspace):
+@pytest.mark.parametrize("lie", ["wrong-bytes", "audits-only", "lost"])
+def test_who_lies_to_a_reader_is_audited_before_its_turn(workspace, lie):
     """Its turn comes once when the rebalancer starts and then in an hour. Repair goes on meanwhile, and takes away what it would be audited for."""
-    for cluster in watched(workspace, "lied", AUDIT_INTERVAL_SECS="86400", AUDIT_RISK_SECS="0"):
+    for cluster in watched(workspace, f"lied-{lie}", AUDIT_INTERVAL_SECS="86400", AUDIT_RISK_SECS="0"):
         s3 = s3_client(cluster)
         bucket = new_bucket(s3)
         bodies = put_all(s3, bucket, SIZES)
         node = cluster.nodes[0]
         node.kill()
-        node.env["CYXCLOUD_FAULT_LIE"] = "wrong-bytes"
+        node.env["CYXCLOUD_FAULT_LIE"] = lie
         cluster.restart_node(0)
         wait_until("the liar is held back", lambda: verify(s3, bucket, bodies) or held_back(cluster) == "node-1", 20)
         wait_until("nothing is believed of it", lambda: count(cluster, SUSPECT) == 0, 60)

@@ -1,5 +1,6 @@
 //! A node that lies: for tests of those who must notice. Only with the feature `faults`, and only when the environment
-//! asks for it: `CYXCLOUD_FAULT_LIE=wrong-bytes|short|wrong-proof|lost|stale` changes what `GetChunk` answers.
+//! asks for it: `CYXCLOUD_FAULT_LIE=wrong-bytes|short|long|garbled|wrong-proof|audits-only|lost|stale` changes what `GetChunk`
+//! answers.
 //!
 //! Everything else such a node says is true, its receipts and its own verification included: it is found out by what
 //! it hands over.
@@ -21,8 +22,14 @@ pub(super) enum Lie {
     WrongBytes,
     /// The last byte is missing.
     Short,
+    /// A mebibyte follows that nobody stored.
+    Long,
+    /// What is sent is not the message that its head promises.
+    Garbled,
     /// Whole chunks are right and proofs are not.
     WrongProof,
+    /// Proofs are right and whole chunks are not.
+    AuditsOnly,
     /// Denies that it holds the chunk.
     Lost,
     /// Hands over another chunk that it holds.
@@ -39,11 +46,19 @@ impl Lie {
         Some(match name {
             "wrong-bytes" => Self::WrongBytes,
             "short" => Self::Short,
+            "long" => Self::Long,
+            "garbled" => Self::Garbled,
             "wrong-proof" => Self::WrongProof,
+            "audits-only" => Self::AuditsOnly,
             "lost" => Self::Lost,
             "stale" => Self::Stale,
             _ => return None,
         })
+    }
+
+    /// By how much the head of an answer, which says how long the message is, is wrong.
+    pub(super) fn garbles() -> u32 {
+        u32::from(Self::told() == Some(Self::Garbled))
     }
 
     /// Answers a request for a chunk, or for slices of it.
@@ -73,7 +88,11 @@ impl Lie {
         let truth = if slices.is_empty() { data.to_vec() } else { proven(&data)? };
         let told = match self {
             Self::WrongProof if slices.is_empty() => truth,
+            Self::AuditsOnly if !slices.is_empty() => truth,
+            // It is the head that is wrong.
+            Self::Garbled => truth,
             Self::Short => truth[..truth.len() - 1].to_vec(),
+            Self::Long => [truth, vec![7; 1 << 20]].concat(),
             // Where there is no other chunk, or none that is long enough for the slices.
             Self::Stale => {
                 let told = other.and_then(|other| {
@@ -81,7 +100,7 @@ impl Lie {
                 });
                 told.unwrap_or_else(|| flipped(truth))
             }
-            Self::WrongBytes | Self::WrongProof | Self::Lost => flipped(truth),
+            Self::WrongBytes | Self::WrongProof | Self::AuditsOnly | Self::Lost => flipped(truth),
         };
         let (data, proof) = if slices.is_empty() { (told, Vec::new()) } else { (Vec::new(), told) };
         Ok(GetChunkResponse { data: data.into(), proof: proof.into() })
@@ -118,7 +137,7 @@ mod tests {
         let (id, data) = chunk(1);
         let slice = 5_000..60_000;
         let (_, other) = chunk(2);
-        for name in ["wrong-bytes", "short", "wrong-proof", "lost", "stale"] {
+        for name in ["wrong-bytes", "short", "long", "wrong-proof", "audits-only", "lost", "stale"] {
             for other in [None, Some(other.clone())] {
                 let lie = Lie::named(name).expect("known");
                 let tell = |slices: &[Range<u64>]| lie.change(id, data.clone(), other.clone(), slices);
@@ -128,7 +147,7 @@ mod tests {
                 let right = proven.is_ok_and(|told| {
                     verify(&id, 100_000, std::slice::from_ref(&slice), &told.proof).is_ok()
                 });
-                assert!(!right, "{name}");
+                assert_eq!(right, name == "audits-only", "{name}");
             }
         }
         assert_eq!(Lie::named("truth"), None);

@@ -109,6 +109,8 @@ fn respond(found: GetChunkResponse) -> Response<Body> {
     }
     let length = head.len() - HEAD + payload.len();
     let length = u32::try_from(length).expect("a chunk has at most 66 MiB");
+    #[cfg(feature = "faults")]
+    let length = length + super::lie::Lie::garbles();
     head[1..HEAD].copy_from_slice(&length.to_be_bytes());
     let pieces = [head.freeze(), payload].into_iter().filter(|piece| !piece.is_empty()).collect();
     let mut response = Response::new(Body::new(Frames { pieces, ended: false }));

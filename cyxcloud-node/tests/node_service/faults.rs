@@ -69,7 +69,7 @@ impl Process {
 #[tokio::test]
 async fn a_lying_node_lies_about_bytes_and_proofs_only() {
     let slice = Slice { offset: 70_000, length: 10_000 };
-    for lie in ["wrong-bytes", "short", "wrong-proof", "lost", "stale"] {
+    for lie in ["wrong-bytes", "short", "long", "garbled", "wrong-proof", "audits-only", "lost", "stale"] {
         let dir = tempfile::tempdir().expect("temporary directory");
         let mut node = Process::start(dir.path(), &[("CYXCLOUD_FAULT_LIE", lie)]).await;
         let (bytes, other) = (noise(1, 300_000), noise(2, 300_000));
@@ -82,14 +82,19 @@ async fn a_lying_node_lies_about_bytes_and_proofs_only() {
                 assert_eq!(whole.expect_err("denied").code(), Code::NotFound);
                 assert_eq!(proven.expect_err("denied").code(), Code::NotFound);
             }
+            "garbled" => {
+                whole.expect_err("no message");
+                proven.expect_err("no message");
+            }
             _ => {
                 let (whole, proven) = (whole.expect("answered").0, proven.expect("answered").1);
                 assert_eq!(whole == bytes, lie == "wrong-proof", "{lie}");
                 assert_eq!(whole == other, lie == "stale", "{lie}");
                 assert_eq!(whole.len() < bytes.len(), lie == "short", "{lie}");
+                assert_eq!(whole.len() > bytes.len(), lie == "long", "{lie}");
                 let range = 70_000..80_000u64;
                 let read = proof::verify(&ChunkId::of(&bytes), 300_000, &[range], &proven);
-                assert!(read.is_err(), "{lie}");
+                assert_eq!(read.is_ok(), lie == "audits-only", "{lie}");
             }
         }
         let has = HasChunkRequest { chunk_id: id(&bytes), token: Bytes::new() };
