@@ -467,15 +467,20 @@ fn reclaim_when_asked(db: &DB, shared: &Shared, asked: &Receiver<()>) {
         }
         let bytes = shared.garbage.swap(0, Ordering::Relaxed);
         shared.reclaiming.store(bytes, Ordering::Relaxed);
-        let mut options = CompactOptions::default();
-        options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
-        collect_blobs(db, true);
-        db.compact_range_cf_opt(&cf(db, BYTES), None::<&[u8]>, None::<&[u8]>, &options);
-        collect_blobs(db, false);
+        reclaim(db);
         shared.reclaiming.store(0, Ordering::Relaxed);
         info!(bytes, "compacted after deletes");
         not_before = Instant::now() + RECLAIM_PAUSE;
     }
+}
+
+/// What is deleted leaves the disk, and nothing else.
+fn reclaim(db: &DB) {
+    let mut options = CompactOptions::default();
+    options.set_bottommost_level_compaction(BottommostLevelCompaction::ForceOptimized);
+    collect_blobs(db, true);
+    db.compact_range_cf_opt(&cf(db, BYTES), None::<&[u8]>, None::<&[u8]>, &options);
+    collect_blobs(db, false);
 }
 
 /// Whether compactions rewrite the live bytes of old blob files. Only while deleted bytes are reclaimed: chunk ids are

@@ -278,6 +278,14 @@ impl Node {
         assert!(waited.is_ok(), "never: {line}; but {}", self.http("/metrics").await);
     }
 
+    /// Waits until a request is being worked on.
+    pub(crate) async fn serves_something(&self) {
+        let idle = "\ncyxcloud_node_requests_in_flight 0\n";
+        let waiting = async { while self.http("/metrics").await.contains(idle) {} };
+        let waited = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+        assert!(waited.is_ok(), "never: a request in flight");
+    }
+
     pub(crate) async fn get(&self, chunk_id: Bytes) -> Result<Bytes, Status> {
         let request = GetChunkRequest { chunk_id, ..GetChunkRequest::default() };
         Ok(self.chunks().await.get_chunk(request).await?.into_inner().data)

@@ -1,5 +1,9 @@
 //! What callers of the chunk and data services may rely on.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
 use cyxcloud_core::receipt::Receipt;
 use cyxcloud_core::{ByteCount, ChunkId, proof};
@@ -294,26 +298,41 @@ async fn requests_in_flight_are_answered_before_the_node_ends() {
     let node = Node::alone(dir.path()).await;
     let mut client = node.chunks().await;
     node.store(&noise(0, 10)).await.expect("it is up");
+    // They go on until they are refused, so that some are being worked on whenever the node is told to stop.
+    let told = Arc::new(AtomicBool::new(false));
     let stores: Vec<_> = (1..9)
         .map(|seed| {
-            let bytes = noise(seed, 2 << 20);
-            let mut client = client.clone();
+            let (mut client, told) = (client.clone(), told.clone());
+            let mut bytes = noise(seed, 1 << 20).to_vec();
             tokio::spawn(async move {
-                let request =
-                    StoreChunkRequest { chunk_id: id(&bytes), data: bytes.clone(), ..Default::default() };
-                (id(&bytes), client.store_chunk(request).await)
+                let mut acknowledged = Vec::new();
+                // The same again and again: it is not the disk that is to be full.
+                for n in (0..3).cycle() {
+                    bytes[0] = n;
+                    let data = Bytes::copy_from_slice(&bytes);
+                    let chunk_id = id(&data);
+                    let request =
+                        StoreChunkRequest { chunk_id: chunk_id.clone(), data, ..Default::default() };
+                    if client.store_chunk(request).await.is_err() {
+                        break;
+                    }
+                    acknowledged.push((chunk_id, told.load(Ordering::SeqCst)));
+                }
+                acknowledged
             })
         })
         .collect();
-    // At least one is being worked on when the node is told to stop.
-    tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+    node.serves_something().await;
+    told.store(true, Ordering::SeqCst);
     node.stop().await.expect("a clean end");
-    let mut acknowledged = Vec::new();
+    let (mut acknowledged, mut in_flight) = (BTreeSet::new(), 0);
     for store in stores {
-        if let (id, Ok(_)) = store.await.expect("no panic") {
-            acknowledged.push(id);
+        for (id, late) in store.await.expect("no panic") {
+            acknowledged.insert(id);
+            in_flight += u32::from(late);
         }
     }
+    assert!(in_flight > 0, "nothing that was in flight was answered");
     client.has_chunk(HasChunkRequest::default()).await.expect_err("the node is gone");
     let node = Node::alone(dir.path()).await;
     for id in acknowledged {
