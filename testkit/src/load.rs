@@ -35,6 +35,12 @@ impl Default for Load {
 }
 
 impl Load {
+    /// None that is kept in copies, of which one loss is survived when they are acknowledged: where all others are coded and there
+    /// are nodes enough, two are.
+    pub fn coded(self) -> Self {
+        Self { sizes: vec![100, 4_000, 140_000, 300_000, 5 * MIB + 1], ..self }
+    }
+
     /// Bodies that meet nodes but cost little: no large objects.
     pub fn small(self) -> Self {
         Self { sizes: vec![100, 5 * KIB, 70_000, 300_000], ..self }

@@ -20,6 +20,11 @@ use crate::run::Run;
 /// Nodes must find headroom and reserve on it; only what is written takes space here.
 const DISK: u64 = 640 << 20;
 
+/// Bytes of what is put, one of these: kept in copies and coded.
+pub(super) const MIXED: [usize; 4] = [20_000, 70_000, 140_000, 300_000];
+/// The same without copies, of which one loss is survived when they are acknowledged: these survive two.
+pub(super) const CODED: [usize; 4] = [2_000, 140_000, 200_000, 300_000];
+
 /// Reads at the same time, of one node.
 const READS: usize = 4;
 
@@ -29,7 +34,7 @@ pub(super) fn on_disks(builder: Builder) -> Builder {
 }
 
 /// Workers that put new keys and nothing else, so that every location that is recorded must be there.
-pub(super) fn puts(run: &Arc<Run>, client: &Recorder, count: u64) -> Workers {
+pub(super) fn puts(run: &Arc<Run>, client: &Recorder, count: u64, sizes: [usize; 4]) -> Workers {
     run.go_on();
     let mut workers = Workers::new();
     for number in 0..count {
@@ -38,7 +43,7 @@ pub(super) fn puts(run: &Arc<Run>, client: &Recorder, count: u64) -> Workers {
             let mut chance = run.chance(10_000 + number);
             while !run.over() {
                 let key = format!("k{}", run.fresh());
-                let size = [20_000, 70_000, 140_000, 300_000][chance.random_range(0..4)];
+                let size = sizes[chance.random_range(0..sizes.len())];
                 client.put(&key, &key, size).await;
             }
         });
@@ -53,8 +58,9 @@ pub(super) async fn cut_under_load(
     client: &Recorder,
     nodes: &[usize],
     moment: Duration,
+    sizes: [usize; 4],
 ) -> Result<()> {
-    let workers = puts(run, client, 6);
+    let workers = puts(run, client, 6, sizes);
     run.pause(moment).await;
     // All at once for whoever looks from outside. Halted first: a sync that is in the kernel when the file system is shut down may
     // come back as done, which a real cut would let nobody see.

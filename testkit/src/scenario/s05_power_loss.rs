@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use rand::seq::index::sample;
 
-use super::power::{check_receipts, cut_under_load, on_disks, power_back, receipts};
+use super::power::{CODED, check_receipts, cut_under_load, on_disks, power_back, receipts};
 use super::{Control, Needs, Quick, Running, Scenario};
 use crate::error::Result;
 use crate::run::Run;
@@ -44,11 +44,12 @@ async fn power_loss(run: Arc<Run>) -> Result<()> {
     loop {
         let tolerance = cluster.acked_tolerance().await?.max(1);
         let count = chance.random_range(1..=tolerance);
+        run.count(if count == 1 { "one cut" } else { "several cut at once" }, 1);
         let cut = sample(&mut chance, cluster.nodes.len(), count).into_vec();
         // What is repaired or collected meanwhile would not be what was signed for.
         cluster.rebalancers.iter().for_each(|rebalancer| rebalancer.freeze());
         let moment = Duration::from_millis(chance.random_range(500..2_500));
-        cut_under_load(&run, &cluster, &client.lenient(), &cut, moment).await?;
+        cut_under_load(&run, &cluster, &client.lenient(), &cut, moment, CODED).await?;
         let mut signed = Vec::new();
         for &index in &cut {
             signed.push((index, receipts(&cluster, index).await?));

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 
-use super::power::{check_receipts, cut_under_load, on_disks, power_back, receipts};
+use super::power::{MIXED, check_receipts, cut_under_load, on_disks, power_back, receipts};
 use super::s05_power_loss::UNSYNCED;
 use super::{Needs, Quick, Running, Scenario};
 use crate::error::Result;
@@ -33,7 +33,7 @@ async fn power_loss_all(run: Arc<Run>) -> Result<()> {
     loop {
         cluster.rebalancers.iter().for_each(|rebalancer| rebalancer.freeze());
         let moment = Duration::from_millis(chance.random_range(1_000..4_000));
-        cut_under_load(&run, &cluster, &client.lenient(), &all, moment).await?;
+        cut_under_load(&run, &cluster, &client.lenient(), &all, moment, MIXED).await?;
         let mut signed = Vec::new();
         for &index in &all {
             signed.push(receipts(&cluster, index).await?);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rand::RngExt;
 
-use super::power::{check_receipts, on_disks, power_back, puts, receipts};
+use super::power::{MIXED, check_receipts, on_disks, power_back, puts, receipts};
 use super::{Needs, Quick, Running, Scenario};
 use crate::cluster::Cluster;
 use crate::error::{Error, Result};
@@ -38,7 +38,7 @@ async fn dying_disk(run: Arc<Run>) -> Result<()> {
         let index = chance.random_range(0..cluster.nodes.len());
         let node = &cluster.nodes[index];
         cluster.rebalancers.iter().for_each(|rebalancer| rebalancer.freeze());
-        let workers = puts(&run, &client, 4);
+        let workers = puts(&run, &client, 4, MIXED);
         run.pause(Duration::from_millis(chance.random_range(500..2_000))).await;
         if round % 2 == 0 {
             node.disk()?.fail()?;
