@@ -192,6 +192,7 @@ impl Builder {
             gateways: Vec::new(),
             nodes: Vec::new(),
             rebalancers: Vec::new(),
+            rebalancer_ports: free_ports(self.rebalancers)?,
             credentials,
             database,
             postgres,
@@ -292,6 +293,8 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     /// Perhaps none.
     pub rebalancers: Vec<Process>,
+    /// Of their health and metrics, in the same order.
+    pub rebalancer_ports: Vec<u16>,
     /// Of the root user.
     pub credentials: Credentials,
     /// The metadata.
@@ -385,7 +388,7 @@ impl Cluster {
 
     fn make_rebalancer(&self, index: usize) -> Result<Process> {
         let mut variables = self.shared.clone();
-        variables.insert("HTTP_ADDR".to_owned(), format!("127.0.0.1:{}", free_ports(1)?[0]));
+        variables.insert("HTTP_ADDR".to_owned(), format!("127.0.0.1:{}", self.rebalancer_ports[index]));
         variables.extend(self.plan.rebalancer_env.clone());
         let name = format!("rebalancer-{}", index + 1);
         let command = vec![text(&binary("cyxcloud-rebalancer")?)];

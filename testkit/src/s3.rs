@@ -154,6 +154,13 @@ struct Page {
     next_continuation_token: Option<String>,
 }
 
+/// Path and query.
+fn target(request: &Request) -> String {
+    let query = cyxcloud_core::sigv4::canonical_query(&request.query);
+    let mark = if query.is_empty() { "" } else { "?" };
+    format!("{}{mark}{query}", request.path)
+}
+
 /// A client of one gateway. Clones share connections.
 #[derive(Clone, Debug)]
 pub struct S3 {
@@ -205,8 +212,23 @@ impl S3 {
         self.build(&request).send().await.map_err(|error| Refused::silence(&error))
     }
 
-    fn build(&self, request: &Request) -> reqwest::RequestBuilder {
-        let host = self.url.trim_start_matches("http://");
+    /// The head of a signed request without a body, as HTTP/1.1 says it: for who sends it in a way of its own.
+    pub fn head_of(&self, request: &Request) -> String {
+        let mut head =
+            format!("{} {} HTTP/1.1\r\nhost: {}\r\n", request.method, target(request), self.host());
+        for (name, value) in request.headers.iter().chain(&self.signed(request)) {
+            head += &format!("{name}: {value}\r\n");
+        }
+        head + "\r\n"
+    }
+
+    fn host(&self) -> &str {
+        self.url.trim_start_matches("http://")
+    }
+
+    /// The headers that say who sends a request.
+    fn signed(&self, request: &Request) -> Vec<(String, String)> {
+        let host = self.host();
         let mut headers = vec![("host".to_owned(), host.to_owned())];
         headers.extend(request.headers.iter().cloned());
         let hash = if request.body.is_empty() { EMPTY_SHA256.to_owned() } else { sha256_hex(&request.body) };
@@ -217,14 +239,15 @@ impl S3 {
             query: &request.query,
             headers: &headers,
         };
-        let signed = self.signer.sign(&to_sign, &date, &hash);
-        let query = cyxcloud_core::sigv4::canonical_query(&request.query);
-        let mark = if query.is_empty() { "" } else { "?" };
+        self.signer.sign(&to_sign, &date, &hash)
+    }
+
+    fn build(&self, request: &Request) -> reqwest::RequestBuilder {
         let mut built = self
             .http
-            .request(request.method.clone(), format!("{}{}{mark}{query}", self.url, request.path))
+            .request(request.method.clone(), format!("{}{}", self.url, target(request)))
             .timeout(request.limit);
-        for (name, value) in request.headers.iter().chain(&signed) {
+        for (name, value) in request.headers.iter().chain(&self.signed(request)) {
             built = built.header(name, value);
         }
         if request.method == Method::PUT || request.method == Method::POST {

@@ -31,7 +31,7 @@ const TABLE: &[Enough] = &[
     enough(23, 10, &[("kill", 50)]),
     enough(25, 12, &[("PUT after the backup", 1_000), ("DELETE after the backup", 1_000)]),
     enough(26, 3, &[("nonce tried again", 1_000), ("ended credentials tried", 1_000)]),
-    enough(28, 10, &[("jobs done", 500)]),
+    enough(28, 10, &[("shards made anew", 500)]),
     enough(31, 5, &[("rude client", 10_000)]),
 ];
 

@@ -1,14 +1,17 @@
 //! 10: the disks of some nodes fill up, by what is stored and by what others put there. Writes go elsewhere; reads and deletes go on
 //! where nothing more fits; and when there is space again, it is used.
 
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cyxcloud_core::ChunkId;
 use rustix::fs::{FallocateFlags, fallocate};
 
 use super::{Needs, Quick, Running, Scenario};
+use crate::census;
 use crate::cluster::{Cluster, Storage};
 use crate::disk::Kind;
 use crate::error::{Doing, Error, Result};
@@ -31,6 +34,10 @@ const BUCKET: &str = "full";
 const SMALL: [usize; 2] = [0, 1];
 /// Room for headroom and reserve, and a little more.
 const DISK: u64 = 256 << 20;
+/// Segments of objects that were deleted or replaced.
+const UNCOLLECTED: &str = "SELECT count(*) FROM segments s WHERE NOT EXISTS (SELECT FROM file_segments f WHERE f.segment_id = s.id)";
+/// What is deleted is collected after its grace, and a node whose disk is full may be asked more than once.
+const DELETED_WITHIN: Duration = Duration::from_secs(180);
 /// "Writable within 60 s after space returns".
 const WRITABLE_WITHIN: Duration = Duration::from_secs(60);
 
@@ -49,8 +56,10 @@ async fn disk_full(run: Arc<Run>) -> Result<()> {
             fill(&cluster.nodes[index].data.with_file_name("filler"))?;
         }
         run.history.note("full", SMALL);
+        let mut held = Vec::new();
         for index in SMALL {
             takes_nothing(&cluster, index).await?;
+            held.push((index, located(&cluster, index).await?));
         }
         run.pause(Duration::from_secs(5)).await;
         workers.join(&run).await?;
@@ -69,6 +78,11 @@ async fn disk_full(run: Arc<Run>) -> Result<()> {
         for index in (0..cluster.nodes.len()).rev().take(tolerance) {
             cluster.restart_node(index).await?;
         }
+        // What these and the load deleted or replaced meanwhile leaves the full disks, where nothing more fits.
+        for (index, held) in &held {
+            let gone = deleted(&cluster, *index, held).await?;
+            run.count("chunk deleted from a full disk", gone);
+        }
         for index in SMALL {
             alive(&cluster, index)?;
             std::fs::remove_file(cluster.nodes[index].data.with_file_name("filler")).doing("make room")?;
@@ -80,6 +94,9 @@ async fn disk_full(run: Arc<Run>) -> Result<()> {
         if began.elapsed() >= run.duration {
             break;
         }
+    }
+    if run.counted("chunk deleted from a full disk") == 0 {
+        return Err(Error::failed("delete from full disks", "nothing that was there was to be deleted"));
     }
     run.judge(&cluster, &client, BUCKET).await?;
     for index in SMALL {
@@ -108,6 +125,34 @@ fn alive(cluster: &Cluster, index: usize) -> Result<()> {
         true => Ok(()),
         false => Err(Error::broken(format!("{} ended on a full disk:\n{}", process.name, process.tail(10)))),
     }
+}
+
+/// The chunks that a node is believed to hold.
+async fn located(cluster: &Cluster, index: usize) -> Result<BTreeSet<ChunkId>> {
+    let name = cluster.nodes[index].name();
+    let sql = format!(
+        "SELECT DISTINCT encode(l.chunk_id, 'hex') FROM chunk_locations l JOIN nodes n ON n.id = l.node_id WHERE n.label = '{name}'"
+    );
+    let ids = cluster.database.texts(&sql).await?;
+    ids.iter().map(|id| id.parse().doing("read a node's chunks")).collect()
+}
+
+/// Waits until all that was deleted is collected, and none of these that the node is no longer believed to hold is there; how many
+/// these are.
+async fn deleted(cluster: &Cluster, index: usize, held: &BTreeSet<ChunkId>) -> Result<u64> {
+    let node = &cluster.nodes[index];
+    let what = format!("what is deleted leaves the full disk of {}", node.name());
+    eventually(&what, DELETED_WITHIN, || async {
+        if cluster.database.number(UNCOLLECTED).await.ok()? > 0 {
+            return None;
+        }
+        let named = located(cluster, index).await.ok()?;
+        let there = census::connect(cluster, node).await.ok()?.inventory().await.ok()?;
+        let mut unnamed = held.difference(&named);
+        let gone = unnamed.clone().count() as u64;
+        unnamed.all(|chunk| !there.contains(chunk)).then_some(gone)
+    })
+    .await
 }
 
 async fn space(cluster: &Cluster, index: usize) -> Result<i64> {

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 
 use super::{Control, Needs, Quick, Running, Scenario, witness};
-use crate::cluster::Cluster;
 use crate::error::{Error, Result};
 use crate::load::{self, Load};
 use crate::run::Run;
@@ -76,7 +75,7 @@ async fn rebalancers(run: Arc<Run>) -> Result<()> {
         }
         cluster.restart_node(index).await?;
         run.check_always(&cluster).await?;
-        run.figure("jobs done", jobs_done(&cluster).await?);
+        run.figure("shards made anew", cluster.repaired_shards().await?);
         if let Err(Error::Broken(what)) = witness::check(&cluster.database).await {
             run.broken(what);
         }
@@ -86,11 +85,6 @@ async fn rebalancers(run: Arc<Run>) -> Result<()> {
     run.judge(&cluster, &client, BUCKET).await?;
     invariants::check(&cluster.database, invariants::APART).await?;
     witness::check(&cluster.database).await?;
-    run.figure("jobs done", jobs_done(&cluster).await?);
+    run.figure("shards made anew", cluster.repaired_shards().await?);
     cluster.finish().await
-}
-
-async fn jobs_done(cluster: &Cluster) -> Result<u64> {
-    let done = "SELECT count(*) FROM repair_jobs WHERE status = 'completed'";
-    Ok(cluster.database.number(done).await?.unsigned_abs())
 }

@@ -1,5 +1,5 @@
-//! 31: clients that say half a request, read nothing of what they asked for, or go away. They cost the others nothing, and
-//! nothing of them stays: no memory, no file, no upload.
+//! 31: clients that say half a request, read nothing of what they asked for, or a byte a second of it, or go away. They cost the
+//! others nothing, and nothing of them stays: no memory, no file, no upload.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use rand::RngExt;
 use reqwest::Method;
 use rustix::process::Pid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 use super::{Needs, Quick, Running, Scenario};
@@ -23,7 +23,7 @@ use crate::s3::Request;
 pub(super) const SCENARIO: Scenario = Scenario {
     number: 31,
     name: "rude",
-    about: "clients that say half a request, read nothing, or go away, in numbers",
+    about: "clients that say half a request, read nothing or a byte a second, or go away, in numbers",
     needs: Needs::Nothing,
     duration: Duration::from_secs(90),
     quick: Quick::For(Duration::from_secs(20)),
@@ -35,6 +35,10 @@ const BUCKET: &str = "rude";
 const LARGE: usize = 5 * MIB;
 /// Rude clients of each kind at the same time.
 const AT_ONCE: usize = 24;
+/// Clients that go on reading, a byte a second, while the others come and go.
+const SLOW: usize = 8;
+/// What of an answer waits at their end.
+const SLOW_BUFFER: u32 = 4096;
 /// Rounds after which all is in use that is kept for later: buffers, connections, threads.
 const WARM_UP: usize = 20;
 /// How soon files and connections of clients that are gone are closed.
@@ -56,16 +60,21 @@ async fn rude(run: Arc<Run>) -> Result<()> {
     let client = run.clients(&cluster, BUCKET).await?.remove(0);
     client.put("large", "large", LARGE).await;
     let mut before = Vec::new();
+    let mut slow = JoinSet::new();
     for _ in 0..WARM_UP {
+        stay(&run, gateway, &client, &mut slow)?;
         before.push(round(&run, gateway, &client).await?);
     }
+    slow.shutdown().await;
     silent(&run, gateway).await?;
     let calm = files(gateway)?;
     let mut after = Vec::new();
     let began = Instant::now();
     while !run.has_enough(began) && !run.over() {
+        stay(&run, gateway, &client, &mut slow)?;
         after.push(round(&run, gateway, &client).await?);
     }
+    slow.shutdown().await;
     silent(&run, gateway).await?;
     let files_now =
         eventually("files and connections of rude clients are closed", FORGOTTEN_WITHIN, || async {
@@ -75,6 +84,9 @@ async fn rude(run: Arc<Run>) -> Result<()> {
     run.figure("open files before", calm as u64);
     run.figure("open files after", files_now as u64);
     not_grown(&run, &before, &after)?;
+    if run.counted("slow reader") == 0 {
+        return Err(Error::failed("read slowly", "nobody was given anything to read"));
+    }
     run.judge(&cluster, &client, BUCKET).await?;
     cluster.finish().await
 }
@@ -135,6 +147,37 @@ async fn round(run: &Arc<Run>, gateway: &Gateway, client: &Recorder) -> Result<u
     }
     client.get(&key).await;
     memory(gateway)
+}
+
+/// Has so many slow readers at it: new ones in place of those whom the gateway cut off.
+fn stay(run: &Arc<Run>, gateway: &Gateway, client: &Recorder, slow: &mut JoinSet<Result<()>>) -> Result<()> {
+    while let Some(ended) = slow.try_join_next() {
+        ended.doing("run a slow reader")??;
+    }
+    while slow.len() < SLOW {
+        let head = client.s3().head_of(&Request::new(Method::GET, BUCKET, "large"));
+        slow.spawn(read_slowly(run.clone(), gateway.url.trim_start_matches("http://").to_owned(), head));
+    }
+    Ok(())
+}
+
+/// Asks for much and takes a byte of it a second, until that ends.
+async fn read_slowly(run: Arc<Run>, address: String, head: String) -> Result<()> {
+    let doing = "read slowly";
+    let socket = TcpSocket::new_v4().doing(doing)?;
+    socket.set_recv_buffer_size(SLOW_BUFFER).doing(doing)?;
+    let mut stream = socket.connect(address.parse().doing(doing)?).await.doing(doing)?;
+    stream.write_all(head.as_bytes()).await.doing(doing)?;
+    let mut status = [0; 12];
+    // With so many others at it a gateway may say that it is busy.
+    if stream.read_exact(&mut status).await.is_ok() && status.ends_with(b" 200") {
+        run.count("slow reader", 1);
+        while stream.read_u8().await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        run.count("slow reader cut off", 1);
+    }
+    Ok(())
 }
 
 /// Whoever does not go on saying what it wants is cut off.
