@@ -220,6 +220,34 @@ def test_a_suspended_operator_s_nodes_are_emptied_while_they_run(house, stranger
     stranger.wait_for("it holds something again", put)
 
 
+def test_a_suspended_operator_s_node_goes_to_no_other_account(house, stranger):
+    """Who is suspended has other accounts, or makes one: the node is not theirs before that is lifted."""
+    suspended, other = house.identity.account(), house.identity.account()
+    state = f"SELECT status || ' ' || operator FROM nodes WHERE label = '{stranger.name}'"
+
+    def start_for(account):
+        stranger.env["CYXWIZ_EMAIL"] = account["email"]
+        (house.directory / stranger.name / SESSION).unlink(missing_ok=True)
+        stranger.start()
+
+    def is_(*states: str):
+        return lambda: psql(house.database_url, state) in states
+
+    start_for(suspended)
+    stranger.wait_for("it is online", is_(f"online {suspended['user']['id']}"))
+    by_an_administrator(house, suspended, "suspended")
+    stranger.wait_for("it drains", is_(f"draining {suspended['user']['id']}"))
+    stranger.kill()
+    start_for(other)
+    stranger.wait_for("the gateway says why", lambda: said(stranger, "until the suspension is lifted"))
+    assert is_(f"draining {suspended['user']['id']}")()
+    stranger.kill()
+    by_an_administrator(house, suspended, "active")
+    wait_until("it drains no more", lambda: not psql(house.database_url, state).startswith("draining"))
+    start_for(other)
+    stranger.wait_for("it is the other's", is_(*(f"{status} {other['user']['id']}" for status in ("recovering", "online"))))
+
+
 def logged_in(house, account) -> dict:
     """What the next log-in at the service gives."""
     answer = requests.post(house.identity.url + "/api/auth/login", timeout=30,
