@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cyxcloud_core::OwnerId;
-use cyxcloud_tls::crowd::address_group;
+use cyxcloud_tls::client::address_group;
 use http::Extensions;
 use http_body::Body;
 use http_body_util::BodyExt as _;

@@ -588,13 +588,13 @@ async fn adv_30_keys_that_are_none_are_looked_up_so_often() {
     assert_eq!(knock(USER_KEY, "192.0.2.1").await, "OK");
     // What is no id of ours is not looked up, and not counted.
     for id in ["AKSHORT", "cyxuseruseruseruseru", "CYXUSERUSERUSERUSER1", "CYXUSERUSERUSERUSERUU"] {
-        door.put_key(id, None, false).await;
+        door.make_key(id, None).await;
         assert_eq!(knock(id, "192.0.2.1").await, "InvalidAccessKeyId", "{id}");
     }
     for number in 0..300 {
         assert_eq!(knock(&guess(number), "192.0.2.1").await, "InvalidAccessKeyId", "{number}");
     }
-    door.put_key(NEW, None, false).await;
+    door.make_key(NEW, None).await;
     assert_eq!(knock(&guess(300), "192.0.2.1").await, "SlowDown");
     assert_eq!(knock(NEW, "192.0.2.1").await, "SlowDown");
     assert_eq!(knock(&guess(301), "192.0.2.2").await, "InvalidAccessKeyId", "another address has its own");
@@ -604,7 +604,7 @@ async fn adv_30_keys_that_are_none_are_looked_up_so_often() {
     door.auth.forget_all();
     assert_eq!(knock(NEW, "192.0.2.1").await, "OK");
     // One that was revoked is like one that never was.
-    door.put_key(NEW, None, true).await;
+    door.revoke_key(NEW).await;
     door.auth.forget_all();
     assert_eq!(knock(NEW, "192.0.2.1").await, "InvalidAccessKeyId");
     assert_eq!(knock(NEW, "192.0.2.1").await, "SlowDown");

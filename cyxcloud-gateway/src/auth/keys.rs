@@ -19,7 +19,7 @@ use cyxcloud_core::{ByteCount, OwnerId, Timestamp};
 use cyxcloud_metadata::MetadataStore;
 use cyxcloud_metadata::identity::model::PersonChange;
 use cyxcloud_metadata::model::Owner;
-use cyxcloud_tls::crowd::address_group;
+use cyxcloud_tls::client::address_group;
 use cyxwiz_client::Account;
 use http::StatusCode;
 use moka::future::Cache;

@@ -571,8 +571,9 @@ async fn adv_33_a_ticket_is_good_once_and_for_what_it_was_given_for() {
 #[tokio::test]
 async fn adv_33_an_owner_gets_so_many_tickets_a_minute() {
     let house = House::open().await;
-    let [one, other] = [1, 2]
-        .map(|seed| house.token(OwnerId::from_random([seed; 16]), Kind::Access, 0, Duration::from_secs(60)));
+    let [one, other] = [1, 2].map(|seed| {
+        house.token(OwnerId::from_random([seed; 16]), TokenKind::Access, 0, Duration::from_secs(60))
+    });
     let ask = async |token: &str| house.ask(&Method::POST, "/api/v1/ws-ticket", Some(token), "").await;
     for number in 0..60 {
         assert_eq!(ask(&one).await.0, 200, "{number}");

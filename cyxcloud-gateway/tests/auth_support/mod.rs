@@ -114,7 +114,7 @@ impl Door {
             last_used_at: None,
             revoked_at: None,
         };
-        self.metadata.create_api_key(&key).await.expect("made");
+        self.metadata.create_api_key(&key, u32::MAX).await.expect("made");
     }
 
     pub(crate) async fn revoke_key(&self, id: &str) {

@@ -326,7 +326,7 @@ pub async fn what_a_former_life_stored_keeps_no_promise(store: &dyn MetadataStor
         let layout = store.object_layout(place.bucket, &key(name), None).await?.expect("is there");
         let held = state(store, at(&segment, 0)).await.expect("live").locations;
         let held: Vec<NodeId> = held.iter().map(|at| at.node).collect();
-        let jobs = store.claim_repairs(10, LONG).await?;
+        let jobs = store.claim_repairs(i32::MAX, 10, LONG).await?;
         let owed: Vec<i32> = jobs.iter().map(|job| job.priority).collect();
         Ok::<_, Error>((layout.extents[0].segment.acked_tolerance, held, owed))
     };

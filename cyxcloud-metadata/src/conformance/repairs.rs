@@ -317,6 +317,7 @@ pub async fn what_was_lost_is_queued_with_its_reason(store: &dyn MetadataStore) 
         found: Vec::new(),
         renewed: Vec::new(),
         orphans: Vec::new(),
+        orphans_max: 0,
     };
     store.record_inventory(&compared).await.expect("record");
     assert!(store.drain_node(node, true).await.expect("drain"));
