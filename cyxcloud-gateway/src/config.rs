@@ -254,17 +254,10 @@ pub struct TimerConfig {
 
 impl Default for TimerConfig {
     fn default() -> Self {
-        Self {
-            node_offline_threshold_mins: 5,
-            node_offline_threshold_secs: None,
-            node_recovery_quarantine_mins: 5,
-            node_recovery_quarantine_secs: None,
-            node_drain_threshold_hours: 4,
-            node_drain_threshold_secs: None,
-            node_remove_threshold_days: 7,
-            node_remove_threshold_secs: None,
-            node_heartbeat_interval_secs: 30,
-        }
+        use clap::{Args, Command, FromArgMatches};
+        // Not from the environment of whoever embeds it.
+        let command = Self::augment_args(Command::new("timers")).mut_args(|arg| arg.env(None));
+        Self::from_arg_matches(&command.get_matches_from(["timers"])).expect("every argument has a default")
     }
 }
 

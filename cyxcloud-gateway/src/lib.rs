@@ -7,6 +7,7 @@
 
 pub mod admin;
 pub mod api;
+mod assemble;
 pub mod auth;
 pub mod body;
 pub mod config;

@@ -545,8 +545,8 @@ async fn a_revoked_key_is_forgotten() {
     assert_eq!(door.verdict(get, Mount::Root).await, "InvalidAccessKeyId");
     // An expiry counts at once, whatever is remembered.
     let later = amazon_time().plus(Duration::from_secs(60));
-    door.make_key("AKBRIEF", Some(later)).await;
-    let get = draft("GET", "/").sign(&signer("AKBRIEF", USER_SECRET));
+    door.make_key("CYXBRIEFBRIEFBRIEFBR", Some(later)).await;
+    let get = draft("GET", "/").sign(&signer("CYXBRIEFBRIEFBRIEFBR", USER_SECRET));
     assert_eq!(door.verdict(get.clone(), Mount::Root).await, "OK");
     let error = door.auth.authenticate_at(get, Mount::Root, later).await.expect_err("expired");
     assert_eq!(error.code(), "InvalidAccessKeyId");

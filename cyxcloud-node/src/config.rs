@@ -5,10 +5,8 @@
 //! [`Config::default`] and reads neither.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::parser::ValueSource;
@@ -18,6 +16,7 @@ use cyxcloud_core::address::{AddressPolicy, OwnAddresses};
 use cyxcloud_core::reservation::{SYSTEM_RESERVED, StorageAccount};
 use cyxcloud_core::secret::{self, SecretError, Strength};
 use ipnet::IpNet;
+use secrecy::{ExposeSecret, SecretString};
 
 /// Why a node cannot be started as told.
 #[derive(Debug, thiserror::Error)]
@@ -47,24 +46,6 @@ pub enum ConfigError {
     /// A value, or two together, make no sense.
     #[error("{0}")]
     Unusable(String),
-}
-
-/// Text that is never printed.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Secret(pub String);
-
-impl FromStr for Secret {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Self(text.to_owned()))
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(..)")
-    }
 }
 
 /// What a node is told.
@@ -224,7 +205,7 @@ pub struct Config {
 
     /// Operator's password there, or CYXWIZ_PASSWORD_FILE.
     #[arg(long, env = "CYXWIZ_PASSWORD", hide_env_values = true)]
-    pub cyxwiz_password: Option<Secret>,
+    pub cyxwiz_password: Option<SecretString>,
 
     /// File that holds the operator's password.
     #[arg(long, env = "CYXWIZ_PASSWORD_FILE", value_name = "PATH", hide = true)]
@@ -238,46 +219,10 @@ pub struct Config {
 impl Default for Config {
     /// What a node without flags, environment and file is told.
     fn default() -> Self {
-        Self {
-            config: None,
-            node_id: None,
-            node_name: "storage-node".to_owned(),
-            node_region: String::new(),
-            node_operator: String::new(),
-            grpc_host: IpAddr::from([0, 0, 0, 0]),
-            grpc_port: 50051,
-            metrics_host: IpAddr::from([0, 0, 0, 0]),
-            metrics_port: 9090,
-            metrics_networks: Vec::new(),
-            advertise_addr: None,
-            storage_path: PathBuf::from("/data/storage"),
-            storage_capacity_gb: ByteCount::gib(100),
-            storage_reserved_bytes: None,
-            storage_page_cache: false,
-            central_server_addr: String::new(),
-            tls: false,
-            tls_ca: None,
-            heartbeat_interval_secs: None,
-            connections_per_address: 512,
-            maintenance: false,
-            node_networks: Vec::new(),
-            node_loopback: false,
-            quiet: false,
-            trash_hours: 168,
-            trash_secs: None,
-            scrub_interval_days: 30,
-            scrub_interval_secs: None,
-            scrub_bytes_per_sec: ByteCount::mib(8),
-            libp2p_port: 4001,
-            bootstrap_peers: Vec::new(),
-            discovery: false,
-            shutdown_grace_secs: 10,
-            cyxwiz_api_url: None,
-            cyxwiz_email: None,
-            cyxwiz_password: None,
-            cyxwiz_password_file: None,
-            logout: false,
-        }
+        // Not from the environment of whoever embeds it.
+        let command = Self::command().mut_args(|arg| arg.env(None));
+        Self::from_arg_matches(&command.get_matches_from(["cyxcloud-node"]))
+            .expect("every argument has a default")
     }
 }
 
@@ -301,11 +246,11 @@ impl Config {
     fn read_password(&mut self) -> Result<(), SecretError> {
         const NAME: &str = "CYXWIZ_PASSWORD";
         let file = self.cyxwiz_password_file.take();
-        let given = self.cyxwiz_password.as_ref().map(|password| password.0.as_str());
+        let given = self.cyxwiz_password.as_ref().map(ExposeSecret::expose_secret);
         let read = |path: &Path| std::fs::read_to_string(path);
         // Whether it is long enough is for the service to say that has the account.
         let password = secret::obtain(NAME, given, file.as_deref(), Strength::AtLeast(1), read)?;
-        self.cyxwiz_password = password.map(Secret);
+        self.cyxwiz_password = password.map(SecretString::from);
         Ok(())
     }
 
@@ -552,7 +497,8 @@ mod tests {
             std::fs::write(&path, text).expect("written");
             load(&["--cyxwiz-password-file", file]).map(|config| config.cyxwiz_password)
         };
-        assert_eq!(password("correct horse\n").expect("fine"), Some(Secret("correct horse".to_owned())));
+        let read = password("correct horse\n").expect("fine").expect("is there");
+        assert_eq!(read.expose_secret(), "correct horse");
         for bad in ["", "\n", "password", "two\nlines"] {
             assert!(password(bad).is_err(), "{bad:?}");
         }
@@ -562,7 +508,7 @@ mod tests {
 
     #[test]
     fn a_password_is_not_printed() {
-        let config = Config { cyxwiz_password: Some(Secret("hunter2".to_owned())), ..Config::default() };
+        let config = Config { cyxwiz_password: Some("hunter2".into()), ..Config::default() };
         assert!(!format!("{config:?}").contains("hunter2"));
     }
 }

@@ -108,8 +108,7 @@ impl Account {
             region,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        let password =
-            config.cyxwiz_password.as_ref().map(|password| SecretString::from(password.0.as_str()));
+        let password = config.cyxwiz_password.clone();
         let dir = config.storage_path.clone();
         Ok(Some((Self { api, dir, email, password, machine, kept, tokens }, token)))
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::server::{PASSWORD, SECRET, Server, claims, sign};
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_account_is_made_opened_and_read() {
     let Some(server) = Server::start(&[]).await else { return };
     let new = server.register("ann").await;
@@ -26,7 +26,7 @@ async fn an_account_is_made_opened_and_read() {
 }
 
 /// What a gateway asks of an access token before it believes it.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn access_tokens_are_what_gateways_want() {
     let Some(server) = Server::start(&[]).await else { return };
     let session = server.register("ann").await;
@@ -43,7 +43,7 @@ async fn access_tokens_are_what_gateways_want() {
     assert!(decode::<Claims>(&session.refresh, &key, &validation).is_err(), "for another audience");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn unknown_users_and_wrong_passwords_get_the_same_answer() {
     let Some(server) = Server::start(&[]).await else { return };
     server.register("ann").await;
@@ -56,7 +56,7 @@ async fn unknown_users_and_wrong_passwords_get_the_same_answer() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn adv_42_guesses_are_counted_and_log_ins_are_not() {
     let Some(server) = Server::start(&[]).await else { return };
     server.register("ann").await;
@@ -80,7 +80,7 @@ async fn adv_42_guesses_are_counted_and_log_ins_are_not() {
     server.login("ann@example.org", PASSWORD).await.expect(200);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn adv_42_strangers_lock_nobody_out() {
     let Some(server) = Server::start(&["--trusted-proxies", "127.0.0.0/8"]).await else { return };
     server.register("ann").await;
@@ -121,7 +121,7 @@ async fn adv_42_strangers_lock_nobody_out() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn adv_42_addresses_are_counted_and_cannot_be_made_up() {
     let Some(server) = Server::start(&["--registrations-per-hour", "2"]).await else { return };
     server.register("ann").await;
@@ -143,7 +143,7 @@ async fn adv_42_addresses_are_counted_and_cannot_be_made_up() {
     assert!(refused);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn adv_42_right_passwords_are_not_checked_without_end() {
     let Some(server) = Server::start(&[]).await else { return };
     let ann = server.register("ann").await;
@@ -163,7 +163,7 @@ async fn adv_42_right_passwords_are_not_checked_without_end() {
     server.call(Method::PUT, "/api/users/me", &ann.access, json!({"username": "anna"})).await.expect(200);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_trusted_proxy_tells_addresses_apart() {
     let args = ["--registrations-per-hour", "1", "--trusted-proxies", "127.0.0.0/8"];
     let Some(server) = Server::start(&args).await else { return };
@@ -176,7 +176,7 @@ async fn a_trusted_proxy_tells_addresses_apart() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_registered_is_said() {
     let Some(server) = Server::start(&[]).await else { return };
     server.register("ann").await;
@@ -201,7 +201,7 @@ async fn what_cannot_be_registered_is_said() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn registering_may_need_an_invitation() {
     let invitation = "invitation-0123456789";
     let Some(server) = Server::start(&["--registration-token", invitation]).await else { return };
@@ -213,7 +213,7 @@ async fn registering_may_need_an_invitation() {
     server.post("/api/auth/register", "", body).await.expect(201);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_account_is_changed_by_who_knows_its_password() {
     let Some(server) = Server::start(&[]).await else { return };
     let (ann, bob) = (server.register("ann").await, server.register("bob").await);
@@ -235,7 +235,7 @@ async fn an_account_is_changed_by_who_knows_its_password() {
     server.refresh(&bob.refresh).await.expect(200);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_new_password_ends_access_tokens() {
     let Some(server) = Server::start(&[]).await else { return };
     let (ann, bob) = (server.register("ann").await, server.register("bob").await);
@@ -273,7 +273,7 @@ fn issued_at(token: &str) -> u64 {
     decode::<Claims>(token, &key, &validation).expect("signed").claims.iat
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_suspended_account_does_nothing() {
     let Some(server) = Server::start(&[]).await else { return };
     let ann = server.register("ann").await;
@@ -284,7 +284,7 @@ async fn a_suspended_account_does_nothing() {
     server.refresh(&ann.refresh).await.refused(403, "account-suspended");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn passwords_are_kept_as_argon2id_and_no_token_is_kept() {
     let Some(server) = Server::start(&[]).await else { return };
     server.register("ann").await;

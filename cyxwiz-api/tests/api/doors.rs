@@ -31,7 +31,7 @@ fn doors(id: &str) -> Vec<(Method, String, TokenKind)> {
     ]
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn adv_21_every_door_takes_its_own_kind_and_nothing_else() {
     let Some(server) = Server::start(&[]).await else { return };
     let ann = server.register("ann").await;
@@ -62,7 +62,7 @@ async fn adv_21_every_door_takes_its_own_kind_and_nothing_else() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn adv_21_the_algorithm_is_ours() {
     let Some(server) = Server::start(&[]).await else { return };
     let ann = server.register("ann").await;
@@ -90,7 +90,7 @@ async fn adv_21_the_algorithm_is_ours() {
     server.send(basic).await.refused(401, "not-authorized");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_looks_up_one_quota_with_one_token() {
     let Some(server) = Server::start(&["--default-storage-quota", "3GiB"]).await else { return };
     let (ann, bob) = (server.register("ann").await, server.register("bob").await);
@@ -114,7 +114,7 @@ async fn a_gateway_looks_up_one_quota_with_one_token() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn status_is_for_everybody_and_tells_little() {
     let Some(server) = Server::start(&[]).await else { return };
     assert_eq!(server.get("/health", "").await.text, "OK");
@@ -130,7 +130,7 @@ async fn status_is_for_everybody_and_tells_little() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn adv_30_an_address_has_so_many_connections() {
     let Some(server) = Server::start(&["--connections-per-address", "3"]).await else { return };
     let here = ["127.0.0.21", "127.0.0.22"];
@@ -153,7 +153,7 @@ async fn adv_30_an_address_has_so_many_connections() {
     panic!("a place is not given back");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn adv_30_who_brings_many_people_has_no_limit() {
     let args = ["--connections-per-address", "1", "--trusted-proxies", "127.0.0.23/32"];
     let Some(server) = Server::start(&args).await else { return };
@@ -171,7 +171,7 @@ async fn answers(stream: &mut TcpStream) -> bool {
     asked.is_ok() && stream.read_exact(&mut begin).await.is_ok() && &begin == b"HTTP/1.1 200"
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn adv_28_requests_that_make_no_sense_are_refused() {
     let Some(server) = Server::start(&[]).await else { return };
     let login = || server.request(Method::POST, "/api/auth/login");
@@ -193,7 +193,7 @@ async fn adv_28_requests_that_make_no_sense_are_refused() {
     assert_eq!(server.get("/health", "").await.text, "OK");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn connections_that_say_nothing_are_closed() {
     let Some(server) = Server::start(&[]).await else { return };
     let address = server.url().trim_start_matches("http://");

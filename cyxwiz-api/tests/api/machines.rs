@@ -10,7 +10,7 @@ fn node(name: &str, peer: &str) -> Value {
     json!({"name": name, "peer_id": peer, "storage_bytes": 500_000_000_000_u64, "region": "eu", "version": "0.1.0"})
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_machine_is_registered_once_and_brought_up_to_date() {
     let Some(server) = Server::start(&[]).await else { return };
     let ann = server.register("ann").await;
@@ -34,7 +34,7 @@ async fn a_machine_is_registered_once_and_brought_up_to_date() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn adv_15_another_s_machine_is_as_little_there_as_none() {
     let Some(server) = Server::start(&[]).await else { return };
     let (ann, bob) = (server.register("ann").await, server.register("bob").await);
@@ -55,7 +55,7 @@ async fn adv_15_another_s_machine_is_as_little_there_as_none() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn machines_that_make_no_sense_are_refused() {
     let Some(server) = Server::start(&[]).await else { return };
     let ann = server.register("ann").await;

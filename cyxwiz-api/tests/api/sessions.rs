@@ -16,7 +16,7 @@ fn token(body: &Value) -> String {
     body["refresh_token"].as_str().expect("a refresh token").to_owned()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refresh_token_is_followed_by_another() {
     let Some(server) = Server::start(&[]).await else { return };
     let ann = server.register("ann").await;
@@ -29,7 +29,7 @@ async fn a_refresh_token_is_followed_by_another() {
     assert_ne!(token(&second), token(&first));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn for_a_minute_the_old_one_gets_the_same_answer() {
     let Some(server) = Server::start(&[]).await else { return };
     let ann = server.register("ann").await;
@@ -47,7 +47,7 @@ async fn for_a_minute_the_old_one_gets_the_same_answer() {
     server.refresh(&token(&first)).await.expect(200);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn reuse_after_that_ends_the_session_for_all() {
     let Some(server) = Server::start(&[]).await else { return };
     let ann = server.register("ann").await;
@@ -59,7 +59,7 @@ async fn reuse_after_that_ends_the_session_for_all() {
     server.refresh(&elsewhere.refresh).await.expect(200);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn logging_out_ends_the_session() {
     let Some(server) = Server::start(&[]).await else { return };
     let ann = server.register("ann").await;
@@ -72,7 +72,7 @@ async fn logging_out_ends_the_session() {
     server.post("/api/auth/logout", &next, Value::Null).await.expect(204);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn sessions_outlive_the_service() {
     let Some(database) = Database::make().await else { return };
     let first = Server::start_on(database, &[]).await;
@@ -110,7 +110,7 @@ async fn overtaken(server: &Server, request: impl Future<Output = Answer>) -> An
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn adv_42_a_new_password_ends_log_ins_under_way() {
     let Some(server) = Server::start(&[]).await else { return };
     server.register("ann").await;
@@ -120,7 +120,7 @@ async fn adv_42_a_new_password_ends_log_ins_under_way() {
     assert_eq!(server.database.count(left).await, 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn adv_42_of_two_changes_by_one_password_the_first_holds() {
     for change in [
         json!({"password": "another one of a thief", "current_password": PASSWORD}),
@@ -136,7 +136,7 @@ async fn adv_42_of_two_changes_by_one_password_the_first_holds() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn adv_42_refreshes_from_one_address_are_counted() {
     let Some(server) = Server::start(&[]).await else { return };
     let ann = server.register("ann").await;

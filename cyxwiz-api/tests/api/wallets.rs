@@ -36,7 +36,7 @@ async fn verify(server: &Server, session: &Session, answer: Value) -> crate::ser
     server.post("/api/wallets/verify", &session.access, answer).await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wallet_is_proven_and_stands_in_the_next_token() {
     let Some(server) = Server::start(&["--public-url", "https://id.example.org"]).await else { return };
     let (ann, wallet) = (server.register("ann").await, Wallet::new(1));
@@ -62,7 +62,7 @@ async fn a_wallet_is_proven_and_stands_in_the_next_token() {
     assert_eq!(claims["wallet"], wallet.address());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn adv_23_a_challenge_is_answered_once_in_time_by_its_own() {
     let Some(server) = Server::start(&[]).await else { return };
     let (ann, bob, wallet, other) =
@@ -87,7 +87,7 @@ async fn adv_23_a_challenge_is_answered_once_in_time_by_its_own() {
     verify(&server, &ann, wallet.answer(&given)).await.refused(429, "too-many-requests");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wallet_belongs_to_one_account() {
     let Some(server) = Server::start(&[]).await else { return };
     let (ann, bob, wallet) = (server.register("ann").await, server.register("bob").await, Wallet::new(1));
@@ -97,7 +97,7 @@ async fn a_wallet_belongs_to_one_account() {
     verify(&server, &bob, wallet.answer(&given)).await.refused(409, "wallet-taken");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn adv_24_weak_keys_and_malleable_signatures_prove_nothing() {
     let Some(server) = Server::start(&[]).await else { return };
     let ann = server.register("ann").await;
