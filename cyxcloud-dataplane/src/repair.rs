@@ -169,9 +169,9 @@ impl DataPlane {
         Ok(made)
     }
 
-    /// Asks a node for a slice of a chunk and checks it against the chunk's id, by the call that ranged reads use; for a slice that
-    /// is the whole chunk, by the call that readers of a whole chunk use, so that who fails them fails here. The answer must begin
-    /// within `first_byte` and be there at the `deadline`.
+    /// Asks a node for a slice of a chunk and checks it against the chunk's id, by the call that ranged reads use; a slice that is the
+    /// whole chunk first by the call that readers of a whole chunk use, so that who fails either kind of readers fails here. Each
+    /// answer must begin within `first_byte`, and all be there at the `deadline`.
     pub async fn audit(
         &self,
         node: NodeId,
@@ -184,12 +184,9 @@ impl DataPlane {
         let pool = &self.0.pool;
         let call = async {
             if slice == (0..size.get()) {
-                pool.fetch_from(node, chunk, size.as_usize(), Check::Now, first_byte).await.map(drop)
-            } else {
-                pool.get_slices_from(node, chunk, size, std::slice::from_ref(&slice), first_byte)
-                    .await
-                    .map(drop)
+                pool.fetch_from(node, chunk, size.as_usize(), Check::Now, first_byte).await?;
             }
+            pool.get_slices_from(node, chunk, size, std::slice::from_ref(&slice), first_byte).await.map(drop)
         };
         match tokio::time::timeout(deadline, call).await {
             Ok(Ok(())) => Audited::Proven,

@@ -90,8 +90,10 @@ pub enum Error {
         /// so many
         max: u32,
     },
-    /// It stays the suspended operator's until that is lifted.
-    #[error("the operator that this node is registered under is suspended")]
+    /// It stays its operator's until that is lifted.
+    #[error(
+        "the operator that this node is registered under is suspended, or an administrator has the node emptied"
+    )]
     NodeSuspended,
     /// The database cannot be reached, is full, or is shutting down; nothing was changed.
     #[error("could not {doing}: the database is not available")]

@@ -149,8 +149,8 @@ pub trait MetadataStore: Upkeep + Identity + std::fmt::Debug {
 
     /// Makes a node known or updates it; the public key is its identity. A node that was offline or draining
     /// comes back as `recovering`, a new one starts `online`. `AddressTaken` where it takes the address of another one that is
-    /// online or recovering; `TooManyNodes` where it is one more of its operator's than that may have; `NodeSuspended` where
-    /// it would leave an operator who is suspended. What a node had already it keeps; but from one account to another it begins
+    /// online or recovering; `TooManyNodes` where it is one more of its operator's than that may have; `NodeSuspended` where,
+    /// operators being asked for, it would leave one who is suspended, or an account while an administrator drains it. What a node had already it keeps; but from one account to another it begins
     /// as one that is new, and is to be vetted again.
     async fn register_node(&self, node: &RegisterNode) -> Result<Node>;
     /// Records heartbeats; answers per heartbeat what is known of the node, or `None` if nobody knows it.

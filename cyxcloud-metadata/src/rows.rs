@@ -118,6 +118,12 @@ pub(crate) fn changes_hands(known: &str, operator: &str) -> bool {
     known != operator && known.parse::<OwnerId>().is_ok()
 }
 
+/// Whether a node is to stay with the operator that it is known by: while he is suspended, and, where he is an account, while an
+/// administrator drains it, which hides a suspension. Where operators are not asked for, nobody is suspended or kept.
+pub(crate) fn is_kept(asked: bool, known: &str, operator: &str, suspended: bool, drained: bool) -> bool {
+    asked && known != operator && (suspended || drained && changes_hands(known, operator))
+}
+
 /// What a body consists of, in order. A body of no bytes consists of nothing: it has no segment at all.
 pub(crate) fn ranges(content: &Content) -> Vec<SegmentRange> {
     match content {

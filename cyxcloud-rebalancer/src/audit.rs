@@ -1,9 +1,9 @@
 //! Asks nodes to prove what they hold, by the calls that readers use.
 //!
 //! A node is asked for a random slice of a random chunk of its own, at times that it cannot foresee; of stripes that are at
-//! risk every location is asked for; and what a reader was sent wrong, or was denied, is asked for at once, as the reader asked. What a node cannot prove is marked
-//! and repaired, and counts against it; what comes too late, or not at all from a node that is heard, is asked again three times
-//! and then counts as lost. What was proven is kept whatever else happened in its round. Of the rest, what says more about the
+//! risk every location is asked for; and what a reader was sent wrong, or was denied, is asked for at once, all of it, by both calls
+//! that readers use. What a node cannot prove is marked and repaired, and counts against it; what comes too late, or not at all from
+//! a node that is heard, is asked again three times and then counts as lost. What was proven is kept whatever else happened in its round. Of the rest, what says more about the
 //! auditor than about them is thrown away: all where a node of our own fails, failures where too many fail together, and silence
 //! where more are silent than answer. Who is asked for what is at risk, or owes an answer, is judged in a round of its own.
 

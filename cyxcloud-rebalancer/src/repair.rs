@@ -29,12 +29,15 @@ const IDLE: Duration = Duration::from_millis(500);
 const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3600));
 /// The same where nothing could be done. It is tried at once when somebody else has room (`upkeep`).
 const IN_VAIN: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
+/// And of what may not wait: nodes may take chunks again without more room being seen.
+const URGENT_IN_VAIN: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(600));
 /// The longest wait for a budget that holds a worker.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// One of so many workers, and of fewer, is kept for what may not wait, unless it is the only one.
 const KEPT_SHARE: usize = 8;
-/// Tries after which an operator should look; the sweep asks again.
-const RETRIES_MAX: u32 = 20;
+/// Tries after which it is given up until the sweep asks again: some six weeks. Those in vain count, and a cluster that was full for
+/// days is not to give up what then fails once.
+const RETRIES_MAX: u32 = 1_000;
 
 /// Why a repair did not come through.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +49,7 @@ enum Failure {
     #[error("the secret of owner {0} cannot be had")]
     Secret(cyxcloud_core::OwnerId),
     /// That may change without anybody asking again.
-    #[error("nothing could be done: no node has room or takes it, or nothing can be read")]
+    #[error("nothing could be done: no node has room or takes it")]
     InVain,
 }
 
@@ -135,7 +138,8 @@ async fn work(ctx: Arc<Context>, job: RepairJob) {
         }
         Err(Failure::Metadata(error @ MetadataError::Stale { .. })) => Err(error),
         Err(failure @ Failure::InVain) => {
-            let delay = backoff(IN_VAIN, job.retry_count);
+            let pauses = if can_wait(job.priority) { IN_VAIN } else { URGENT_IN_VAIN };
+            let delay = backoff(pauses, job.retry_count);
             debug!(segment = %job.stripe.segment, stripe = job.stripe.index, tries = job.retry_count + 1, "repair was in vain");
             let why = failure.to_string();
             ctx.metadata.fail_repair(job.id, job.fence, &why, Some(delay)).await.map(|()| "in_vain")
@@ -390,6 +394,7 @@ mod tests {
     fn what_is_in_vain_is_tried_ever_less_often() {
         let pauses = [0, 1, 2, 5, 6, 40].map(|tries| backoff(IN_VAIN, tries).as_secs());
         assert_eq!(pauses, [60, 120, 240, 1920, 3600, 3600]);
+        assert_eq!([0, 3, 4, 40].map(|tries| backoff(URGENT_IN_VAIN, tries).as_secs()), [60, 480, 600, 600]);
         assert_eq!([0, 1, 10].map(|tries| backoff(RETRY, tries).as_secs()), [5, 10, 3600]);
     }
 }

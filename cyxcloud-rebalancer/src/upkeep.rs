@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cyxcloud_core::NodeId;
 use cyxcloud_core::placement::Candidate;
 use cyxcloud_core::repair::URGENT_MAX;
 use cyxcloud_core::stripe::STRIPE_DEFAULT;
+use cyxcloud_core::{ByteCount, NodeId};
 use cyxcloud_metadata::Result;
 use tracing::{debug, info};
 
@@ -16,6 +16,10 @@ use crate::Context;
 
 /// Rows handled in one transaction.
 const BATCH: usize = 1_000;
+/// What a chunk of a full stripe of ten takes at least.
+const CHUNK: ByteCount = ByteCount::bytes(STRIPE_DEFAULT.get() / 10);
+/// Repairs that are hurried in one round.
+const HURRIED_MAX: u64 = 100_000;
 /// Ended multipart uploads are kept so long, for whoever asks again.
 const ENDED_MULTIPARTS: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -61,19 +65,28 @@ async fn round(ctx: &Context, roomy: &mut HashSet<NodeId>) -> Result<()> {
     show_queue(ctx).await
 }
 
-/// Has repairs that were in vain be tried again where somebody joined, returned or got space since.
+/// Has repairs that were in vain be tried again where somebody joined, returned or got space since: as many as that may hold.
 async fn hurry(ctx: &Context, roomy: &mut HashSet<NodeId>) -> Result<()> {
-    let now = with_room(&ctx.watch.cluster().await?.candidates);
-    if !now.is_subset(roomy) {
-        while ctx.metadata.hurry_repairs(BATCH).await? >= BATCH {}
-    }
+    let cluster = ctx.watch.cluster().await?;
+    let (now, mut left) = with_room(&cluster.candidates, roomy);
     *roomy = now;
+    while left > 0 {
+        let hurried = ctx.metadata.hurry_repairs(left.min(BATCH)).await?;
+        left -= hurried;
+        if hurried == 0 {
+            break;
+        }
+    }
     Ok(())
 }
 
-/// Those that have room for a chunk of whatever stripe.
-fn with_room(candidates: &[Candidate]) -> HashSet<NodeId> {
-    candidates.iter().filter(|node| node.free >= STRIPE_DEFAULT).map(|node| node.node).collect()
+/// Those that have room for a chunk of whatever stripe, and how many chunks those may hold that had none before.
+fn with_room(candidates: &[Candidate], before: &HashSet<NodeId>) -> (HashSet<NodeId>, usize) {
+    let roomy = || candidates.iter().filter(|node| node.free >= STRIPE_DEFAULT);
+    let chunks = |node: &Candidate| node.free.get() / CHUNK.get();
+    let fresh = roomy().filter(|node| !before.contains(&node.node)).map(chunks);
+    let fresh = fresh.fold(0, u64::saturating_add).min(HURRIED_MAX);
+    (roomy().map(|node| node.node).collect(), fresh as usize)
 }
 
 async fn show_queue(ctx: &Context) -> Result<()> {
@@ -99,8 +112,6 @@ async fn show_queue(ctx: &Context) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use cyxcloud_core::ByteCount;
-
     use super::*;
 
     #[test]
@@ -114,9 +125,15 @@ mod tests {
             weight_penalty: false,
             vetted: true,
         };
-        let full = with_room(&[node(1, ByteCount::gib(1)), node(2, ByteCount::kib(1))]);
-        let freed = with_room(&[node(1, ByteCount::gib(1)), node(2, ByteCount::mib(4))]);
-        assert_eq!((full.len(), freed.len()), (1, 2));
-        assert!(full.is_subset(&freed) && !freed.is_subset(&full));
+        let full = [node(1, ByteCount::gib(1)), node(2, ByteCount::kib(1))];
+        let freed = [node(1, ByteCount::gib(1)), node(2, ByteCount::mib(4))];
+        let (had, fresh) = with_room(&full, &HashSet::new());
+        assert_eq!((had.len(), fresh), (1, 2_560));
+        assert_eq!(with_room(&full, &had), (had.clone(), 0), "nobody else");
+        let (all, fresh) = with_room(&freed, &had);
+        assert_eq!((all.len(), fresh), (2, 10), "no more are tried than it may hold");
+        assert_eq!(with_room(&full, &all).1, 0, "one less");
+        let (_, most) = with_room(&[node(3, ByteCount::gib(1 << 20))], &all);
+        assert_eq!(most as u64, HURRIED_MAX);
     }
 }

@@ -41,6 +41,8 @@ pub(crate) enum Fault {
     WrongBytes,
     /// So do whole chunks; slices are right.
     AuditsOnly,
+    /// The other way round.
+    WholesOnly,
     /// Chunks come back with their end cut off.
     ShortBytes,
     /// Chunks come back much longer than they were.
@@ -272,7 +274,8 @@ impl ChunkService for Service {
         match fault {
             Fault::Rotten => return Err(Status::data_loss("rotten")),
             Fault::AuditsOnly if !request.slices.is_empty() => {}
-            Fault::WrongBytes | Fault::AuditsOnly => {
+            Fault::WholesOnly if request.slices.is_empty() => {}
+            Fault::WrongBytes | Fault::AuditsOnly | Fault::WholesOnly => {
                 let middle = bytes.len() / 2;
                 bytes[middle] ^= 1;
             }

@@ -126,13 +126,14 @@ async fn an_audit_of_a_whole_chunk_is_what_a_reader_asks() {
         (counts.gets.load(Ordering::SeqCst), counts.slices.load(Ordering::SeqCst))
     };
     assert!(matches!(audit(0..500_000).await, Audited::Proven));
-    assert_eq!(asked(), (1, 0));
+    assert_eq!(asked(), (1, 1), "both kinds of readers");
     assert!(matches!(audit(0..16_384).await, Audited::Proven));
-    assert_eq!(asked(), (1, 1));
+    assert_eq!(asked(), (1, 2));
     cluster.nodes[0].fault(Fault::AuditsOnly);
     assert!(matches!(audit(0..16_384).await, Audited::Proven));
     for (fault, outcome) in [
         (Fault::AuditsOnly, "Wrong"),
+        (Fault::WholesOnly, "Wrong"),
         (Fault::LongBytes, "Wrong"),
         (Fault::Rotten, "Wrong"),
         (Fault::Forget, "Lost"),

@@ -614,7 +614,7 @@ fn not_taken(error: MetadataError) -> Status {
              can raise NODES_PER_OPERATOR_MAX"
         )),
         MetadataError::NodeSuspended => Status::permission_denied(format!(
-            "{error}: it stays with that account, and drains, until the suspension is lifted; ask whoever runs the gateway, and \
+            "{error}: it stays with that account, and drains, until that is over; ask whoever runs the gateway, and \
              start it with that account"
         )),
         _ => return unavailable(error),

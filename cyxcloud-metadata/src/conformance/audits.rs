@@ -6,6 +6,7 @@ use cyxcloud_core::node::NodeStatus::{Draining, Online};
 use cyxcloud_core::{ByteCount, ChunkId, NodeId, ShardIndex, Timestamp};
 use uuid::Uuid;
 
+use super::nodes::node;
 use super::stripes::{LONG, at, coded, condemn, state, stored, tick, until};
 use super::{Place, new_node, online_nodes, place};
 use crate::model::{
@@ -178,7 +179,7 @@ pub async fn who_sent_other_bytes_is_asked_at_once(store: &dyn MetadataStore) {
 }
 
 /// For the whole of it, and for no other while that answer is owed soon or it is held back: one that lost a disk is not to fail a
-/// hundred audits at once. For none while collection is frozen.
+/// hundred audits at once. For none while collection is frozen, nor of what it stored in a former life.
 pub async fn who_denies_chunks_is_asked_for_one(store: &dyn MetadataStore) {
     let place = place(store).await;
     let nodes = online_nodes(store, 5).await;
@@ -212,6 +213,11 @@ pub async fn who_denies_chunks_is_asked_for_one(store: &dyn MetadataStore) {
     store.record_audits(&failed, LONG, &judge).await.expect("record audits");
     assert!(upkeep(store, nodes[2]).await.quarantined);
     assert_eq!(denied(4..6, 2, Fault::Missing).await, [], "it is held back");
+    let known = node(store, nodes[3]).await.expect("is there");
+    let (id, public_key, peer_id, incarnation) = (known.id, known.public_key, known.peer_id, Uuid::new_v4());
+    let anew = RegisterNode { id, public_key, peer_id, incarnation, ..new_node() };
+    store.register_node(&anew).await.expect("register again");
+    assert_eq!(denied(0..3, 3, Fault::Missing).await, [], "its former life stored that");
 }
 
 /// Such that the order of events shows.

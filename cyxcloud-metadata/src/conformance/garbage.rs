@@ -452,12 +452,15 @@ pub async fn orphans_of_a_node_have_a_limit(store: &dyn MetadataStore) {
     }
     lists(store, nodes[1], 0..9, 3, 4).await;
     assert_eq!(orphans().await, 8, "each has its own");
+    store.finish_inventory(nodes[2], Some(2)).await.expect("finish");
+    lists(store, nodes[2], 0..9, 3, 4).await;
+    assert_eq!(orphans().await, 14, "and as many as it had locations");
     lists(store, nodes[0], 0..3, 5, 4).await;
     tick(store).await;
-    assert_eq!(store.condemn_orphans(Duration::ZERO, 1000, FREE).await.expect("condemn").taken, 8);
+    assert_eq!(store.condemn_orphans(Duration::ZERO, 1000, FREE).await.expect("condemn").taken, 14);
     let told = deletes(store).await;
     let renewed = told.iter().filter(|at| at.node == nodes[0] && at.generation.counter == 5);
-    assert_eq!((told.len(), renewed.count()), (8, 3));
+    assert_eq!((told.len(), renewed.count()), (14, 3));
     lists(store, nodes[0], 50..60, 3, 4).await;
     assert_eq!(orphans().await, 0, "as many wait to be deleted");
     let settled: Vec<_> = told.iter().map(|at| (at.id, DeleteOutcome::Settled)).collect();

@@ -157,6 +157,7 @@ macro_rules! conformance_suite {
             nodes::heartbeats_tell_who_is_known,
             nodes::nodes_of_a_suspended_operator_drain_until_it_is_lifted,
             nodes::a_suspended_node_goes_to_no_other_operator,
+            nodes::a_node_that_is_drained_stays_with_its_account,
             nodes::a_step_from_elsewhere_is_stale,
             nodes::going_offline_is_counted,
             nodes::a_planned_pause_is_no_failure,

@@ -1,7 +1,7 @@
 //! Storage nodes: who they are, how they come and go, and what is known to be wrong on them.
 
 use cyxcloud_core::node::NodeStatus::{self, Draining, Offline, Online, Recovering};
-use cyxcloud_core::{ByteCount, Geometry, NodeId};
+use cyxcloud_core::{ByteCount, Geometry, NodeId, OwnerId};
 use uuid::Uuid;
 
 use super::segments::{expected, stripes};
@@ -12,7 +12,7 @@ use crate::model::{
 };
 use crate::{Error, MetadataStore};
 
-async fn node(store: &dyn MetadataStore, id: NodeId) -> Option<Node> {
+pub(super) async fn node(store: &dyn MetadataStore, id: NodeId) -> Option<Node> {
     store.nodes().await.expect("list nodes").into_iter().find(|node| node.id == id)
 }
 
@@ -459,7 +459,7 @@ pub async fn nodes_of_a_suspended_operator_drain_until_it_is_lifted(store: &dyn 
 
 /// It stays that operator's, and drains, until that is lifted, whatever is thought of others.
 pub async fn a_suspended_node_goes_to_no_other_operator(store: &dyn MetadataStore) {
-    let new = RegisterNode { operator: "bad".to_owned(), ..new_node() };
+    let new = RegisterNode { operator: "bad".to_owned(), nodes_max: Some(9), ..new_node() };
     let of = |operator: &str| RegisterNode { operator: operator.to_owned(), ..new.clone() };
     let id = store.register_node(&new).await.expect("register").id;
     let suspend = async |operator: &str, suspended| {
@@ -477,4 +477,21 @@ pub async fn a_suspended_node_goes_to_no_other_operator(store: &dyn MetadataStor
     assert_eq!(suspend("bad", false).await, [id]);
     let moved = store.register_node(&of("good")).await.expect("it is free to go");
     assert_eq!((moved.id, moved.status, moved.operator.as_str()), (id, Recovering, "good"));
+    // Where nobody is asked who runs it, nobody could lift it.
+    assert_eq!(suspend("good", true).await, [id]);
+    let unasked = RegisterNode { nodes_max: None, ..of("its own word") };
+    assert_eq!(store.register_node(&unasked).await.expect("it may come").operator, "its own word");
+}
+
+/// A suspension leaves such a node as it is, so nothing would hold it back.
+pub async fn a_node_that_is_drained_stays_with_its_account(store: &dyn MetadataStore) {
+    let account = |n: u8| OwnerId::from_random([n; 16]).to_string();
+    let new = RegisterNode { operator: account(1), nodes_max: Some(9), ..new_node() };
+    let other = RegisterNode { operator: account(2), ..new.clone() };
+    let id = store.register_node(&new).await.expect("register").id;
+    assert!(store.drain_node(id, true).await.expect("drain"));
+    let refused = store.register_node(&other).await;
+    assert!(matches!(refused, Err(Error::NodeSuspended)), "{refused:?}");
+    assert!(store.drain_node(id, false).await.expect("resume"));
+    assert_eq!(store.register_node(&other).await.expect("it is free to go").operator, account(2));
 }

@@ -1,6 +1,6 @@
 //! Audits: which location is asked for, how it ended, what that makes of the location and of the node's record.
 //!
-//! Locks: nodes in order of id, locations, contained audits, then jobs, so that two who record at once don't deadlock.
+//! Locks: nodes in order of id, their scans, locations, contained audits, then jobs, so that two who record at once don't deadlock.
 //! Not here: the judgement of a node (`cyxcloud_core`), given as a function.
 
 use std::collections::{BTreeMap, BTreeSet};

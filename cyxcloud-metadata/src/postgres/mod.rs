@@ -2,8 +2,8 @@
 //!
 //! Read committed, with row locks where something is decided: each statement sees what was committed before it began,
 //! so what is read after a lock is read under it. Locks are taken in one order: keys (sorted), multipart upload,
-//! segments (sorted), nodes (sorted), locations (sorted), repair jobs, the owner, then rows of one's own; where two meet all the
-//! same, one is run again. No LISTEN, no advisory locks, no connection outside a transaction.
+//! segments (sorted), nodes (sorted), their scans, locations (sorted), repair jobs, the owner, then rows of one's own; where two meet
+//! all the same, one is run again. No LISTEN, no advisory locks, no connection outside a transaction.
 
 mod audits;
 mod background;

@@ -16,7 +16,7 @@ use super::scans;
 use super::transact::{self, BEGIN, Failure};
 use crate::error::{Error, Result};
 use crate::model::{BadLocation, Fault, Heard, Node, NodeHeartbeat, NodeStep, RegisterNode};
-use crate::rows::{self, changes_hands, endpoint};
+use crate::rows::{self, changes_hands, endpoint, is_kept};
 use crate::upkeep::model::{LostBecause, ScanReason};
 
 fn node(row: &PgRow) -> Result<Node, Failure> {
@@ -329,7 +329,8 @@ impl PostgresStore {
 /// so that of two at once one sees the other.
 async fn admit(conn: &mut PgConnection, new: &RegisterNode) -> Result<bool, Failure> {
     // Locked: who is being suspended at this moment is, before it is anybody else's.
-    const KNOWN: &str = "SELECT operator, grpc_address, suspended_at IS NOT NULL FROM nodes
+    const KNOWN: &str = "SELECT operator, grpc_address, suspended_at IS NOT NULL,
+            status = 'draining' AND first_offline_at IS NULL FROM nodes
         WHERE public_key = $1 FOR NO KEY UPDATE";
     const TURN: &str = "INSERT INTO constants (name, value) VALUES ('node_admission', '')
         ON CONFLICT (name) DO UPDATE SET value = EXCLUDED.value";
@@ -338,11 +339,13 @@ async fn admit(conn: &mut PgConnection, new: &RegisterNode) -> Result<bool, Fail
     const OTHERS: &str = "SELECT count(*) FROM nodes WHERE operator = $1 AND public_key <> $2";
     let (key, at, operator) =
         (new.public_key.as_slice(), endpoint(&new.grpc_address), rows::shown(&new.operator));
-    let known: Option<(String, String, bool)> =
+    let known: Option<(String, String, bool, bool)> =
         sqlx::query_as(KNOWN).bind(key).fetch_optional(&mut *conn).await?;
-    let is_there = known.as_ref().is_some_and(|(_, address, _)| endpoint(address) == at);
+    let is_there = known.as_ref().is_some_and(|(_, address, ..)| endpoint(address) == at);
     let is_theirs = known.as_ref().is_some_and(|(known, ..)| *known == operator);
-    if known.as_ref().is_some_and(|(.., suspended)| *suspended && !is_theirs) {
+    if known.as_ref().is_some_and(|(known, _, suspended, drained)| {
+        is_kept(new.nodes_max.is_some(), known, &operator, *suspended, *drained)
+    }) {
         return Err(Error::NodeSuspended.into());
     }
     let in_other_hands = known.as_ref().is_some_and(|(known, ..)| changes_hands(known, &operator));

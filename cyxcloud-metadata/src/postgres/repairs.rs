@@ -217,9 +217,10 @@ async fn finish_in(conn: &mut PgConnection, id: Uuid, fence: i64, done: &RepairD
     let live: Option<bool> =
         sqlx::query_scalar(LOCK).bind(stripe.segment.as_uuid()).fetch_optional(&mut *conn).await?;
     let live = live.unwrap_or(false);
-    let mut again_after = done.again_after;
+    let (mut again_after, mut some_added) = (done.again_after, false);
     if live {
         let all_there = add(conn, stripe, &done.added).await?;
+        some_added = all_there && !done.added.is_empty();
         if all_there && (done.removed.is_empty() || still_as_planned(conn, id, stripe).await?) {
             remove(conn, stripe, &done.removed, done.grace).await?;
         } else {
@@ -236,7 +237,7 @@ async fn finish_in(conn: &mut PgConnection, id: Uuid, fence: i64, done: &RepairD
         .bind(again_after.map(read::millis))
         .bind(done.tolerance.map(i16::from))
         .bind(done.priority)
-        .bind(!done.added.is_empty())
+        .bind(some_added)
         .execute(conn)
         .await?;
     // Somebody has it by now: what was done above is rolled back.

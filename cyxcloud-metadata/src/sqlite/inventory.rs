@@ -131,7 +131,9 @@ pub(super) fn record(db: &Connection, compared: &Reconciled) -> Done<()> {
     if compared.orphans.is_empty() {
         return Ok(());
     }
-    let mut room = compared.orphans_max.saturating_sub(waiting(db, node, compared.orphans_max)?);
+    let had = number(db, "SELECT location_count FROM nodes WHERE id = ?1", [node.as_uuid()])?;
+    let most = compared.orphans_max.saturating_add(usize::try_from(had).unwrap_or(usize::MAX));
+    let mut room = most.saturating_sub(waiting(db, node, most)?);
     for (chunk, generation) in &compared.orphans {
         let orphan = Orphan { node, chunk: *chunk, generation: *generation };
         room -= usize::from(remember(db, &orphan, room > 0)?);

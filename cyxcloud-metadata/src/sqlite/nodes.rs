@@ -17,7 +17,7 @@ use super::row::{self, AUDIT_RECORD, all, exists, int, number, one, run};
 use super::{garbage, repairs, scans};
 use crate::error::Error;
 use crate::model::{BadLocation, Fault, Heard, Node, NodeHeartbeat, NodeStep, RegisterNode};
-use crate::rows::{changes_hands, corrupt, endpoint, percent};
+use crate::rows::{changes_hands, corrupt, endpoint, is_kept, percent};
 use crate::upkeep::model::{LostBecause, NodeUpkeep, ScanReason, StripeRef};
 
 const NODE: &str = "id, public_key, peer_id, label, name, grpc_address, metrics_address, incarnation, storage_total,
@@ -89,18 +89,20 @@ pub(super) fn upkeep(db: &Connection) -> Done<Vec<NodeUpkeep>> {
 /// Refuses whoever leaves a suspended operator, takes an address that a node which is heard has, or is one more of an
 /// operator's than that may have; says whether it changes hands.
 fn admit(db: &Connection, new: &RegisterNode) -> Done<bool> {
-    const KNOWN: &str =
-        "SELECT operator, grpc_address, suspended_at IS NOT NULL FROM nodes WHERE public_key = ?1";
+    const KNOWN: &str = "SELECT operator, grpc_address, suspended_at IS NOT NULL,
+            status = 'draining' AND first_offline_at IS NULL FROM nodes WHERE public_key = ?1";
     const HEARD_AT: &str = "SELECT 1 FROM nodes
         WHERE substr(grpc_address, instr(grpc_address, '://') + 3) = ?1 AND public_key <> ?2
             AND status IN ('online', 'recovering')";
     const OTHERS: &str = "SELECT count(*) FROM nodes WHERE operator = ?1 AND public_key <> ?2";
     let (key, at) = (new.public_key.as_slice(), endpoint(&new.grpc_address));
-    let known: Option<(String, String, bool)> =
-        one(db, KNOWN, [key], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    let is_there = known.as_ref().is_some_and(|(_, address, _)| endpoint(address) == at);
+    let known: Option<(String, String, bool, bool)> =
+        one(db, KNOWN, [key], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+    let is_there = known.as_ref().is_some_and(|(_, address, ..)| endpoint(address) == at);
     let is_theirs = known.as_ref().is_some_and(|(operator, ..)| *operator == new.operator);
-    if known.as_ref().is_some_and(|(.., suspended)| *suspended && !is_theirs) {
+    if known.as_ref().is_some_and(|(known, _, suspended, drained)| {
+        is_kept(new.nodes_max.is_some(), known, &new.operator, *suspended, *drained)
+    }) {
         return Err(Error::NodeSuspended.into());
     }
     if !is_there && exists(db, HEARD_AT, params![at, key])? {
@@ -342,7 +344,7 @@ pub(super) fn report_bad(db: &Connection, bad: &[BadLocation]) -> Done<()> {
         }
     }
     for at in denied {
-        if may_be_asked(db, at.node)? {
+        if may_be_asked(db, at)? {
             ask(at)?;
         }
     }
@@ -350,15 +352,19 @@ pub(super) fn report_bad(db: &Connection, bad: &[BadLocation]) -> Done<()> {
 }
 
 /// Whether a node that denied a chunk is to be audited for it now: unless it is held back, where it is asked often, or is to answer
-/// soon anyway. Not while collection is frozen: what a restored database names may rightly be gone.
-fn may_be_asked(db: &Connection, node: NodeId) -> Done<bool> {
+/// soon anyway. Not for what a former life of it stored, nor while collection is frozen: what a restored database names may rightly be
+/// gone.
+fn may_be_asked(db: &Connection, at: &BadLocation) -> Done<bool> {
     const SOON: Duration = Duration::from_secs(5 * 60);
-    const MAY: &str = "SELECT 1 FROM nodes WHERE id = ?1 AND NOT quarantined
-        AND NOT EXISTS (SELECT 1 FROM contained_audits WHERE node_id = ?1 AND not_before <= ?2)";
+    const MAY: &str = "SELECT 1 FROM nodes n JOIN chunk_locations l ON l.node_id = n.id AND l.incarnation = n.incarnation
+        WHERE n.id = ?1 AND NOT n.quarantined AND l.segment_id = ?3 AND l.stripe_index = ?4 AND l.shard_index = ?5
+            AND NOT EXISTS (SELECT 1 FROM contained_audits WHERE node_id = ?1 AND not_before <= ?2)";
     if garbage::frozen(db)?.is_some() {
         return Ok(false);
     }
-    Ok(exists(db, MAY, params![node.as_uuid(), row::after(row::now(), SOON)])?)
+    let soon = row::after(row::now(), SOON);
+    let place = params![at.node.as_uuid(), soon, at.segment.as_uuid(), at.stripe, small(at.shard.get())];
+    Ok(exists(db, MAY, place)?)
 }
 
 pub(super) fn report_corrupt(db: &Connection, node: NodeId, chunks: &[ChunkId]) -> Done<usize> {

@@ -182,7 +182,7 @@ struct Ending<'a> {
 fn end(db: &Connection, held: &Held, ending: &Ending<'_>) -> Done<()> {
     const END: &str =
         "UPDATE repair_jobs SET status = ?2, not_before = coalesce(?3, not_before), retry_count = ?4,
-            last_error = coalesce(?5, last_error), tolerance = ?6, done_at = ?7, priority = coalesce(?8, priority),
+            last_error = coalesce(?5, last_error), tolerance = CASE WHEN ?5 IS NULL THEN ?6 ELSE tolerance END, done_at = ?7, priority = coalesce(?8, priority),
             again = 0, lease_until = NULL, claimed_at = NULL
         WHERE id = ?1";
     let back = match (held.again, ending.again) {
@@ -222,13 +222,16 @@ pub(super) fn finish(db: &Connection, id: Uuid, fence: i64, done: &RepairDone) -
     let mut ending = Ending {
         status: "completed",
         again: None,
-        retries: if done.added.is_empty() { held.retries } else { 0 },
+        retries: held.retries,
         error: None,
         tolerance: done.tolerance,
         priority: done.priority.filter(|_| held.again.is_none()),
     };
     if exists(db, LIVE, [held.stripe.segment.as_uuid()])? {
         let all_there = add(db, held.stripe, &done.added)?;
+        if all_there && !done.added.is_empty() {
+            ending.retries = 0;
+        }
         // What marks a location bad queues its stripe with it: asked for once more, the plan may be wrong.
         let as_planned = all_there && (done.removed.is_empty() || held.again.is_none());
         if as_planned {

@@ -29,6 +29,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("../../../migrations/sqlite/0007_minted_keys.sql"),
     include_str!("../../../migrations/sqlite/0008_repair_outcomes.sql"),
     include_str!("../../../migrations/sqlite/0009_vetting_anew.sql"),
+    include_str!("../../../migrations/sqlite/0010_repairs_in_vain.sql"),
 ];
 
 const READERS: usize = 4;

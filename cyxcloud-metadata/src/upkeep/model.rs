@@ -619,8 +619,9 @@ pub struct Reconciled {
     pub renewed: Vec<(NodeCursor, Generation)>,
     /// Held and in no row: remembered with the time they were first seen, deleted after the grace.
     pub orphans: Vec<(ChunkId, Generation)>,
-    /// Orphans are remembered anew while no more than so many chunks wait for the node to delete them, orphans or handed to
-    /// deletion: its list is a stranger's word, and may have no end.
+    /// Orphans are remembered anew while no more than so many chunks, beside as many as the node had locations when they were
+    /// counted, wait for it to delete them, orphans or handed to deletion: its list is a stranger's word, and may have no end. What
+    /// we ourselves no longer name is remembered to the last, so that the brake on orphans sees how much it is.
     pub orphans_max: usize,
 }
 

@@ -45,7 +45,7 @@ async fn rebalancers(run: Arc<Run>) -> Result<()> {
         .operators(NODES)
         .apart()
         .rebalancers(3)
-        .rebalancer_env("REPAIR_BYTES_PER_SEC", "4MB")
+        .rebalancer_env("REPAIR_BYTES_PER_SEC", "16MB")
         .start()
         .await?;
     if cluster.database.number(DOMAINS).await?.unsigned_abs() < NODES as u64 {

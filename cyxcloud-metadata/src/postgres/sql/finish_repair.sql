@@ -1,6 +1,6 @@
 -- Ends claim $2 of job $1: for good if $3 (its segment is gone) or if nothing is left to do; otherwise it is looked at
 -- again, after $4 milliseconds or when somebody asked for it meanwhile. $5 is the stripe's tolerance now, $6 the priority of what is
--- left if nobody asked; $7: something was added.
+-- left if nobody asked; $7: all that was to be added is.
 UPDATE repair_jobs SET
     status = CASE WHEN $3 OR (NOT again AND $4::bigint IS NULL) THEN 'completed' ELSE 'pending' END,
     done_at = CASE WHEN $3 OR (NOT again AND $4::bigint IS NULL) THEN now() END,
