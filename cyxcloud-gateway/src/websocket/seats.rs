@@ -3,23 +3,25 @@
 //! Each gateway counts its own. What is held elsewhere is in the ephemeral state, where a place is held while its gateway says
 //! so; where that does not answer, the gateway's own count is all there is.
 
+use std::error::Error;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cyxcloud_core::OwnerId;
 use cyxcloud_tls::crowd::{Crowd, Place};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::debug;
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use crate::ephemeral::Ephemeral;
 
 /// A gateway that goes without a word holds a place for so long.
-const HELD: Duration = Duration::from_secs(30);
+pub(super) const HELD: Duration = Duration::from_secs(30);
 /// How often it says that a place is held.
 const SAY_EVERY: Duration = Duration::from_secs(10);
-/// How long the ephemeral state is waited for by who opens a socket.
+/// How long the ephemeral state is waited for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The places of all owners.
@@ -28,6 +30,23 @@ pub(super) struct Seats {
     most: usize,
     here: Crowd,
     ephemeral: Arc<dyn Ephemeral>,
+    outage: Arc<Outage>,
+}
+
+/// Whether the ephemeral state is known not to answer: that is said once, and not for every socket.
+#[derive(Debug, Default)]
+struct Outage(AtomicBool);
+
+impl Outage {
+    /// Whether that is news.
+    fn began(&self) -> bool {
+        !self.0.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether there was one until now.
+    fn ended(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
 }
 
 /// A place, until it is dropped.
@@ -40,7 +59,7 @@ pub(super) struct Seat {
 impl Seats {
     /// At most so many of each owner.
     pub(super) fn new(most: usize, ephemeral: Arc<dyn Ephemeral>) -> Self {
-        Self { most, here: Crowd::new(most), ephemeral }
+        Self { most, here: Crowd::new(most), ephemeral, outage: Arc::default() }
     }
 
     /// A place; `None` if the owner has as many as there may be.
@@ -51,14 +70,14 @@ impl Seats {
             holder: Uuid::new_v4().to_string(),
             most: self.most,
             ephemeral: self.ephemeral.clone(),
+            outage: self.outage.clone(),
         };
         // First, so that it is given back too when whoever asks goes away meanwhile.
         let left = CancellationToken::new();
         let seat = Seat { _here: place, _left: left.clone().drop_guard() };
         let claim = Arc::new(claim);
         tokio::spawn(claim.clone().keep(left));
-        let free = timeout(ANSWER_TIMEOUT, claim.hold()).await.unwrap_or(true);
-        free.then_some(seat)
+        claim.hold().await.then_some(seat)
     }
 }
 
@@ -68,16 +87,27 @@ struct Claim {
     holder: String,
     most: usize,
     ephemeral: Arc<dyn Ephemeral>,
+    outage: Arc<Outage>,
 }
 
 impl Claim {
     /// Whether there is a place for it, as far as that is known.
     async fn hold(&self) -> bool {
-        let held = self.ephemeral.hold(&self.name, &self.holder, self.most, HELD).await;
-        held.unwrap_or_else(|error| {
-            debug!(%error, "sockets at other gateways are not counted");
-            true
-        })
+        let held = self.ephemeral.hold(&self.name, &self.holder, self.most, HELD);
+        let failure: Box<dyn Error + Send + Sync> = match timeout(ANSWER_TIMEOUT, held).await {
+            Ok(Ok(free)) => {
+                if self.outage.ended() {
+                    info!("sockets at other gateways are counted again");
+                }
+                return free;
+            }
+            Ok(Err(error)) => error.into(),
+            Err(late) => late.into(),
+        };
+        if self.outage.began() {
+            warn!(error = &*failure as &dyn Error, "sockets at other gateways are not counted");
+        }
+        true
     }
 
     async fn keep(self: Arc<Self>, left: CancellationToken) {
@@ -99,6 +129,13 @@ impl Claim {
 mod tests {
     use super::*;
     use crate::ephemeral::InProcess;
+
+    #[test]
+    fn an_outage_is_said_once() {
+        let outage = Outage::default();
+        assert!(!outage.ended() && outage.began() && !outage.began());
+        assert!(outage.ended() && !outage.ended() && outage.began());
+    }
 
     #[tokio::test]
     async fn adv_30_an_owner_has_so_many_places_at_all_gateways_together() {
