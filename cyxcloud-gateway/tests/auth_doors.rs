@@ -12,6 +12,7 @@ use auth_support::{
 use cyxcloud_core::sigv4::{self, Scope, sha256_hex};
 use cyxcloud_gateway::auth::{Mount, Principal, Scheme};
 use cyxcloud_gateway::identity::routes::ClientAddress;
+use futures::FutureExt as _;
 use http::header::AUTHORIZATION;
 use http_body_util::BodyExt as _;
 
@@ -603,11 +604,21 @@ async fn adv_30_keys_that_are_none_are_looked_up_so_often() {
     assert_eq!(knock(NEW, "192.0.2.2").await, "OK");
     door.auth.forget_all();
     assert_eq!(knock(NEW, "192.0.2.1").await, "OK");
-    // One that was revoked is like one that never was.
+    // One that was revoked is no guess, however often it is named, and keeps nobody out.
     door.revoke_key(NEW).await;
     door.auth.forget_all();
-    assert_eq!(knock(NEW, "192.0.2.1").await, "InvalidAccessKeyId");
-    assert_eq!(knock(NEW, "192.0.2.1").await, "SlowDown");
+    for _ in 0..3 {
+        assert_eq!(knock(NEW, "192.0.2.1").await, "InvalidAccessKeyId");
+    }
+    for _ in 0..400 {
+        assert_eq!(knock(REVOKED_KEY, "192.0.2.3").await, "InvalidAccessKeyId");
+    }
+    assert_eq!(knock(&guess(302), "192.0.2.3").await, "InvalidAccessKeyId");
+    // Nor is one that nobody waits for.
+    for number in 0..400 {
+        let _ = knock(&guess(number), "192.0.2.4").now_or_never();
+    }
+    assert_eq!(knock(&guess(303), "192.0.2.4").await, "InvalidAccessKeyId");
 }
 
 /// Secrets and signatures are compared in constant time, which `==` is not.

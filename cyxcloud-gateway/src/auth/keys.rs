@@ -4,7 +4,9 @@
 //! where [`KeyRing::forget_all`] or [`KeyRing::refuse`] is called (here, and by news wherever Redis carries them). While
 //! those news are known to be lost, nothing is remembered. An expiry is looked at on every use. What does not exist is
 //! not remembered, so that a new key works at once everywhere; instead it is looked up so often for an address and no more,
-//! and only where it looks like one of ours. Keys that were found here before are looked up whoever asks.
+//! and only where it looks like one of ours. Keys that were found here before are looked up whoever asks. What was revoked
+//! is remembered, since nothing revives it, and counts for nobody: a client that goes on with such a key keeps nobody else
+//! at its address out.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -39,10 +41,12 @@ use crate::objects::OwnerSecrets;
 const REMEMBERED: Duration = Duration::from_secs(20);
 /// Keys and owners remembered at most.
 const REMEMBERED_MAX: u64 = 10_000;
-/// Keys that one address may name in a minute which are found not to exist, or not to be good any more.
+/// Keys that one address may name in a minute which are found not to exist, or whose owners may do nothing.
 const STRANGE_PER_MINUTE: u64 = 300;
 /// How long it is known that a key was found, after it was last looked up.
 const FOUND_REMEMBERED: Duration = Duration::from_secs(24 * 3_600);
+/// How long it is known that a key was revoked.
+const REVOKED_REMEMBERED: Duration = Duration::from_secs(24 * 3_600);
 /// Characters of an access key's id after its beginning.
 const ID_DIGITS: usize = 17;
 /// Days with a signing key at hand, per access key: a presigned URL lives for a week, so nine can be in use.
@@ -54,6 +58,7 @@ const SERVICE: &str = "CyxWiz API";
 const TOUCH_EVERY: Duration = Duration::from_secs(60);
 const MINUTE: Duration = Duration::from_secs(60);
 const NOT_OURS: &str = "the access key id is not one of ours; check it";
+const REVOKED: &str = "this access key was revoked; make a new one";
 
 /// The root user's key, from the configuration.
 #[derive(Clone, Debug)]
@@ -122,6 +127,8 @@ pub(crate) struct KeyRing {
     keys: Cache<(u64, String), Arc<Key>>,
     /// Ids of keys that were good when they were last looked up.
     found: Cache<String, ()>,
+    /// Ids of keys that were revoked.
+    revoked: Cache<String, ()>,
     /// By address, how many keys it named this minute that were not.
     strange: Cache<String, Arc<AtomicU64>>,
     owners: Cache<(u64, OwnerId), Standing>,
@@ -130,6 +137,33 @@ pub(crate) struct KeyRing {
     /// Tokens and sessions that were ended here or by news, for longer than anything is remembered.
     ended: Cache<String, ()>,
     used: Mutex<HashSet<String>>,
+}
+
+/// A key that an address named, counted before it is known whether that was in vain, so that who asks many times at once is not
+/// asked for each of them. Given back when it is dropped: whoever goes away meanwhile named nothing.
+#[derive(Debug)]
+struct Counted(Option<Arc<AtomicU64>>);
+
+impl Counted {
+    /// `None` where the address has named too many.
+    fn one_more(count: Arc<AtomicU64>) -> Option<Self> {
+        let before = count.fetch_add(1, Ordering::SeqCst);
+        let counted = Self(Some(count));
+        (before < STRANGE_PER_MINUTE).then_some(counted)
+    }
+
+    /// It was in vain.
+    fn stays(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(count) = &self.0 {
+            count.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
 }
 
 /// What a user may do now.
@@ -166,6 +200,7 @@ impl KeyRing {
             deaf: AtomicBool::new(false),
             keys: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(REMEMBERED).build(),
             found: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(FOUND_REMEMBERED).build(),
+            revoked: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(REVOKED_REMEMBERED).build(),
             strange: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(MINUTE).build(),
             owners: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(REMEMBERED).build(),
             good: Cache::builder().max_capacity(REMEMBERED_MAX).time_to_live(REMEMBERED).build(),
@@ -259,27 +294,23 @@ impl KeyRing {
         if !is_an_id(id) {
             return Err(unknown_key(NOT_OURS));
         }
+        if self.revoked.contains_key(id) {
+            return Err(unknown_key(REVOKED));
+        }
         let counted = match from {
-            Some(from) if self.found.get(id).await.is_none() => {
-                let group = address_group(from);
-                Some(self.strange.get_with(group, async { Arc::default() }).await)
-            }
+            Some(from) if self.found.get(id).await.is_none() => Some(self.count(from).await?),
             Some(_) | None => None,
         };
-        // Before it is asked: who asks many times at once is not asked for each of them.
-        if let Some(count) = &counted
-            && count.fetch_add(1, Ordering::SeqCst) >= STRANGE_PER_MINUTE
-        {
-            return Err(AuthError::slow_down(
-                "too many access keys were named from this address that are not good; wait a minute and try again",
-            ));
-        }
         let loaded = self.load(id).await;
-        let is_strange = loaded.as_ref().is_err_and(|error| error.status() == StatusCode::FORBIDDEN);
-        if let (false, Some(count)) = (is_strange, counted) {
-            count.fetch_sub(1, Ordering::SeqCst);
+        let is_bad = loaded.as_ref().is_err_and(|error| error.status() == StatusCode::FORBIDDEN);
+        // One that was revoked is not looked up again.
+        if let Some(counted) = counted
+            && is_bad
+            && !self.revoked.contains_key(id)
+        {
+            counted.stays();
         }
-        if is_strange {
+        if is_bad {
             self.found.invalidate(id).await;
         } else if loaded.is_ok() {
             self.found.insert(id.to_owned(), ()).await;
@@ -287,11 +318,21 @@ impl KeyRing {
         loaded
     }
 
+    async fn count(&self, from: IpAddr) -> Result<Counted, AuthError> {
+        let count = self.strange.get_with(address_group(from), async { Arc::default() }).await;
+        Counted::one_more(count).ok_or_else(|| {
+            AuthError::slow_down(
+                "too many access keys were named from this address that are not good; wait a minute and try again",
+            )
+        })
+    }
+
     async fn load(&self, id: &str) -> Result<Arc<Key>, AuthError> {
         let key = self.metadata.api_key(id).await.map_err(|error| store_failed(&error))?;
         let key = key.ok_or_else(|| unknown_key(NOT_OURS))?;
         if key.revoked_at.is_some() {
-            return Err(unknown_key("this access key was revoked; make a new one"));
+            self.revoked.insert(id.to_owned(), ()).await;
+            return Err(unknown_key(REVOKED));
         }
         let owner = self.load_owner(key.owner).await?;
         let owner = owner.ok_or_else(|| {
