@@ -4,11 +4,14 @@
 //! An answer is believed for as long as the configuration says. Where the service does not answer, what it said last
 //! holds, here and in the metadata store, and for who was never asked about, the configured default; and it is left
 //! alone for a moment, so that nobody's request waits for it again and again.
+//!
+//! Which tokens it has ended is kept nowhere but here, so that after a start the first request of each account waits for
+//! an answer. While there is none, a token that it has ended opens until it expires.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use cyxcloud_core::{OwnerId, Timestamp};
+use cyxcloud_core::OwnerId;
 use cyxwiz_client::{Account, Client, Error};
 use moka::future::Cache;
 use tracing::warn;
@@ -93,10 +96,12 @@ impl Accounts {
         matches!(self.remembered(id).await, Known::Account(Account { suspended: true, .. }))
     }
 
-    /// Whether the service said that access tokens issued then hold no more. Waits for nobody.
-    pub(crate) async fn said_ended(&self, id: OwnerId, issued: Timestamp) -> bool {
-        let remembered = self.remembered(id).await;
-        matches!(remembered, Known::Account(Account { tokens_after: Some(after), .. }) if issued < after)
+    /// What the service said when it last said anything. Waits for it, as [`Self::known`] does, where that is nothing.
+    pub(crate) async fn said(&self, id: OwnerId) -> Known {
+        match self.remembered(id).await {
+            Known::Nothing => self.known(id).await,
+            said => said,
+        }
     }
 
     async fn ask(&self, id: OwnerId) -> Result<Option<Account>, Error> {
@@ -117,7 +122,7 @@ impl Accounts {
 
 #[cfg(test)]
 mod tests {
-    use cyxcloud_core::ByteCount;
+    use cyxcloud_core::{ByteCount, Timestamp};
 
     use super::*;
 
@@ -143,9 +148,9 @@ mod tests {
         assert!(!accounts.is_fresh(known));
         accounts.last.insert(unknown, Some(Account { suspended: true, ..account })).await;
         assert!(accounts.said_suspended(unknown).await && !accounts.said_suspended(known).await);
-        let at = Timestamp::from_unix_millis;
-        assert!(!accounts.said_ended(known, at(0)).await, "it said nothing of tokens");
-        accounts.last.insert(known, Some(Account { tokens_after: Some(at(5_000)), ..account })).await;
-        assert!(accounts.said_ended(known, at(4_000)).await && !accounts.said_ended(known, at(5_000)).await);
+        let tokens_after = Some(Timestamp::from_unix_millis(5_000));
+        accounts.last.insert(known, Some(Account { tokens_after, ..account })).await;
+        assert_eq!(accounts.said(known).await, Known::Account(Account { tokens_after, ..account }));
+        assert_eq!(accounts.said(OwnerId::from_random([3; 16])).await, Known::Nothing);
     }
 }

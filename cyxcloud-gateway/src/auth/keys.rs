@@ -240,12 +240,10 @@ impl KeyRing {
         }
     }
 
-    /// Whether the identity service has ended the access tokens that it issued to this account by then. Waits for nobody.
-    pub(crate) async fn ended_elsewhere(&self, id: OwnerId, issued: Timestamp) -> bool {
-        match &self.accounts {
-            Some(accounts) => accounts.said_ended(id, issued).await,
-            None => false,
-        }
+    /// What the identity service said last of this account, waiting for it only where it never said anything: after a start
+    /// nothing is known of what it has ended.
+    pub(crate) async fn said_elsewhere(&self, id: OwnerId) -> Option<Known> {
+        Some(self.accounts.as_ref()?.said(id).await)
     }
 
     /// Whether this is the root user's key.

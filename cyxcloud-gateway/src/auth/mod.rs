@@ -385,11 +385,16 @@ impl Authenticator {
         if standing.is_none() && is_the_service_s {
             standing = self.keys.welcome(token.owner).await?;
         }
-        let standing = standing.ok_or_else(|| {
-            AuthError::bad_token("the user of this token does not exist or is suspended; log in again")
-        })?;
-        if is_the_service_s && self.keys.ended_elsewhere(token.owner, token.issued_at).await {
-            return Err(AuthError::bad_token("another password was set since; log in again"));
+        let standing = standing.ok_or_else(no_such_user)?;
+        // After the user was looked up, which takes over what the service says of the quota, beside this.
+        if is_the_service_s && let Some(Known::Account(account)) = self.keys.said_elsewhere(token.owner).await
+        {
+            if account.suspended {
+                return Err(no_such_user());
+            }
+            if account.tokens_after.is_some_and(|after| token.issued_at < after) {
+                return Err(AuthError::bad_token("another password was set since; log in again"));
+            }
         }
         // The service knows of no versions, so that its next token would be refused like the last. Role and status are
         // looked up for every token.
@@ -412,9 +417,7 @@ impl Authenticator {
             Some(_) => self.keys.owner(owner).await?,
             None => Some(self.standing(&token).await?),
         };
-        let standing = standing.ok_or_else(|| {
-            AuthError::bad_token("the user of this token does not exist or is suspended; log in again")
-        })?;
+        let standing = standing.ok_or_else(no_such_user)?;
         self.keys.check_token(&token).await?;
         let key = match &token.key {
             Some(id) => {
@@ -485,6 +488,10 @@ impl Authenticator {
         let signer = Some(ChunkSigner::new(signing_key, date, scope, seed));
         Ok(Verified { principal, payload, signer })
     }
+}
+
+fn no_such_user() -> AuthError {
+    AuthError::bad_token("the user of this token does not exist or is suspended; log in again")
 }
 
 /// By this machine's clock.

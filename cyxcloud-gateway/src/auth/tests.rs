@@ -152,3 +152,70 @@ async fn what_is_ended_elsewhere_is_refused_at_once_while_nobody_tells_us() {
         auth.hears(true);
     }
 }
+
+/// Answers whoever asks with these words.
+async fn identity_service(answer: &'static str) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    let (length, head) = (answer.len(), "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).await;
+            let _ = stream.write_all(format!("{head}: {length}\r\n\r\n{answer}").as_bytes()).await;
+        }
+    });
+    url
+}
+
+/// A gateway that was just started knows nothing of what the identity service has ended, and its user is in the store.
+#[tokio::test]
+async fn the_first_token_after_a_start_waits_for_what_the_identity_service_says() {
+    use cyxcloud_metadata::sqlite::{SqliteConfig, SqliteStore};
+
+    let nobody = "http://127.0.0.1:1".to_owned();
+    let active = r#"{"storage_quota":null,"status":"active","tokens_after":5}"#;
+    let suspended = r#"{"storage_quota":null,"status":"suspended"}"#;
+    for (url, issued_secs, opens) in [
+        (identity_service(active).await, 4, false),
+        (identity_service(active).await, 5, true),
+        (identity_service(suspended).await, 5, false),
+        (nobody, 4, true),
+    ] {
+        let metadata: Arc<dyn MetadataStore> =
+            Arc::new(SqliteStore::open(&SqliteConfig::Memory).expect("opens"));
+        let master = MasterKey::from_bytes([3; 32]);
+        let (issuer, audience) = ("i".to_owned(), "a".to_owned());
+        let jwt = JwtConfig { secret: "k".repeat(32).into(), previous: None, issuer, audience };
+        let client = cyxwiz_client::Client::new(&url, "test").expect("an address");
+        let region = "us-east-1".to_owned();
+        let auth = Authenticator::new(metadata.clone(), master.clone(), Some(jwt.clone()), region, None)
+            .with_identity_service(client, jwt, Duration::from_secs(60));
+        let id = OwnerId::from_random([5; 16]);
+        let owner = cyxcloud_metadata::model::Owner {
+            id,
+            username: None,
+            email: None,
+            wallet_address: None,
+            admin: false,
+            storage_quota: None,
+            wrapped_secret: crate::objects::OwnerSecrets::wrap_new(&master, id),
+            created_at: Timestamp::default(),
+        };
+        metadata.ensure_owner(&owner).await.expect("made");
+        let token = Token {
+            owner: id,
+            kind: TokenKind::Access,
+            id: Uuid::new_v4().to_string(),
+            session: None,
+            key: None,
+            version: None,
+            issued_at: Timestamp::from_unix_millis(issued_secs * 1_000),
+            expires_at: now().plus(Duration::from_secs(3_600)),
+        };
+        let answer = auth.holder(token, now()).await;
+        assert_eq!(answer.is_ok(), opens, "{url} {issued_secs} {answer:?}");
+    }
+}
