@@ -243,6 +243,7 @@ def test_an_owner_has_so_many_sockets_and_an_address_so_many_connections(house, 
     for gateway in (house, house.other):
         refused = handshake(gateway, bearer=owner.token)
         assert refused.status_code == 429 and refused.json()["type"] == "urn:cyxcloud:problem:too-many-sockets", refused.text
+        assert refused.headers["retry-after"] == "30"
     with Listener(house, bearer=Owner(house).token):
         assert metric(house, "cyxcloud_gateway_websocket_connections") >= 8
     open_now.pop().socket.close()

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use serde_json::{Map, Value, json};
 use utoipa::openapi::path::ParameterIn;
@@ -134,7 +134,7 @@ fn refusal(kinds: &[Kind]) -> Value {
             { "type": "object", "properties": { "type": { "enum": types } } },
         ] } } },
     });
-    if kinds.contains(&Kind::TooManyRequests) {
+    if kinds.iter().any(|kind| kind.status() == StatusCode::TOO_MANY_REQUESTS) {
         refusal["headers"] = json!({
             "Retry-After": { "description": "Seconds until the next try", "schema": { "type": "integer" } },
         });
@@ -281,6 +281,8 @@ mod tests {
             for (status, answer) in responses.iter().filter(|(status, _)| !status.starts_with(['1', '2'])) {
                 let known = answer["content"]["application/problem+json"].is_object();
                 assert!(known || status == "default", "{method} {path}: {status}");
+                let says_when = answer["headers"]["Retry-After"].is_object();
+                assert_eq!(says_when, status == "429", "{method} {path}: {status}");
             }
             assert!(operation["security"].is_array(), "{method} {path}");
         }

@@ -123,7 +123,8 @@ pub(crate) async fn open(
     let (Ok(upgrade), Some(Extension(held))) = (upgrade, held) else { return Ok(upgrade_required()) };
     let Some(seat) = sockets.seats.take(who.owner).await else {
         let detail = format!("there are {SOCKETS_MAX} sockets of this user open already; close one first");
-        return Err(Problem::new(Kind::TooManySockets, detail));
+        // By then what nobody says is open any more has been given up.
+        return Err(Problem::new(Kind::TooManySockets, detail).retry_after(seats::HELD));
     };
     let conversation = Conversation {
         // Before the answer: whoever has it misses nothing that happens from then on.
