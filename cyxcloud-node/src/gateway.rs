@@ -47,6 +47,9 @@ const RETRY_MIN: Duration = Duration::from_millis(500);
 /// A skew that differs from the one known by less is no news.
 const SKEW_NEWS_MS: u64 = 60_000;
 const RETRY_MAX: Duration = Duration::from_secs(30);
+/// A heartbeat for which the gateway has no room is sent again so soon: it hears a node once at a time, and a node that was just
+/// started may meet its former beat.
+const BUSY_PAUSE: Duration = Duration::from_secs(2);
 /// For how long a registration waits for its operator's log-in.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -208,7 +211,8 @@ impl Membership {
         vitals.look();
         let mut silent = false;
         let mut token = answer.token.clone();
-        let mut timer = tokio::time::interval(self.interval(answer.heartbeat_interval_ms));
+        let interval = self.interval(answer.heartbeat_interval_ms);
+        let mut timer = tokio::time::interval(interval);
         timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             // The first comes at once: registration and life are two things to the gateway.
@@ -247,6 +251,9 @@ impl Membership {
                     self.metrics.heartbeats.with_label_values(&["failed"]).inc();
                     if !std::mem::replace(&mut silent, true) {
                         warn!(code = ?status.code(), why = status.message(), "heartbeat failed");
+                    }
+                    if let Some(pause) = sooner(status.code(), interval) {
+                        timer.reset_after(pause);
                     }
                 }
             }
@@ -348,6 +355,11 @@ fn must_register(status: &Status) -> bool {
     matches!(status.code(), Code::NotFound | Code::Unauthenticated)
 }
 
+/// After which time a heartbeat that failed is sent again, where that is not the usual one.
+fn sooner(code: Code, interval: Duration) -> Option<Duration> {
+    (code == Code::ResourceExhausted).then_some(BUSY_PAUSE.min(interval))
+}
+
 /// Waits for another token; for ever where there is none to come.
 async fn changed(access: Option<&mut AccessToken>) {
     if let Some(access) = access
@@ -386,6 +398,14 @@ fn print(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gateway_that_hears_another_beat_is_asked_again_soon() {
+        let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
+        assert_eq!(sooner(Code::ResourceExhausted, minute), Some(Duration::from_secs(2)));
+        assert_eq!(sooner(Code::ResourceExhausted, second), Some(second), "never later than otherwise");
+        assert_eq!(sooner(Code::Unavailable, minute), None);
+    }
 
     #[test]
     fn the_summary_is_the_specification_s() {
