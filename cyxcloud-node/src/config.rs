@@ -93,7 +93,7 @@ pub struct Config {
     pub metrics_port: u16,
 
     /// Networks that metrics are served to (CIDR, separated by commas), beside this machine; health is everybody's.
-    /// [default: private networks]
+    /// [default: private networks, without 100.64.0.0/10]
     #[arg(long, env = "METRICS_NETWORKS", value_name = "CIDR,...", value_delimiter = ',')]
     pub metrics_networks: Vec<IpNet>,
 

@@ -11,6 +11,7 @@ use axum::routing::get;
 use axum::{Extension, Router};
 use cyxcloud_core::address::is_private;
 use cyxcloud_telemetry::port::{self, EXPOSITION, Peer};
+use cyxcloud_tls::client::is_in;
 use ipnet::IpNet;
 use tokio::net::TcpListener;
 
@@ -44,9 +45,14 @@ pub(crate) async fn serve(
 fn may_read(readers: &[IpNet], ip: IpAddr) -> bool {
     let ip = ip.to_canonical();
     match readers {
-        [] => is_private(ip),
-        readers => ip.is_loopback() || readers.iter().any(|network| network.contains(&ip)),
+        [] => is_private(ip) && !is_shared(ip),
+        readers => ip.is_loopback() || is_in(ip, readers),
     }
+}
+
+/// Whether it is in 100.64.0.0/10, where a provider's customers, who are strangers to each other, may meet (RFC 6598).
+fn is_shared(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V4(ip) if matches!(ip.octets(), [100, 64..=127, ..]))
 }
 
 async fn health(State(app): State<App>, Extension(Peer(peer)): Extension<Peer>) -> (StatusCode, String) {
@@ -97,6 +103,10 @@ mod tests {
         for peer in ["127.0.0.1", "::1", "10.0.0.7", "::ffff:192.168.1.1", "fd12::1"] {
             assert_eq!(asked(&[], peer).await, yes, "{peer}");
         }
+        for peer in ["100.63.1.1", "100.64.0.1", "100.127.1.1", "::ffff:100.64.0.1", "100.128.1.1"] {
+            assert_eq!(asked(&[], peer).await, no, "{peer}");
+        }
+        assert_eq!(asked(&["100.64.0.0/10"], "::ffff:100.64.0.1").await, yes, "whoever means it names it");
         for peer in ["1.1.1.1", "::ffff:1.1.1.1", "2606:4700::1", "169.254.1.1"] {
             assert_eq!(asked(&[], peer).await, no, "{peer}");
         }
