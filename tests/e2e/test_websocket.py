@@ -230,8 +230,9 @@ def test_what_happens_at_one_gateway_is_told_at_the_other_and_redis_may_go(house
             return elsewhere.poll(0.5)
 
         wait_until("the other gateway hears again", told_again)
-        # A ticket of one gateway opens a socket at the other.
-        listener = wait_until("both gateways have Redis again", lambda: Listener(house.other, ticket=ticket(house, owner.token)))
+        # A ticket of one gateway opens a socket at the other; a minute has so many of them.
+        listener = wait_until("both gateways have Redis again", lambda: Listener(house.other, ticket=ticket(house, owner.token)),
+                              interval=2)
         assert listener.all() == []
         listener.socket.close()
 
