@@ -239,6 +239,8 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use tokio::net::TcpListener;
+
     use super::*;
 
     const GOOD: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nOK";
@@ -265,13 +267,25 @@ mod tests {
     }
 
     async fn answering(answer: &'static str) -> SocketAddr {
-        answering_at(SocketAddr::from(([127, 0, 0, 1], 0)), answer).await.0
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("binds");
+        answering_at(listener, answer).0
+    }
+
+    /// Two addresses of this machine, with one port that nobody has at either.
+    async fn neighbours() -> (TcpListener, TcpListener) {
+        loop {
+            let first = TcpListener::bind(("127.0.0.1", 0)).await.expect("binds");
+            let port = first.local_addr().expect("bound").port();
+            match TcpListener::bind(("127.0.0.2", port)).await {
+                Ok(second) => return (first, second),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{error}"),
+            }
+        }
     }
 
     /// With how many came.
-    async fn answering_at(at: SocketAddr, answer: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
+    fn answering_at(listener: TcpListener, answer: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        let listener = tokio::net::TcpListener::bind(at).await.expect("binds");
         let address = listener.local_addr().expect("bound");
         let visits = Arc::new(AtomicUsize::new(0));
         let counting = Arc::clone(&visits);
@@ -325,8 +339,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_chosen_is_what_is_dialled() {
-        let (elsewhere, visits_elsewhere) = answering_at(SocketAddr::from(([127, 0, 0, 1], 0)), GOOD).await;
-        let (here, visits) = answering_at(SocketAddr::from(([127, 0, 0, 2], elsewhere.port())), GOOD).await;
+        let (first, second) = neighbours().await;
+        let (elsewhere, visits_elsewhere) = answering_at(first, GOOD);
+        let (here, visits) = answering_at(second, GOOD);
         let caller = caller(listing("127.0.0.0/8"));
         // Whoever looked it up again would go elsewhere.
         let named = claim("localhost", here.port());
