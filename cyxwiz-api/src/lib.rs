@@ -1,7 +1,8 @@
 //! The identity service of a private deployment: the CyxWiz endpoints (accounts, machines, wallets) on PostgreSQL.
 //!
 //! Gateways trust its access tokens because they share a secret with it, and ask it for nothing else than what an account may
-//! store and whether it is suspended; nodes and the command line talk to it only over HTTP, as `docs/cyxwiz-api.md` says.
+//! store, whether it is suspended and which of its tokens have ended; nodes and the command line talk to it only over HTTP, as
+//! `docs/cyxwiz-api.md` says.
 //! Not here: what an account stores (the gateway's), possession of a node's key (proven to the gateway).
 
 mod config;
