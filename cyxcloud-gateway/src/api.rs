@@ -21,12 +21,11 @@ use prometheus::Registry;
 use secrecy::ExposeSecret as _;
 use tower::ServiceExt as _;
 
-use crate::auth::{AuthError, Authenticator, Mount, Principal, rewrite};
+use crate::auth::{AuthError, Authenticator, ClientAddress, Mount, Principal, rewrite};
 use crate::documents::Documents;
 use crate::ephemeral::Ephemeral;
 use crate::events::Event;
-use crate::identity::routes::{self as people, ClientAddress};
-use crate::identity::{Identity, actor};
+use crate::identity::{Identity, actor, routes as people};
 use crate::journal::Denials;
 use crate::objects::ObjectService;
 use crate::problem::{FOR_ADMINISTRATORS, Kind, Problem};

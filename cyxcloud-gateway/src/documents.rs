@@ -16,8 +16,7 @@ use http_body::Body;
 use http_body_util::BodyExt as _;
 use prometheus::{IntCounter, Registry};
 
-use crate::auth::Principal;
-use crate::identity::routes::ClientAddress;
+use crate::auth::{ClientAddress, Principal};
 
 /// Bytes of all documents together.
 const ROOM: usize = 64 << 20;

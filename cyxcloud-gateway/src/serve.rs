@@ -30,9 +30,8 @@ use tracing::{debug, warn};
 
 use crate::api;
 use crate::auth::query::decode;
-use crate::auth::{AuthError, Authenticator, Mount};
+use crate::auth::{AuthError, Authenticator, ClientAddress, Mount};
 use crate::identity::Identity;
-use crate::identity::routes::ClientAddress;
 use crate::incoming::{self, Patience, Watched};
 use crate::objects::ObjectService;
 use crate::outgoing::{Answers, STALL_TIMEOUT};

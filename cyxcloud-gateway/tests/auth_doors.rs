@@ -10,8 +10,7 @@ use auth_support::{
     USER_SECRET, amazon_time, draft, signer, user,
 };
 use cyxcloud_core::sigv4::{self, Scope, sha256_hex};
-use cyxcloud_gateway::auth::{Mount, Principal, Scheme};
-use cyxcloud_gateway::identity::routes::ClientAddress;
+use cyxcloud_gateway::auth::{ClientAddress, Mount, Principal, Scheme};
 use futures::FutureExt as _;
 use http::header::AUTHORIZATION;
 use http_body_util::BodyExt as _;

@@ -8,6 +8,7 @@
 //! Not here: what a principal may do (`objects`, `limits`), CORS preflights, public routes, who is given tokens and keys.
 
 mod accounts;
+mod client;
 mod credentials;
 mod error;
 pub(crate) mod jwt;
@@ -35,13 +36,13 @@ use secrecy::SecretString;
 use tonic::metadata::MetadataMap;
 use uuid::Uuid;
 
+pub use client::ClientAddress;
 pub use error::AuthError;
 pub use jwt::{JwtConfig, Token};
 pub use keys::{RootCredentials, access_key_context};
 pub use rewrite::virtual_host_bucket;
 
 use crate::body::{ChunkSigner, Framing, S3Body};
-use crate::identity::routes::ClientAddress;
 use crate::limits::{Caller, Limits};
 use accounts::Known;
 use credentials::{Claim, Presented, only};

@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::challenge::Wallet;
 use super::keys::{WantedKey, actor};
 use super::{Identity, Issued, Refusal};
-use crate::auth::Principal;
+use crate::auth::{ClientAddress, Principal};
 use crate::problem::{Kind, Problem};
 use crate::rest::{Raw, known, rfc3339};
 use crate::run::ROOT_OWNER;
@@ -35,10 +35,6 @@ type Metadata = State<Arc<dyn MetadataStore>>;
 type Caller = Option<Extension<Principal>>;
 type From = Extension<ClientAddress>;
 pub(crate) type Asked<T> = Result<Query<T>, QueryRejection>;
-
-/// Where a request came from, as far as the proxies that we trust tell.
-#[derive(Clone, Copy, Debug)]
-pub struct ClientAddress(pub IpAddr);
 
 impl std::convert::From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {

@@ -10,8 +10,7 @@ use percent_encoding::percent_decode_str;
 use s3s::Body;
 
 use super::request::{Level, level, query_names};
-use crate::auth::Principal;
-use crate::identity::routes::ClientAddress;
+use crate::auth::{ClientAddress, Principal};
 use crate::journal::Journal;
 
 /// What a request would do.
