@@ -123,7 +123,7 @@ async fn open_metadata(config: &Config) -> Result<Arc<dyn MetadataStore>, Error>
 }
 
 /// Makes a directory that only its owner can look into. One that exists is left as it is.
-fn make_private(directory: &Path) -> std::io::Result<()> {
+pub fn make_private(directory: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }

@@ -10,7 +10,7 @@ mod secrets;
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,7 @@ use cyxcloud_core::seal::MasterKey;
 use cyxcloud_core::secret::{self, SecretError, Strength};
 use cyxcloud_dataplane::DataPlane;
 use cyxcloud_gateway::config::{SecretFiles, TimerConfig};
+use cyxcloud_gateway::run::make_private;
 use cyxcloud_metadata::MetadataStore;
 use cyxcloud_rebalancer::{Rebuild, Services, Tuning, rebuild_locations};
 use cyxcloud_tls::{ServerKeyArgs, TlsArgs};
@@ -387,10 +388,4 @@ async fn wait_for_nodes(metadata: &dyn MetadataStore, wanted: u16) -> anyhow::Re
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("bind {address}"))
-}
-
-/// Makes a directory that only its owner can look into. One that exists is left as it is.
-fn make_private(directory: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
