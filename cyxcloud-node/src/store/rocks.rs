@@ -44,6 +44,8 @@ const QUARANTINE: u8 = b'q';
 const QUEUE: usize = 512;
 /// Space is not reclaimed more often than this: it rewrites some of what is kept.
 const RECLAIM_PAUSE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 30 });
+/// So often in a row it is tried, with ever longer pauses: for a quarter of an hour and more.
+const RECLAIM_TRIES: u32 = 8;
 
 pub(crate) fn quarantine_key(id: &ChunkId) -> [u8; 33] {
     let mut key = [QUARANTINE; 33];
@@ -458,20 +460,39 @@ fn report(why: Option<NewLife>, incarnation: Uuid) {
 fn reclaim_when_asked(db: &DB, shared: &Shared, asked: &Receiver<()>) {
     let mut not_before = Instant::now();
     while asked.recv().is_ok() {
+        let mut tries = 0;
         loop {
             match asked.recv_timeout(not_before.saturating_duration_since(Instant::now())) {
-                Ok(()) => {}
-                Err(RecvTimeoutError::Timeout) => break,
+                Ok(()) => continue,
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            let bytes = shared.garbage.swap(0, Ordering::Relaxed);
+            shared.reclaiming.store(bytes, Ordering::Relaxed);
+            let before = unreclaimed(db, shared);
+            reclaim(db);
+            shared.reclaiming.store(0, Ordering::Relaxed);
+            let left = unreclaimed(db, shared);
+            tries += 1;
+            not_before = Instant::now() + RECLAIM_PAUSE * tries;
+            // Most of it; what was deleted before it was flushed has no place in the files.
+            if before.saturating_sub(left) >= bytes.min(before) / 8 * 7 || tries == RECLAIM_TRIES {
+                info!(bytes, left, "compacted after deletes");
+                break;
+            }
+            // A full disk has no space for what is kept, which is written anew first. RocksDB does not say so, and where stores are
+            // refused, perhaps nobody deletes either: nobody would ask again.
+            warn!(bytes, left, "what was deleted was not reclaimed; it is tried again");
+            shared.garbage.fetch_add(bytes, Ordering::Relaxed);
         }
-        let bytes = shared.garbage.swap(0, Ordering::Relaxed);
-        shared.reclaiming.store(bytes, Ordering::Relaxed);
-        reclaim(db);
-        shared.reclaiming.store(0, Ordering::Relaxed);
-        info!(bytes, "compacted after deletes");
-        not_before = Instant::now() + RECLAIM_PAUSE;
     }
+}
+
+/// Bytes in blob files beyond those of all chunks. What is in the log still counts as reclaimed.
+fn unreclaimed(db: &DB, shared: &Shared) -> u64 {
+    let kept = shared.used.load(Ordering::Relaxed) + shared.trash.load(Ordering::Relaxed);
+    let blobs = db.property_int_value_cf(&cf(db, BYTES), "rocksdb.live-blob-file-size");
+    blobs.ok().flatten().map_or(0, |blobs| blobs.saturating_sub(kept))
 }
 
 /// What is deleted leaves the disk, and nothing else.

@@ -1,6 +1,7 @@
 //! What a store on disk promises beyond the conformance suite: crashes, failing and full disks.
 
 use std::collections::HashSet;
+use std::io::Write as _;
 use std::sync::Barrier;
 
 use super::super::conformance;
@@ -59,6 +60,11 @@ fn blob_bytes(dir: &Path) -> u64 {
     let files = fs::read_dir(dir.join("db")).expect("readable");
     let blobs = files.flatten().filter(|file| file.path().extension().is_some_and(|e| e == "blob"));
     blobs.filter_map(|file| file.metadata().ok()).map(|data| data.len()).sum()
+}
+
+/// Flushes and compactions that failed.
+fn background_errors(db: &DB) -> u64 {
+    db.property_int_value("rocksdb.background-errors").expect("readable").expect("is counted")
 }
 
 fn eventually(what: &str, met: impl Fn() -> bool) {
@@ -501,6 +507,38 @@ fn a_real_disk_that_fills_up_refuses_stores_and_recovers_by_deletes() {
             std::thread::sleep(Duration::from_millis(200));
         }
         assert_eq!(store.get(id).expect("whole"), Some(bytes));
+    });
+}
+
+/// Nobody asks for it again where no more is deleted.
+#[test]
+fn what_could_not_be_reclaimed_for_want_of_space_is_reclaimed_later() {
+    on_a_small_disk("what_could_not_be_reclaimed_for_want_of_space_is_reclaimed_later", |disk| {
+        let (node, filler) = (disk.join("node"), disk.join("filler"));
+        let store = open_at(&node, ByteCount::gib(10));
+        let db = store.db().expect("open");
+        let put = |n| {
+            let (id, bytes) = big(n);
+            (id, store.put(id, bytes, Bytes::new(), AT).expect("room").generation)
+        };
+        let held: Vec<_> = (0..90).map(put).collect();
+        db.flush_cf(&cf(&db, BYTES)).expect("room");
+        assert!(blob_bytes(&node) > 80 << 20);
+        let fill = || {
+            let mut file = OpenOptions::new().create(true).append(true).open(&filler).expect("opened");
+            while file.write_all(&[1; 65_536]).is_ok() {}
+        };
+        // Less is free than what is kept takes when it is written anew.
+        fill();
+        let (gone, kept): (Vec<_>, Vec<_>) = held.iter().partition(|(id, _)| id.as_bytes()[0] % 4 == 0);
+        for (id, generation) in &gone {
+            assert_eq!(store.delete(*id, *generation, None).expect("deletes go on"), Deleted::Gone);
+            fill();
+        }
+        eventually("it was tried", || background_errors(&db) > 0);
+        fs::remove_file(&filler).expect("was there");
+        eventually("what was deleted leaves the disk", || unreclaimed(&db, &store.shared) < 8 << 20);
+        assert!(kept.iter().all(|(id, _)| store.get(*id).expect("whole").is_some()));
     });
 }
 
