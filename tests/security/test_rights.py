@@ -254,7 +254,7 @@ def test_adv_42_who_does_not_say_how_much_has_no_more_room(cluster):
 
     places = [f"/{name}/k", *(f"/{name}/m?partNumber={number}&uploadId={upload}" for number in (2, 3))]
     for path in places:
-        assert b"QuotaExceeded" in begin(path, b"x" * 120_000), path
+        assert b"QuotaExceeded" in begin(path, b"x" * 500_000), path
         given_back()
 
     def send(number: int) -> int:

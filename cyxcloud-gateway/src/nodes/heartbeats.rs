@@ -1,8 +1,8 @@
 //! Gathers heartbeats and records them together, once a second: a thousand nodes cost one statement.
 //!
-//! All wait in one queue, so each node has one in it and no more: whoever sends many keeps nobody else from being heard.
+//! All wait in one queue, so each node has two in it and no more: whoever sends many keeps nobody else from being heard.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +21,9 @@ const BATCH_MAX: usize = 1_000;
 /// How long that may take: no node waits for longer, and a connection that is dead must not keep others from being heard.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Heartbeats of one node under way: that of a process which was killed, and the first of the one that was started in its place.
+const TURNS: usize = 2;
+
 /// What became of a heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -32,16 +35,22 @@ pub enum Outcome {
     Unavailable,
 }
 
-/// A node's turn to be heard, until nobody holds it.
+/// One of a node's turns to be heard, until nobody holds it.
 #[derive(Debug)]
 pub struct Turn {
     node: NodeId,
-    taken: Arc<Mutex<HashSet<NodeId>>>,
+    taken: Arc<Mutex<HashMap<NodeId, usize>>>,
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.node);
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(turns) = taken.get_mut(&self.node) {
+            *turns -= 1;
+            if *turns == 0 {
+                taken.remove(&self.node);
+            }
+        }
     }
 }
 
@@ -56,7 +65,7 @@ struct Waiting {
 #[derive(Clone, Debug)]
 pub struct Heartbeats {
     sender: mpsc::Sender<Waiting>,
-    taken: Arc<Mutex<HashSet<NodeId>>>,
+    taken: Arc<Mutex<HashMap<NodeId, usize>>>,
 }
 
 impl Heartbeats {
@@ -67,10 +76,15 @@ impl Heartbeats {
         Self { sender, taken: Arc::default() }
     }
 
-    /// The node's turn; `None` while it has one already. For who has proven to be that node.
+    /// A turn of the node; `None` while it has as many as it may have. For who has proven to be that node.
     pub fn turn(&self, node: NodeId) -> Option<Arc<Turn>> {
-        let fresh = self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(node);
-        fresh.then(|| Arc::new(Turn { node, taken: self.taken.clone() }))
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let turns = taken.entry(node).or_default();
+        if *turns == TURNS {
+            return None;
+        }
+        *turns += 1;
+        Some(Arc::new(Turn { node, taken: self.taken.clone() }))
     }
 
     /// Returns once the heartbeat of the node whose turn it is is recorded, or is not going to be.
@@ -156,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn adv_30_many_beats_of_one_node_take_one_place() {
+    async fn adv_30_many_beats_of_one_node_take_two_places() {
         let metadata = Arc::new(SqliteStore::open(&SqliteConfig::Memory).expect("opens"));
         let heartbeats = Heartbeats::start(metadata, Listening::new(&LifecycleTimers::default()));
         let [loud, quiet] = [1, 2].map(|seed| NodeId::from_random([seed; 16]));
@@ -168,10 +182,11 @@ mod tests {
                 // Asks and goes away at once, as often as it can.
                 assert_eq!(heartbeats.record(&turn, beat(loud)).now_or_never(), None);
             }
-            assert_eq!(under_way, 1, "round {round}");
-            assert_eq!(heartbeats.sender.capacity(), BATCH_MAX - 1, "all others find room");
+            assert_eq!(under_way, TURNS, "round {round}");
+            assert_eq!(heartbeats.sender.capacity(), BATCH_MAX - TURNS, "all others find room");
             let turn = heartbeats.turn(quiet).expect("nobody else's turn");
             assert_eq!(heartbeats.record(&turn, beat(quiet)).await, Outcome::Unknown);
+            let _another = heartbeats.turn(quiet).expect("it was started again");
             assert!(heartbeats.turn(quiet).is_none(), "who is being answered has not been");
         }
     }

@@ -309,7 +309,9 @@ impl NodeService for NodeApi {
         check_key(shown, self.plane.key_of(id))?;
         let renew = self.check_heartbeat(&beat, id)?;
         let turn = self.heartbeats.turn(id).ok_or_else(|| {
-            Status::resource_exhausted("a heartbeat of this node is under way already; wait for its answer")
+            Status::resource_exhausted(
+                "heartbeats of this node are under way already; wait for their answers",
+            )
         })?;
         let outcome = self
             .heartbeats
