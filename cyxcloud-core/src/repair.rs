@@ -395,8 +395,18 @@ impl Plan {
         match urgency(&self.health, self.goal, !self.removals.is_empty(), away_for, policy) {
             Urgency::Whole if self.spreads && policy.braked => Urgency::Waits,
             Urgency::Whole if self.spreads => Urgency::Now { priority: SPREAD_PRIORITY },
+            Urgency::Now { priority } if can_wait(priority) && self.is_left_to_the_absent() => Urgency::Waits,
             otherwise => otherwise,
         }
+    }
+
+    /// Whether there is nothing to do until those away return: what leaves is here as well, and may go once they are here, too.
+    fn is_left_to_the_absent(&self) -> bool {
+        let health = &self.health;
+        let nothing = self.additions.is_empty() && self.removals.is_empty();
+        let comes_back =
+            !health.away.is_empty() && health.unheld.is_empty() && health.hoped >= Some(self.goal);
+        nothing && comes_back && health.leaving.iter().all(|(shard, _)| holds(&health.here, *shard))
     }
 }
 

@@ -495,6 +495,27 @@ fn those_away_are_left_the_time_to_return() {
     assert_eq!(plan.additions.iter().map(|(shard, _)| shard.get()).collect::<Vec<_>>(), [5]);
 }
 
+/// What leaves is here as well, beside another shard, and goes when the node returns that has that one.
+#[test]
+fn what_only_a_return_can_end_waits_for_it() {
+    use Presence::{Away, Here, Leaving};
+    // Shards 3 and 5 lie together on node 3; 3 is on node 14, too, and 5 on node 15.
+    let rows = (0..14).filter(|i| *i != 5).map(|i| (i, i)).chain([(5, 3), (3, 14), (5, 15)]);
+    let locations = stored(Geometry::STANDARD, rows);
+    let stripe = standard(&locations);
+    let urgency = |away: Presence| {
+        let of = |node| {
+            [(14, away), (15, Leaving)].into_iter().find(|at| at.0 == number(node)).map_or(Here, |at| at.1)
+        };
+        let others = candidates((0..24).filter(|at| of(node(*at)) == Here));
+        let plan = plan(&stripe, of, &others, &mut rng(1));
+        (plan.additions.len(), plan.urgency(DELAY, &CALM))
+    };
+    assert_eq!(urgency(Away), (0, Urgency::Waits));
+    assert!(matches!(urgency(Here), (_, Urgency::Now { .. })), "now it may go");
+    assert!(matches!(urgency(Presence::Lost), (1, Urgency::Now { .. })), "nobody returns");
+}
+
 #[test]
 fn the_brake_counts_those_who_vanished_together() {
     let at = |secs: &[i64]| -> Vec<Timestamp> {

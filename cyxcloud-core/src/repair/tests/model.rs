@@ -290,7 +290,10 @@ proptest! {
         let plan = plan(&stripe, |node| scene.presence(node), &scene.candidates(), &mut rng(seed));
         // Rows of the lost may go at any time.
         let surplus = !removals(&stripe, &plan.health, &plan.health.here, plan.goal).is_empty();
-        let urgency = urgency(&plan.health, plan.goal, surplus, DELAY, &CALM);
+        let urgency = match surplus {
+            true => urgency(&plan.health, plan.goal, true, DELAY, &CALM),
+            false => Plan { removals: Vec::new(), ..plan.clone() }.urgency(DELAY, &CALM),
+        };
         prop_assert!(matches!(urgency, Urgency::Whole | Urgency::Waits), "{urgency:?}: {plan:?}");
     }
 
