@@ -241,7 +241,7 @@ def test_a_suspended_operator_s_node_goes_to_no_other_account(house, stranger):
     stranger.wait_for("it drains", is_(f"draining {suspended['user']['id']}"))
     stranger.kill()
     start_for(other)
-    stranger.wait_for("the gateway says why", lambda: said(stranger, "until the suspension is lifted"))
+    stranger.wait_for("the gateway says why", lambda: said(stranger, "until that is over"))
     assert is_(f"draining {suspended['user']['id']}")()
     stranger.kill()
     by_an_administrator(house, suspended, "active")
