@@ -25,6 +25,8 @@ use super::{BODY_MAX, ObjectService, new_file_id, new_upload_id};
 use crate::events::progress::Teller;
 use crate::limits::{Caller, Need};
 
+/// So often a cancellation is repeated that found nothing to cancel yet.
+const LATE: usize = 3;
 /// Pauses before a cancellation that failed is tried again: longer than a database takes to come back.
 const CANCEL_AGAIN_AFTER: [Duration; 6] = [
     Duration::from_secs(1),
@@ -269,7 +271,7 @@ impl ObjectService {
 
     async fn begin(&self, upload: UploadId, target: &Target<'_>) -> Result<Intent> {
         // Armed before the call: if the answer is lost, the row may be there.
-        let intent = Intent { metadata: Arc::clone(&self.metadata), id: Some(upload) };
+        let mut intent = Intent { metadata: Arc::clone(&self.metadata), id: Some(upload), begun: false };
         let begin = NewUpload {
             id: upload,
             owner: target.bucket.owner,
@@ -280,6 +282,7 @@ impl ObjectService {
             reserve: ByteCount::bytes(target.length.unwrap_or(0)),
         };
         self.metadata.begin_upload(&begin).await?;
+        intent.begun = true;
         crash_point!("put.begun");
         Ok(intent)
     }
@@ -328,6 +331,8 @@ where
 pub(super) struct Intent {
     metadata: Arc<dyn MetadataStore>,
     id: Option<UploadId>,
+    /// Whether its row is known to be there.
+    begun: bool,
 }
 
 impl Intent {
@@ -342,12 +347,14 @@ impl Drop for Intent {
         let Some(id) = self.id.take() else { return };
         // Without a runtime we are shutting down; the lease runs out by itself.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let metadata = Arc::clone(&self.metadata);
+        let (metadata, begun) = (Arc::clone(&self.metadata), self.begun);
         runtime.spawn(async move {
-            // While it seems to be under way, nothing that was deleted since leaves the nodes: worth some patience.
-            for pause in CANCEL_AGAIN_AFTER {
+            // While it seems to be under way, nothing that was deleted since leaves the nodes: worth some patience. Nor is it over
+            // when it was given up while it was being begun: its row may come after it was looked for.
+            for (tried, pause) in CANCEL_AGAIN_AFTER.into_iter().enumerate() {
                 match metadata.cancel_upload(id).await {
-                    Ok(()) => return,
+                    Ok(()) if begun || tried >= LATE => return,
+                    Ok(()) => {}
                     Err(error) => debug!(upload = %id, %error, "could not cancel an upload yet"),
                 }
                 tokio::time::sleep(pause).await;
@@ -362,11 +369,35 @@ impl Drop for Intent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::objects::testing::service;
 
     fn digests(body: &[u8]) -> Digests {
         let mut hasher = Hasher::new(Algorithm::ALL);
         hasher.update(body);
         hasher.finish()
+    }
+
+    /// Whoever asked went away while it was being begun, and the store was slower than he.
+    #[tokio::test]
+    async fn what_is_begun_after_it_was_given_up_is_cancelled() {
+        let (service, bucket, key) = service().await;
+        let (metadata, id) = (Arc::clone(&service.metadata), UploadId::from_random([9; 16]));
+        drop(Intent { metadata: Arc::clone(&metadata), id: Some(id), begun: false });
+        // The first one lets the intent's own begin, and the second comes after that.
+        for _ in 0..2 {
+            metadata.cancel_upload(id).await.expect("cancels");
+        }
+        let lease = Duration::from_secs(3_600);
+        let late =
+            NewUpload { id, owner: bucket.owner, bucket: bucket.id, key, lease, reserve: ByteCount::ZERO };
+        metadata.begin_upload(&late).await.expect("begins");
+        metadata.renew_upload(id, lease).await.expect("is there");
+        let gone = async {
+            while metadata.renew_upload(id, lease).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), gone).await.expect("is cancelled all the same");
     }
 
     #[test]

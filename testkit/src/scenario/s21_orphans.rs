@@ -62,9 +62,9 @@ async fn orphans(run: Arc<Run>) -> Result<()> {
             let gateway = &cluster.gateways[0];
             gateway.process.start()?;
             cluster.answers(&gateway.process, &format!("{}/health", gateway.url)).await?;
-            // What was under way was this gateway's. Its lease is an hour; let it pass.
-            cluster.database.execute("UPDATE upload_intents SET lease_until = now()").await?;
             cluster.wait_writable(0, SOON).await?;
+            // What was under way was this gateway's, and what it had asked of the database is done by now. Its lease is an hour; let it pass.
+            cluster.database.execute("UPDATE upload_intents SET lease_until = now()").await?;
         }
     }
     run.settle(&cluster).await?;
