@@ -1,5 +1,5 @@
-//! How many connections one address, or sockets one owner, holds at a time: so many and no more, so that nobody takes what
-//! all need.
+//! How many connections one address, sockets one owner, or turns one node holds at a time: so many and no more, so that nobody
+//! takes what all need.
 //!
 //! Not here: what becomes of a connection that finds no place.
 

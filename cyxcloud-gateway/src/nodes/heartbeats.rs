@@ -2,13 +2,13 @@
 //!
 //! All wait in one queue, so each node has two in it and no more: whoever sends many keeps nobody else from being heard.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cyxcloud_core::NodeId;
 use cyxcloud_metadata::MetadataStore;
 use cyxcloud_metadata::model::{Heard, NodeHeartbeat};
+use cyxcloud_tls::crowd::{Crowd, Place};
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
@@ -35,37 +35,18 @@ pub enum Outcome {
     Unavailable,
 }
 
-/// One of a node's turns to be heard, until nobody holds it.
-#[derive(Debug)]
-pub struct Turn {
-    node: NodeId,
-    taken: Arc<Mutex<HashMap<NodeId, usize>>>,
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(turns) = taken.get_mut(&self.node) {
-            *turns -= 1;
-            if *turns == 0 {
-                taken.remove(&self.node);
-            }
-        }
-    }
-}
-
 struct Waiting {
     beat: NodeHeartbeat,
     answer: oneshot::Sender<Outcome>,
     /// Held here too: whoever asked may go, and the heartbeat waits all the same.
-    turn: Arc<Turn>,
+    turn: Arc<Place>,
 }
 
 /// Hands heartbeats to the recorder.
 #[derive(Clone, Debug)]
 pub struct Heartbeats {
     sender: mpsc::Sender<Waiting>,
-    taken: Arc<Mutex<HashMap<NodeId, usize>>>,
+    turns: Crowd,
 }
 
 impl Heartbeats {
@@ -73,22 +54,16 @@ impl Heartbeats {
     pub fn start(metadata: Arc<dyn MetadataStore>, listening: Listening) -> Self {
         let (sender, receiver) = mpsc::channel(BATCH_MAX);
         tokio::spawn(record(metadata, listening, receiver));
-        Self { sender, taken: Arc::default() }
+        Self { sender, turns: Crowd::new(TURNS) }
     }
 
     /// A turn of the node; `None` while it has as many as it may have. For who has proven to be that node.
-    pub fn turn(&self, node: NodeId) -> Option<Arc<Turn>> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let turns = taken.entry(node).or_default();
-        if *turns == TURNS {
-            return None;
-        }
-        *turns += 1;
-        Some(Arc::new(Turn { node, taken: self.taken.clone() }))
+    pub fn turn(&self, node: NodeId) -> Option<Arc<Place>> {
+        self.turns.enter_as(node.to_string()).map(Arc::new)
     }
 
     /// Returns once the heartbeat of the node whose turn it is is recorded, or is not going to be.
-    pub async fn record(&self, turn: &Arc<Turn>, beat: NodeHeartbeat) -> Outcome {
+    pub async fn record(&self, turn: &Arc<Place>, beat: NodeHeartbeat) -> Outcome {
         let (answer, outcome) = oneshot::channel();
         if self.sender.send(Waiting { beat, answer, turn: turn.clone() }).await.is_err() {
             return Outcome::Unavailable;
