@@ -111,17 +111,41 @@ pub(crate) fn endpoint(address: &str) -> &str {
     address.split_once("://").map_or(address, |(_, endpoint)| endpoint)
 }
 
-/// Whether what a node has proven was proven for somebody else. Only an account is somebody: who is first named, or by his
-/// account where the node had named itself, is who he was, so that no cluster loses all that it trusts when it begins to ask
-/// for operators.
-pub(crate) fn changes_hands(known: &str, operator: &str) -> bool {
-    known != operator && known.parse::<OwnerId>().is_ok()
+/// What decides whether a node that is known may register as somebody's.
+pub(crate) struct Registered {
+    operator: String,
+    address: String,
+    suspended: bool,
+    /// Drained by an administrator, or suspended.
+    drained: bool,
 }
 
-/// Whether a node is to stay with the operator that it is known by: while he is suspended, and, where he is an account, while an
-/// administrator drains it, which hides a suspension. Where operators are not asked for, nobody is suspended or kept.
-pub(crate) fn is_kept(asked: bool, known: &str, operator: &str, suspended: bool, drained: bool) -> bool {
-    asked && known != operator && (suspended || drained && changes_hands(known, operator))
+impl Registered {
+    /// As both engines read it, in the order of the fields.
+    pub(crate) fn read((operator, address, suspended, drained): (String, String, bool, bool)) -> Self {
+        Self { operator, address, suspended, drained }
+    }
+
+    pub(crate) fn is_at(&self, at: &str) -> bool {
+        endpoint(&self.address) == at
+    }
+
+    pub(crate) fn is_of(&self, operator: &str) -> bool {
+        self.operator == operator
+    }
+
+    /// Whether what it has proven was proven for somebody else. Only an account is somebody: who is first named, or by his account
+    /// where the node had named itself, is who he was, so that no cluster loses all that it trusts when it begins to ask for
+    /// operators.
+    pub(crate) fn changes_hands(&self, operator: &str) -> bool {
+        !self.is_of(operator) && self.operator.parse::<OwnerId>().is_ok()
+    }
+
+    /// Whether it is to stay with its operator: while he is suspended, and, where he is an account, while an administrator drains
+    /// it, which hides a suspension. Where operators are not `asked` for, nobody is suspended or kept.
+    pub(crate) fn is_kept(&self, asked: bool, operator: &str) -> bool {
+        asked && !self.is_of(operator) && (self.suspended || self.drained && self.changes_hands(operator))
+    }
 }
 
 /// What a body consists of, in order. A body of no bytes consists of nothing: it has no segment at all.

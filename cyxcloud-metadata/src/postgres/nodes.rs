@@ -16,7 +16,7 @@ use super::scans;
 use super::transact::{self, BEGIN, Failure};
 use crate::error::{Error, Result};
 use crate::model::{BadLocation, Fault, Heard, Node, NodeHeartbeat, NodeStep, RegisterNode};
-use crate::rows::{self, changes_hands, endpoint, is_kept};
+use crate::rows::{self, Registered, endpoint};
 use crate::upkeep::model::{LostBecause, ScanReason};
 
 fn node(row: &PgRow) -> Result<Node, Failure> {
@@ -339,16 +339,13 @@ async fn admit(conn: &mut PgConnection, new: &RegisterNode) -> Result<bool, Fail
     const OTHERS: &str = "SELECT count(*) FROM nodes WHERE operator = $1 AND public_key <> $2";
     let (key, at, operator) =
         (new.public_key.as_slice(), endpoint(&new.grpc_address), rows::shown(&new.operator));
-    let known: Option<(String, String, bool, bool)> =
-        sqlx::query_as(KNOWN).bind(key).fetch_optional(&mut *conn).await?;
-    let is_there = known.as_ref().is_some_and(|(_, address, ..)| endpoint(address) == at);
-    let is_theirs = known.as_ref().is_some_and(|(known, ..)| *known == operator);
-    if known.as_ref().is_some_and(|(known, _, suspended, drained)| {
-        is_kept(new.nodes_max.is_some(), known, &operator, *suspended, *drained)
-    }) {
+    let known = sqlx::query_as(KNOWN).bind(key).fetch_optional(&mut *conn).await?.map(Registered::read);
+    let is_there = known.as_ref().is_some_and(|known| known.is_at(at));
+    let is_theirs = known.as_ref().is_some_and(|known| known.is_of(&operator));
+    if known.as_ref().is_some_and(|known| known.is_kept(new.nodes_max.is_some(), &operator)) {
         return Err(Error::NodeSuspended.into());
     }
-    let in_other_hands = known.as_ref().is_some_and(|(known, ..)| changes_hands(known, &operator));
+    let in_other_hands = known.is_some_and(|known| known.changes_hands(&operator));
     let max = new.nodes_max.filter(|_| !is_theirs);
     if is_there && max.is_none() {
         return Ok(in_other_hands);

@@ -17,7 +17,7 @@ use super::row::{self, AUDIT_RECORD, all, exists, int, number, one, run};
 use super::{garbage, repairs, scans};
 use crate::error::Error;
 use crate::model::{BadLocation, Fault, Heard, Node, NodeHeartbeat, NodeStep, RegisterNode};
-use crate::rows::{changes_hands, corrupt, endpoint, is_kept, percent};
+use crate::rows::{Registered, corrupt, endpoint, percent};
 use crate::upkeep::model::{LostBecause, NodeUpkeep, ScanReason, StripeRef};
 
 const NODE: &str = "id, public_key, peer_id, label, name, grpc_address, metrics_address, incarnation, storage_total,
@@ -96,13 +96,11 @@ fn admit(db: &Connection, new: &RegisterNode) -> Done<bool> {
             AND status IN ('online', 'recovering')";
     const OTHERS: &str = "SELECT count(*) FROM nodes WHERE operator = ?1 AND public_key <> ?2";
     let (key, at) = (new.public_key.as_slice(), endpoint(&new.grpc_address));
-    let known: Option<(String, String, bool, bool)> =
-        one(db, KNOWN, [key], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
-    let is_there = known.as_ref().is_some_and(|(_, address, ..)| endpoint(address) == at);
-    let is_theirs = known.as_ref().is_some_and(|(operator, ..)| *operator == new.operator);
-    if known.as_ref().is_some_and(|(known, _, suspended, drained)| {
-        is_kept(new.nodes_max.is_some(), known, &new.operator, *suspended, *drained)
-    }) {
+    let known = one(db, KNOWN, [key], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+    let known = known.map(Registered::read);
+    let is_there = known.as_ref().is_some_and(|known| known.is_at(at));
+    let is_theirs = known.as_ref().is_some_and(|known| known.is_of(&new.operator));
+    if known.as_ref().is_some_and(|known| known.is_kept(new.nodes_max.is_some(), &new.operator)) {
         return Err(Error::NodeSuspended.into());
     }
     if !is_there && exists(db, HEARD_AT, params![at, key])? {
@@ -112,7 +110,7 @@ fn admit(db: &Connection, new: &RegisterNode) -> Done<bool> {
         Some(max) if !is_theirs && number(db, OTHERS, params![new.operator, key])? >= i64::from(max) => {
             Err(Error::TooManyNodes { max }.into())
         }
-        Some(_) | None => Ok(known.is_some_and(|(operator, ..)| changes_hands(&operator, &new.operator))),
+        Some(_) | None => Ok(known.is_some_and(|known| known.changes_hands(&new.operator))),
     }
 }
 
