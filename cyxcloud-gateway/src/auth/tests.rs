@@ -98,6 +98,26 @@ proptest! {
     }
 }
 
+/// Makes somebody who has nothing but a secret, and perhaps a name.
+async fn ensure_owner(
+    metadata: &dyn MetadataStore,
+    master: &MasterKey,
+    id: OwnerId,
+    username: Option<String>,
+) {
+    let owner = cyxcloud_metadata::model::Owner {
+        id,
+        username,
+        email: None,
+        wallet_address: None,
+        admin: false,
+        storage_quota: None,
+        wrapped_secret: crate::objects::OwnerSecrets::wrap_new(master, id),
+        created_at: Timestamp::default(),
+    };
+    metadata.ensure_owner(&owner).await.expect("made");
+}
+
 /// With news missing, what was remembered as good is asked for each time; with news again, nothing of before counts.
 #[tokio::test]
 async fn what_is_ended_elsewhere_is_refused_at_once_while_nobody_tells_us() {
@@ -110,17 +130,7 @@ async fn what_is_ended_elsewhere_is_refused_at_once_while_nobody_tells_us() {
     let jwt = JwtConfig { secret: "k".repeat(32).into(), previous: None, issuer, audience };
     let auth = Authenticator::new(metadata.clone(), master.clone(), Some(jwt), "us-east-1".to_owned(), None);
     let id = OwnerId::from_random(rand::random());
-    let owner = cyxcloud_metadata::model::Owner {
-        id,
-        username: Some(id.to_string()),
-        email: None,
-        wallet_address: None,
-        admin: false,
-        storage_quota: None,
-        wrapped_secret: crate::objects::OwnerSecrets::wrap_new(&master, id),
-        created_at: Timestamp::default(),
-    };
-    metadata.ensure_owner(&owner).await.expect("made");
+    ensure_owner(&*metadata, &master, id, Some(id.to_string())).await;
     let expires_at = now().plus(Duration::from_secs(3_600));
     for heard in [false, true] {
         let session = Uuid::new_v4();
@@ -194,17 +204,7 @@ async fn the_first_token_after_a_start_waits_for_what_the_identity_service_says(
         let auth = Authenticator::new(metadata.clone(), master.clone(), Some(jwt.clone()), region, None)
             .with_identity_service(client, jwt, Duration::from_secs(60));
         let id = OwnerId::from_random([5; 16]);
-        let owner = cyxcloud_metadata::model::Owner {
-            id,
-            username: None,
-            email: None,
-            wallet_address: None,
-            admin: false,
-            storage_quota: None,
-            wrapped_secret: crate::objects::OwnerSecrets::wrap_new(&master, id),
-            created_at: Timestamp::default(),
-        };
-        metadata.ensure_owner(&owner).await.expect("made");
+        ensure_owner(&*metadata, &master, id, None).await;
         let token = Token {
             owner: id,
             kind: TokenKind::Access,

@@ -338,14 +338,20 @@ pub async fn a_delete_waits_for_older_repairs(store: &dyn MetadataStore) {
     assert_eq!(named(&deletes(store).await), held(&segment));
 }
 
-/// Until it is heard again. One that drains by request can be asked.
-pub async fn a_node_that_is_not_there_is_not_asked_to_delete(store: &dyn MetadataStore) {
+/// Five nodes that are each to delete a chunk.
+async fn five_to_delete(store: &dyn MetadataStore) -> Vec<NodeId> {
     let place = place(store).await;
     let nodes = online_nodes(store, 5).await;
     stored(store, place, "k", 1, &nodes).await;
     place.delete(store, &["k"]).await;
     condemn(store).await;
     assert_eq!(collect(store).await, 5);
+    nodes
+}
+
+/// Until it is heard again. One that drains by request can be asked.
+pub async fn a_node_that_is_not_there_is_not_asked_to_delete(store: &dyn MetadataStore) {
+    let nodes = five_to_delete(store).await;
     let step = async |node: usize, from, to| {
         store.step_node(&NodeStep { node: nodes[node], from, to }).await.expect("step");
     };
@@ -367,12 +373,7 @@ pub async fn a_node_that_is_not_there_is_not_asked_to_delete(store: &dyn Metadat
 
 /// Whoever is to be emptied and has not been heard for so long may be dead; an administrator drains such nodes too.
 pub async fn who_drains_and_is_silent_is_not_asked_to_delete(store: &dyn MetadataStore) {
-    let place = place(store).await;
-    let nodes = online_nodes(store, 5).await;
-    stored(store, place, "k", 1, &nodes).await;
-    place.delete(store, &["k"]).await;
-    condemn(store).await;
-    assert_eq!(collect(store).await, 5);
+    let nodes = five_to_delete(store).await;
     assert!(store.drain_node(nodes[0], true).await.expect("drain"));
     tick(store).await;
     let asked = async |silence| {
